@@ -1,0 +1,38 @@
+"""Keras initializers that count the fans of the weight they fill.
+
+Importing the package makes its initializers known to Keras by name.
+"""
+
+from importlib.metadata import version
+
+from keras_fanwise.fans import Fans
+from keras_fanwise.gains import gain
+from keras_fanwise.initializers import (
+    FanwiseGlorotNormal,
+    FanwiseGlorotUniform,
+    FanwiseHeNormal,
+    FanwiseHeUniform,
+    FanwiseLecunNormal,
+    FanwiseLecunUniform,
+    FanwiseVarianceScaling,
+)
+from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
+from keras_fanwise.registration import register
+
+__version__ = version("keras_fanwise")
+__all__ = [
+    "Fans",
+    "FanwiseGammaNoise",
+    "FanwiseGlorotNormal",
+    "FanwiseGlorotUniform",
+    "FanwiseHeNormal",
+    "FanwiseHeUniform",
+    "FanwiseLecunNormal",
+    "FanwiseLecunUniform",
+    "FanwiseNormal",
+    "FanwiseVarianceScaling",
+    "gain",
+    "register",
+]
+
+register()

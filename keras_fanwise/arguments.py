@@ -1,0 +1,86 @@
+"""Checks of arguments, in one voice.
+
+Every error names the argument, says what is allowed and ends with what was
+received.
+"""
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def fail(kind: type[Exception], name: str, allowed: str, received: Any) -> Exception:
+    """The error for an argument: what is allowed, then what was received."""
+    return kind(f"`{name}` must be {allowed}. Received: {name}={received!r}")
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """`value`, in lower case, if it is one of `allowed`."""
+    options = "one of " + ", ".join(repr(option) for option in allowed)
+    if not isinstance(value, str):
+        raise fail(TypeError, name, options, value)
+    if value.lower() in allowed:
+        return value.lower()
+    near = difflib.get_close_matches(value.lower(), allowed, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise fail(ValueError, name, options + hint, value)
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a float, if it is a finite real number."""
+    allowed = "a finite number"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise fail(TypeError, name, allowed, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise fail(ValueError, name, allowed, value)
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a float, if it is a finite number above zero."""
+    number = real(name, value)
+    if number <= 0:
+        raise fail(ValueError, name, "a finite number above 0", value)
+    return number
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int, if it is an integer (NumPy's too) in [low, high)."""
+    allowed = f"an integer from {low} to {high - 1}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise fail(TypeError, name, allowed, value)
+    number = int(value)
+    if not low <= number < high:
+        raise fail(ValueError, name, allowed, value)
+    return number
+
+
+def integers(name: str, values: Any, allowed: str) -> tuple[int, ...]:
+    """`values` as a tuple of ints, if it is a list or tuple of integers."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise fail(TypeError, name, allowed, values)
+    result = []
+    for value in values:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            result.append(operator.index(value))
+        except TypeError:
+            raise fail(TypeError, name, allowed, values) from None
+    return tuple(result)
+
+
+def dimensions(shape: Any) -> tuple[int, ...]:
+    """`shape` as a tuple of ints, if every dimension is known and not negative."""
+    allowed = "a list or tuple of integers that are 0 or more"
+    result = integers("shape", shape, allowed)
+    if any(dimension < 0 for dimension in result):
+        raise fail(ValueError, "shape", allowed, shape)
+    return result

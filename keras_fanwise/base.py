@@ -1,0 +1,151 @@
+"""What all initializers of the package share: the seed, the sampler, the draw."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fanwise.arguments import choice, dimensions, fail, integer
+from keras_fanwise.sampling import DTYPES, draw
+from keras_fanwise.streams import stream_key
+from keras_fanwise.tensors import to_tensor
+
+SAMPLERS = ("portable", "backend")
+# Keras packs an integer seed into 32 bits; the portable sampler hashes it.
+_SEED_LIMITS = {"portable": 2**64, "backend": 2**32}
+
+# `keras.random` by distribution: (shape, spread, mean, dtype, seed) to a tensor.
+_BACKEND_DRAWS: dict[str, Callable[..., Any]] = {
+    "uniform": lambda shape, spread, mean, **kwargs: keras.random.uniform(
+        shape, minval=-spread, maxval=spread, **kwargs
+    ),
+    "truncated_normal": lambda shape, spread, mean, **kwargs: keras.random.truncated_normal(
+        shape, mean=mean, stddev=spread, **kwargs
+    ),
+    "untruncated_normal": lambda shape, spread, mean, **kwargs: keras.random.normal(
+        shape, mean=mean, stddev=spread, **kwargs
+    ),
+}
+
+
+class RandomInitializer(keras.initializers.Initializer):
+    """Base of the initializers: a seed, a sampler, and a draw from both.
+
+    Not a subclass of `keras.initializers.VarianceScaling`: from Keras 3.15 on
+    `EinsumDense` rebuilds those with axes of its own and would correct the fans a
+    second time.
+
+    Args:
+        seed: an integer from 0 to 2**64 - 1 (to 2**32 - 1 with
+            `sampler="backend"`), for the same values at every call; a
+            `keras.random.SeedGenerator`, whose state advances with every draw; or
+            `None`, for an integer taken from Python's `random` module, which
+            `keras.utils.set_random_seed` seeds.
+        sampler: `"portable"` draws on the host, the same bits on every backend and
+            machine; `"backend"` calls `keras.random`, as Keras's own initializers
+            do.
+
+    Raises:
+        TypeError: `seed` is not one of these, or `sampler` is not a string.
+        ValueError: `seed` is out of range, or `sampler` is unknown.
+    """
+
+    def __init__(self, seed: Any, sampler: Any) -> None:
+        self.sampler = choice("sampler", sampler, SAMPLERS)
+        if isinstance(seed, dict):  # from a config
+            seed = keras.saving.deserialize_keras_object(seed)
+        if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
+            seed = _integer_seed(seed, self.sampler)
+        self._init_seed = seed
+        if seed is None:
+            # The integer that Keras's own initializers would take, from the same
+            # source.
+            seed = keras.initializers.RandomNormal().seed
+        self.seed: int | keras.random.SeedGenerator = seed
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, JSON-serializable."""
+        seed = keras.saving.serialize_keras_object(self._init_seed)
+        return {"seed": seed, "sampler": self.sampler}
+
+    def _draw(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        distribution: str,
+        spread: float,
+        mean: float = 0.0,
+    ) -> Any:
+        if self.sampler == "backend":
+            return _BACKEND_DRAWS[distribution](
+                shape, spread, mean, dtype=dtype, seed=self.seed
+            )
+        key = stream_key(self._seed_for_draw())
+        return to_tensor(draw(key, distribution, shape, dtype, spread=spread, mean=mean))
+
+    def _seed_for_draw(self) -> int | Sequence[int]:
+        """The integer seed, or the words of the generator's state, which advances."""
+        if isinstance(self.seed, int):
+            return self.seed
+        try:
+            # Inside a traced function even a constant times one is a tracer.
+            state = keras.ops.convert_to_numpy(self.seed.state.value * 1)
+        except Exception as error:
+            raise fail(
+                ValueError,
+                "seed",
+                "an integer inside a traced function, where the state of a "
+                "SeedGenerator has no value to draw from on the host (or use "
+                "sampler='backend', which can be traced)",
+                self.seed,
+            ) from error
+        self.seed.next()
+        # The backends hold the 32-bit words of the state in different types.
+        return [int(word) & 0xFFFFFFFF for word in state]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A SeedGenerator cannot be pickled: its config and its state can.
+        state = self.__dict__.copy()
+        if isinstance(self.seed, keras.random.SeedGenerator):
+            words = keras.ops.convert_to_numpy(self.seed.state.value)
+            state["seed"] = (self.seed.get_config(), np.asarray(words))
+            del state["_init_seed"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.seed, tuple):
+            config, words = self.seed
+            self.seed = keras.random.SeedGenerator.from_config(config)
+            self.seed.state.assign(words)
+            self._init_seed = self.seed
+
+
+def _integer_seed(seed: Any, sampler: str) -> int:
+    limit = _SEED_LIMITS[sampler]
+    try:
+        return integer("seed", seed, 0, limit)
+    except (TypeError, ValueError) as error:
+        allowed = (
+            f"`None`, a keras.random.SeedGenerator or an integer from 0 to {limit - 1} "
+            f"(with sampler={sampler!r})"
+        )
+        raise fail(type(error), "seed", allowed, seed) from None
+
+
+def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
+    """The arguments of a call, as a tuple of ints and the name of a float type.
+
+    Raises:
+        TypeError: `shape` is not a list or tuple of integers.
+        ValueError: a dimension is negative, or `dtype` is not one of float16,
+            bfloat16, float32 and float64.
+    """
+    try:
+        name = keras.backend.standardize_dtype(dtype)
+    except (TypeError, ValueError):
+        name = None
+    if name not in DTYPES:
+        raise fail(ValueError, "dtype", "one of " + ", ".join(DTYPES), dtype)
+    return dimensions(shape), name

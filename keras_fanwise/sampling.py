@@ -1,0 +1,198 @@
+"""From a stream key to values, with NumPy alone.
+
+Element i of a tensor is made of word i of the Philox stream of the tensor's key:
+32-bit words for float32, float16 and bfloat16, 64-bit words for float64. Philox
+is counter-based, so any range of elements can be drawn without the others, and by
+any number of threads, with the same result.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from keras_fanwise.quantile import (
+    CENTRAL_32,
+    CENTRAL_64,
+    Central,
+    fill_normal,
+    fill_truncated,
+)
+
+# Elements that share a counter range; a thread's share is made of whole blocks.
+BLOCK = 1 << 16
+# Elements worked on at a time: few enough for the cache, many enough
+# that two threads seldom wait for each other to start the next NumPy call.
+_CHUNK = BLOCK
+# A thread is worth its start (some 50 microseconds) from about this many elements.
+_ELEMENTS_PER_THREAD = 4 * BLOCK
+# Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
+# as it is, without a copy.
+_ALIGNMENT = 64
+
+_FillNormal = Callable[[np.ndarray, float, Central, np.ndarray], None]
+_NORMALS: dict[str, _FillNormal] = {
+    "truncated_normal": fill_truncated,
+    "untruncated_normal": fill_normal,
+}
+
+
+class _Words(NamedTuple):
+    """How a random word becomes an odd integer k, and k / 2**bits a uniform in (-1, 1)."""
+
+    dtype: np.dtype
+    shift: int
+    per_counter: int
+    result: np.dtype
+    central: Central
+
+
+_WORDS_32 = _Words(np.dtype(np.int32), 7, 8, np.dtype(np.float32), CENTRAL_32)
+_WORDS_64 = _Words(np.dtype(np.int64), 10, 4, np.dtype(np.float64), CENTRAL_64)
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+def draw(
+    key: int,
+    distribution: str,
+    shape: Sequence[int],
+    dtype: str = "float32",
+    *,
+    spread: float = 1.0,
+    mean: float = 0.0,
+    span: tuple[int, int] | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Draws a tensor, or a range of its elements.
+
+    Args:
+        key: the 128-bit key of the stream, from `stream_key`.
+        distribution: `"uniform"` on (-spread, spread); `"truncated_normal"`, a
+            normal of standard deviation `spread` truncated at twice that; or
+            `"untruncated_normal"`, of mean `mean` and standard deviation
+            `spread`.
+        shape: of the whole tensor.
+        dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first
+            two are the float32 draw, rounded.
+        spread: see `distribution`.
+        mean: of the untruncated normal; 0 for the others.
+        span: `(start, stop)`, the elements to draw, counted in row-major order.
+        threads: how many threads may share the work, by default as many as there
+            are cores. The result does not depend on it.
+
+    Returns:
+        An array of shape `shape`, or of shape `(stop - start,)` if `span` is
+        given.
+
+    Example: a slice drawn alone is the slice of the whole.
+
+    >>> whole = draw(7, "uniform", (100, 10))
+    >>> np.array_equal(whole[3], draw(7, "uniform", (100, 10), span=(30, 40)))
+    True
+    """
+    start, stop = span or (0, math.prod(shape))
+    out = _aligned_empty(stop - start, DTYPES[dtype])
+    words = _WORDS_64 if dtype == "float64" else _WORDS_32
+
+    def fill(left: int, right: int) -> None:
+        _fill(out[left:right], key, start + left, words, distribution, spread, mean)
+
+    shares = _shares(out.size, threads or _cores())
+    if len(shares) == 1:
+        fill(*shares[0])
+    else:
+        with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
+            for done in [pool.submit(fill, *share) for share in shares]:
+                done.result()
+    return out if span else out.reshape(shape)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Windows and macOS do not have it
+        return os.cpu_count() or 1
+
+
+def _shares(size: int, threads: int) -> list[tuple[int, int]]:
+    """Splits `size` elements into contiguous ranges of whole blocks."""
+    count = max(1, min(threads, size // _ELEMENTS_PER_THREAD))
+    blocks = -(-size // BLOCK)
+    edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
+    return list(itertools.pairwise(edges))
+
+
+def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
+    memory = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return memory[offset : offset + size * dtype.itemsize].view(dtype)
+
+
+def _fill(
+    out: np.ndarray,
+    key: int,
+    start: int,
+    words: _Words,
+    distribution: str,
+    spread: float,
+    mean: float,
+) -> None:
+    """Fills `out` with the elements of the stream from `start` on."""
+    counter, skip = divmod(start, words.per_counter)
+    bits = np.random.Philox(key=key, counter=counter)
+    per_raw = 8 // words.dtype.itemsize
+    size = min(_CHUNK, skip + out.size)
+    uniform = distribution == "uniform"
+    values = np.empty(size, words.result if uniform else np.float64)
+    work = np.empty((0 if uniform else 3, size), np.float64)
+    bound = _bound(distribution, spread, out.dtype)
+    position = 0
+    while position < out.size:
+        # Every chunk starts at a whole counter; the first drops what is before it.
+        count = min(_CHUNK, skip + out.size - position)
+        integers = bits.random_raw(-(-count // per_raw)).view(words.dtype)[skip:count]
+        integers >>= words.shift
+        integers |= 1
+        chunk = values[: integers.size]
+        np.copyto(chunk, integers, casting="unsafe")  # exact
+        if uniform:
+            chunk *= bound * 2.0**-words.central.bits
+        else:
+            _NORMALS[distribution](chunk, spread, words.central, work)
+            if mean:
+                chunk += mean
+        target = out[position : position + chunk.size]
+        if out.dtype == words.result:
+            target[:] = chunk
+            np.clip(target, -bound, bound, out=target)
+        else:
+            # float16 and bfloat16, rounded from float32.
+            target[:] = np.clip(chunk.astype(words.result, copy=False), -bound, bound)
+        position += chunk.size
+        skip = 0
+
+
+def _bound(distribution: str, spread: float, dtype: np.dtype) -> float:
+    """The largest number of `dtype` that a draw may reach.
+
+    Clipping to a number that `dtype` has, before the draw is rounded to `dtype`,
+    keeps the rounded draw within the bound too.
+    """
+    if distribution == "untruncated_normal":
+        return math.inf
+    limit = spread if distribution == "uniform" else 2.0 * spread
+    nearest: Any = dtype.type(limit)
+    if float(nearest) > limit:
+        nearest = np.nextafter(nearest, dtype.type(0))
+    return float(nearest)

@@ -1,0 +1,48 @@
+"""Hands a NumPy array over to the backend, without a copy where that can be done."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def to_tensor(values: np.ndarray) -> Any:
+    """A backend tensor of the same values, which takes over the memory of `values`.
+
+    TensorFlow and JAX would copy: `keras.ops.convert_to_tensor` does so on every
+    backend. On an accelerator the values are copied to it, as they must be.
+
+    Args:
+        values: an array in row-major order whose memory begins at a multiple of 64
+            bytes and which nobody else writes to.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return keras.ops.convert_to_tensor(_torch(values))
+    if backend == "jax":
+        import jax
+
+        return jax.device_put(values)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            return _tensorflow(values)
+    return keras.ops.convert_to_tensor(values)
+
+
+def _torch(values: np.ndarray) -> Any:
+    import torch
+
+    if values.dtype.name == "bfloat16":  # a type that torch does not take from NumPy
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+def _tensorflow(values: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    if values.dtype.name == "bfloat16":  # a type that NumPy does not export
+        return tf.bitcast(_tensorflow(values.view(np.uint16)), tf.bfloat16)
+    # The identity is free on a CPU; elsewhere it moves the tensor to the device.
+    return tf.identity(tf.experimental.dlpack.from_dlpack(values.__dlpack__()))
