@@ -89,8 +89,7 @@ class RandomInitializer(keras.initializers.Initializer):
         if isinstance(self.seed, int):
             return self.seed
         try:
-            # Inside a traced function even a constant times one is a tracer.
-            state = keras.ops.convert_to_numpy(self.seed.state.value * 1)
+            words = _state(self.seed)
         except Exception as error:
             raise fail(
                 ValueError,
@@ -102,14 +101,13 @@ class RandomInitializer(keras.initializers.Initializer):
             ) from error
         self.seed.next()
         # The backends hold the 32-bit words of the state in different types.
-        return [int(word) & 0xFFFFFFFF for word in state]
+        return [int(word) & 0xFFFFFFFF for word in words]
 
     def __getstate__(self) -> dict[str, Any]:
         # A SeedGenerator cannot be pickled: its config and its state can.
         state = self.__dict__.copy()
         if isinstance(self.seed, keras.random.SeedGenerator):
-            words = keras.ops.convert_to_numpy(self.seed.state.value)
-            state["seed"] = (self.seed.get_config(), np.asarray(words))
+            state["seed"] = (self.seed.get_config(), _state(self.seed))
             del state["_init_seed"]
         return state
 
@@ -120,6 +118,11 @@ class RandomInitializer(keras.initializers.Initializer):
             self.seed = keras.random.SeedGenerator.from_config(config)
             self.seed.state.assign(words)
             self._init_seed = self.seed
+
+
+def _state(generator: keras.random.SeedGenerator) -> np.ndarray:
+    # Inside a traced function even a constant times one is a tracer, which fails.
+    return np.asarray(keras.ops.convert_to_numpy(generator.state.value * 1))
 
 
 def _integer_seed(seed: Any, sampler: str) -> int:

@@ -167,7 +167,7 @@ def _fill(
         chunk = values[: integers.size]
         np.copyto(chunk, integers, casting="unsafe")  # exact
         if uniform:
-            chunk *= bound * 2.0**-words.central.bits
+            chunk *= spread * 2.0**-words.central.bits
         else:
             _NORMALS[distribution](chunk, spread, words.central, work)
             if mean:

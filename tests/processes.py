@@ -1,0 +1,31 @@
+"""Runs Python in processes of their own, one backend each."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def run_python(code: str, *arguments: str, backend: str | None = None) -> str:
+    """The standard output of `code`, run on `backend` (by default on this one)."""
+    environment = dict(os.environ)
+    if backend is not None:
+        environment["KERAS_BACKEND"] = backend
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+def skip_if_missing(backend: str) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: its half of the comparison did not run")

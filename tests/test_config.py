@@ -1,0 +1,172 @@
+"""Configs, copies, and models on their way through a file and a fresh process."""
+
+import copy
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import keras_fanwise as kf
+from keras_fanwise.registration import CLASSES
+from keras_fanwise.scaling import DISTRIBUTIONS, MODES
+from processes import run_python
+
+
+def values_of(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+numbers = st.floats(1e-6, 1e6)
+common = {
+    "seed": st.none() | st.integers(0, 2**32 - 1),
+    "sampler": st.sampled_from(["portable", "backend"]),
+}
+fans = {
+    "fans": st.sampled_from(["layer", "shape"]) | st.lists(numbers, min_size=2, max_size=2)
+}
+axes = st.just((None, None)) | st.just(([0], [1])) | st.just(([0, 1], [-1, 0]))
+own = {
+    kf.FanwiseVarianceScaling: {
+        **fans,
+        "scale": numbers,
+        "mode": st.sampled_from(MODES),
+        "distribution": st.sampled_from(DISTRIBUTIONS),
+    },
+    kf.FanwiseHeNormal: {**fans, "negative_slope": st.floats(-2, 2)},
+    kf.FanwiseHeUniform: {**fans, "negative_slope": st.floats(-2, 2)},
+    kf.FanwiseNormal: {"mean": st.floats(-9, 9), "stddev": numbers},
+    kf.FanwiseGammaNoise: {"mean": st.floats(-9, 9), "stddev": numbers},
+}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@given(st.data())
+def test_every_argument_goes_round(cls, data):
+    arguments = data.draw(st.fixed_dictionaries({**common, **own.get(cls, fans)}))
+    if "fans" in arguments:
+        arguments["input_axes"], arguments["output_axes"] = data.draw(axes)
+    initializer = cls(**arguments)
+    config = initializer.get_config()
+    assert config == arguments
+    assert cls.from_config(json.loads(json.dumps(config))).get_config() == config
+    assert initializer.clone().get_config() == config
+    serialized = json.loads(json.dumps(keras.initializers.serialize(initializer)))
+    again = keras.initializers.deserialize(serialized)
+    assert type(again) is cls
+    assert again.get_config() == config
+    if arguments["seed"] is not None:
+        expected = values_of(initializer((3, 4)))
+        for other in (again, initializer.clone(), pickle.loads(pickle.dumps(initializer))):
+            assert np.array_equal(values_of(other((3, 4))), expected)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_generator_goes_round(cls):
+    initializer = cls(seed=keras.random.SeedGenerator(9))
+    config = json.loads(json.dumps(initializer.get_config()))
+    again = cls.from_config(config)
+    assert isinstance(again.seed, keras.random.SeedGenerator)
+    assert again.seed is not initializer.seed
+    assert again.get_config() == initializer.get_config()
+    assert np.array_equal(values_of(again((3, 4))), values_of(initializer((3, 4))))
+
+
+@pytest.mark.parametrize("duplicate", [lambda i: pickle.loads(pickle.dumps(i)), copy.deepcopy])
+def test_a_pickled_generator_goes_on_where_it_was(duplicate):
+    initializer = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(9))
+    initializer((3, 4))
+    other = duplicate(initializer)
+    assert np.array_equal(values_of(other((3, 4))), values_of(initializer((3, 4))))
+    assert other.get_config() == initializer.get_config()
+
+
+def test_a_pickled_unseeded_initializer_keeps_its_seed():
+    initializer = kf.FanwiseHeNormal()
+    other = pickle.loads(pickle.dumps(initializer))
+    assert np.array_equal(values_of(other((3, 4))), values_of(initializer((3, 4))))
+    assert other.get_config()["seed"] is None
+
+
+def test_configs_hold_the_registered_name():
+    # It stands in users' files.
+    serialized = keras.initializers.serialize(kf.FanwiseHeNormal(seed=1))
+    assert serialized["registered_name"] == "keras_fanwise>FanwiseHeNormal"
+
+
+def a_model(seed):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, kernel_initializer=kf.FanwiseHeNormal(seed=seed)),
+            layers.BatchNormalization(gamma_initializer="fanwise_gamma_noise"),
+            layers.DepthwiseConv2D(3, depthwise_initializer="fanwise_he_uniform"),
+            layers.Flatten(),
+            layers.Dense(
+                5,
+                kernel_initializer=kf.FanwiseVarianceScaling(0.5, "fan_geo_avg"),
+                bias_initializer=kf.FanwiseNormal(stddev=0.1),
+            ),
+        ]
+    )
+
+
+INPUT = np.linspace(-1, 1, 2 * 8 * 8 * 3, dtype="float32").reshape(2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("seed", [3, None, "generator"])
+def test_cloned_models_and_models_from_json(seed):
+    model = a_model(keras.random.SeedGenerator(3) if seed == "generator" else seed)
+    for other in (
+        keras.models.clone_model(model),
+        keras.models.model_from_json(model.to_json()),
+        keras.Sequential.from_config(model.get_config()),
+    ):
+        layer = other.layers[0]
+        assert type(layer.kernel_initializer) is kf.FanwiseHeNormal
+        same = np.array_equal(values_of(layer.kernel), values_of(model.layers[0].kernel))
+        assert same == (seed is not None)
+        other.set_weights(model.get_weights())
+        assert np.array_equal(other.predict(INPUT, verbose=0), model.predict(INPUT, verbose=0))
+
+
+LOAD = """
+import sys
+import numpy as np
+import keras
+{imports}
+path, folder = sys.argv[1:]
+model = keras.models.load_model(path)
+for layer in model.layers:
+    if hasattr(layer, "kernel_initializer"):
+        assert type(layer.kernel_initializer).__module__.startswith("keras_fanwise"), layer
+np.save(folder + "/loaded.npy", model.predict(np.load(folder + "/input.npy"), verbose=0))
+again = keras.models.model_from_json(open(folder + "/model.json").read())
+"""
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_models_load_in_a_fresh_process(tmp_path):
+    model = a_model(keras.random.SeedGenerator(3))
+    model.compile("adam", keras.losses.MeanSquaredError())
+    model.fit(INPUT, np.ones((2, 5)), verbose=0)
+    np.save(tmp_path / "input.npy", INPUT)
+    (tmp_path / "model.json").write_text(model.to_json())
+    expected = model.predict(INPUT, verbose=0)
+    program = LOAD.format(imports="import keras_fanwise")
+    for name in ("model.keras", "model.h5"):
+        model.save(tmp_path / name)
+        run_python(program, tmp_path / name, tmp_path)
+        loaded = np.load(tmp_path / "loaded.npy")
+        assert np.array_equal(loaded, expected), name
+
+
+def test_without_the_import_loading_fails_and_says_what_is_missing(tmp_path):
+    a_model(3).save(tmp_path / "model.keras")
+    program = LOAD.format(imports="")
+    with pytest.raises(AssertionError, match="Could not interpret initializer identifier: .*FanwiseHeNormal"):
+        run_python(program, tmp_path / "model.keras", tmp_path)

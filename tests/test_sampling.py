@@ -1,0 +1,238 @@
+import hashlib
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from keras_fanwise import quantile, sampling
+from keras_fanwise.sampling import BLOCK, DTYPES, draw
+from keras_fanwise.scaling import DISTRIBUTIONS
+from statistics_checks import KURTOSIS, check_distribution, check_moments, truncated_normal_cdf
+
+KEY = 0x0123456789ABCDEF0123456789ABCDEF
+# Over two blocks, so that chunks and a ragged end are part of it.
+GOLDEN_SHAPE = (2, 70_001)
+GOLDEN = {
+    ("truncated_normal", "float16"): "e7c2f7cd1d76e019",
+    ("truncated_normal", "bfloat16"): "78bbe90095b3e948",
+    ("truncated_normal", "float32"): "39d599d830def108",
+    ("truncated_normal", "float64"): "0be230659f430a97",
+    ("untruncated_normal", "float16"): "a6ba68f33fcc71a0",
+    ("untruncated_normal", "bfloat16"): "ffdf2de7ec78350f",
+    ("untruncated_normal", "float32"): "aa71a46b43b7893a",
+    ("untruncated_normal", "float64"): "3978ec6157648c24",
+    ("uniform", "float16"): "4bce397b48892c91",
+    ("uniform", "bfloat16"): "5b60ae5be1b31783",
+    ("uniform", "float32"): "12aa9ee0a1c7e124",
+    ("uniform", "float64"): "297a824f80a1b113",
+}
+
+
+def sha(values):
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_bits_never_change(distribution, dtype, threads, monkeypatch):
+    # A thread for every block, so that 16 threads are really started.
+    monkeypatch.setattr(sampling, "_ELEMENTS_PER_THREAD", 1)
+    values = draw(KEY, distribution, GOLDEN_SHAPE, dtype, spread=0.1, threads=threads)
+    assert values.shape == GOLDEN_SHAPE
+    assert values.dtype == DTYPES[dtype]
+    assert sha(values) == GOLDEN[distribution, dtype]
+
+
+@given(st.data(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
+def test_a_slice_drawn_alone_is_the_slice_of_the_whole(data, distribution, dtype):
+    size = data.draw(st.sampled_from([1, 7, 1000, BLOCK, BLOCK + 1, 2 * BLOCK + 33]))
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
+    whole = draw(KEY, distribution, (size,), dtype)
+    part = draw(KEY, distribution, (size,), dtype, span=(start, stop))
+    assert part.shape == (stop - start,)
+    assert np.array_equal(whole[start:stop], part)
+
+
+def test_slices_far_into_a_stream():
+    # Where the counter no longer fits into 32 bits.
+    start = 2**36 + 5
+    part = draw(KEY, "uniform", (2**37,), span=(start, start + 100))
+    again = draw(KEY, "uniform", (2**37,), span=(start - 3, start + 50))
+    assert np.array_equal(part[:50], again[3:])
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(-3, 3))
+def test_shares_are_whole_blocks_that_cover_everything(blocks, threads, ragged):
+    size = blocks * BLOCK + ragged
+    shares = sampling._shares(size, threads)
+    assert 1 <= len(shares) <= threads
+    assert shares[0][0] == 0
+    assert shares[-1][1] == size
+    for (_, stop), (start, _) in zip(shares, shares[1:], strict=False):
+        assert stop == start
+        assert start % BLOCK == 0
+
+
+def test_a_small_draw_starts_no_thread(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise AssertionError("started a thread")
+
+    monkeypatch.setattr(sampling, "ThreadPoolExecutor", fail)
+    draw(KEY, "truncated_normal", (256, 256), threads=16)
+    with pytest.raises(AssertionError, match="started"):
+        draw(KEY, "truncated_normal", (1024, 1024), threads=16)
+
+
+def test_no_thread_is_left_running():
+    before = threading.active_count()
+    draw(KEY, "truncated_normal", (1024, 1024), threads=4)
+    assert threading.active_count() == before
+
+
+def parent(distribution, std):
+    """The spread for which a distribution has the standard deviation `std`."""
+    return {
+        "uniform": math.sqrt(3) * std,
+        "truncated_normal": std / stats.truncnorm.std(-2, 2),
+        "untruncated_normal": std,
+    }[distribution]
+
+
+CDFS = {
+    "uniform": lambda std: stats.uniform(-math.sqrt(3) * std, 2 * math.sqrt(3) * std).cdf,
+    "truncated_normal": truncated_normal_cdf,
+    "untruncated_normal": lambda std: stats.norm(0, std).cdf,
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_distribution_and_moments(distribution, dtype, seed):
+    std = 0.3
+    values = draw(KEY + seed, distribution, (300_000,), dtype, spread=parent(distribution, std))
+    check_moments(values, 0.0, std, KURTOSIS[distribution])
+    check_distribution(values, CDFS[distribution](std))
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_spread_off_by_one_percent_is_caught(distribution):
+    values = draw(KEY, distribution, (300_000,), spread=1.01 * parent(distribution, 0.3))
+    with pytest.raises(AssertionError):
+        check_moments(values, 0.0, 0.3, KURTOSIS[distribution])
+
+
+def test_the_wrong_distribution_is_caught():
+    values = draw(KEY, "uniform", (300_000,), spread=parent("uniform", 0.3))
+    with pytest.raises(AssertionError):
+        check_distribution(values, CDFS["truncated_normal"](0.3))
+
+
+def test_the_mean_of_a_normal():
+    values = draw(KEY, "untruncated_normal", (300_000,), mean=1.0, spread=0.02)
+    check_moments(values, 1.0, 0.02, 3.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("distribution", "spreads"), [("uniform", 1), ("truncated_normal", 2)])
+@given(st.floats(1e-3, 1e3))
+@settings(max_examples=25)
+def test_never_outside_the_bounds(distribution, spreads, dtype, spread):
+    values = draw(KEY, distribution, (20_000,), dtype, spread=spread)
+    assert np.all(np.abs(values.astype(np.float64)) <= spreads * spread)
+
+
+def test_the_extreme_words_stay_within_the_bounds(monkeypatch):
+
+    class Extremes:
+        def __init__(self, key, counter):
+            pass
+
+        def random_raw(self, count):
+            return np.full(count, 0x7FFFFFFF_80000000, np.uint64)
+
+    monkeypatch.setattr(np.random, "Philox", Extremes)
+    for dtype in DTYPES:
+        for spread in (0.1, 0.3, 1.0, 0.7):
+            values = draw(KEY, "truncated_normal", (8,), dtype, spread=spread).astype(float)
+            assert np.all(np.abs(values) <= 2 * spread)
+            # float64 takes 64-bit words, of which this is close to the largest.
+            assert np.max(np.abs(values)) > 1.98 * spread
+            values = draw(KEY, "uniform", (8,), dtype, spread=spread).astype(float)
+            assert np.all(np.abs(values) <= spread)
+
+
+def test_uniforms_are_odd_multiples_of_half_an_ulp():
+    centred = draw(KEY, "uniform", (100_000,), spread=0.5).astype(np.float64)
+    multiples = centred * 2.0**25
+    assert np.array_equal(multiples, np.round(multiples))
+    assert np.all(multiples % 2 == 1)
+
+
+@pytest.mark.parametrize(("dtype", "distinct"), [("bfloat16", 1000), ("float16", 3000)])
+def test_low_precision_draws_keep_many_values(dtype, distinct):
+    values = draw(KEY, "truncated_normal", (10_000,), dtype, spread=0.05)
+    assert np.unique(values.astype(np.float32)).size >= distinct
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_low_precision_draws_are_the_float32_draw_rounded(distribution, dtype):
+    # A power of two, so that no bound needs rounding down.
+    single = draw(KEY, distribution, (50_000,), "float32", spread=0.25)
+    low = draw(KEY, distribution, (50_000,), dtype, spread=0.25)
+    assert np.array_equal(low, single.astype(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 4, 5, 6)])
+def test_every_rank_and_empty_shapes(shape):
+    for dtype in DTYPES:
+        values = draw(KEY, "truncated_normal", shape, dtype)
+        assert values.shape == shape
+        assert np.array_equal(values.ravel(), draw(KEY, "truncated_normal", (values.size,), dtype))
+
+
+def test_elements_of_a_stream_do_not_repeat():
+    values = draw(KEY, "uniform", (3 * BLOCK,), "float64")
+    assert np.unique(values).size == values.size
+
+
+@pytest.mark.parametrize("lag", [1, 2, 8, BLOCK])
+def test_elements_of_a_stream_are_uncorrelated(lag):
+    values = draw(KEY, "untruncated_normal", (4 * BLOCK,)).astype(np.float64)
+    pairs = values[:-lag] * values[lag:]
+    assert abs(pairs.mean()) < 5 / math.sqrt(pairs.size)
+
+
+def test_neighbouring_keys_are_uncorrelated():
+    one, two = (draw(KEY + i, "untruncated_normal", (BLOCK,)).astype(float) for i in range(2))
+    assert abs(np.mean(one * two)) < 5 / math.sqrt(BLOCK)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory_begins_where_backends_take_it_without_a_copy(dtype):
+    for size in (1, 3, 1000):
+        assert draw(KEY, "uniform", (size,), dtype).ctypes.data % 64 == 0
+
+
+def test_a_failing_thread_fails_the_draw(monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("planted")
+
+    monkeypatch.setitem(sampling._NORMALS, "truncated_normal", broken)
+    with pytest.raises(RuntimeError, match="planted"):
+        draw(KEY, "truncated_normal", (1024, 1024), threads=2)
+
+
+def test_the_golden_hashes_catch_a_changed_coefficient(monkeypatch):
+    (first, *rest), denominator = quantile._CENTRAL_32
+    changed = quantile.Central.of(24, ((first * (1 + 1e-6), *rest), denominator))
+    monkeypatch.setattr(sampling, "_WORDS_32", sampling._WORDS_32._replace(central=changed))
+    values = draw(KEY, "truncated_normal", GOLDEN_SHAPE, spread=0.1)
+    assert sha(values) != GOLDEN["truncated_normal", "float32"]
