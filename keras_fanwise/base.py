@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, dimensions, fail, integer
+from keras_fanwise.private_keras import is_shape_inference
 from keras_fanwise.sampling import DTYPES, draw
 from keras_fanwise.streams import stream_key
 from keras_fanwise.tensors import to_tensor
@@ -81,8 +82,14 @@ class RandomInitializer(keras.initializers.Initializer):
             return _BACKEND_DRAWS[distribution](
                 shape, spread, mean, dtype=dtype, seed=self.seed
             )
+        if self._is_placeholder():
+            return keras.ops.zeros(shape, dtype=dtype)
         key = stream_key(self._seed_for_draw())
         return to_tensor(draw(key, distribution, shape, dtype, spread=spread, mean=mean))
+
+    def _is_placeholder(self) -> bool:
+        # The state of a generator can be neither read nor advanced there.
+        return not isinstance(self.seed, int) and is_shape_inference(self.seed.state)
 
     def _seed_for_draw(self) -> int | Sequence[int]:
         """The integer seed, or the words of the generator's state, which advances."""

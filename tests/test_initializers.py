@@ -210,6 +210,32 @@ def test_large_seeds():
     assert len({value.tobytes() for value in values}) == 4
 
 
+class WithoutBuild(keras.Model):
+    """A model whose weights are created while Keras infers shapes."""
+
+    def __init__(self, initializer):
+        super().__init__()
+        self.one = keras.layers.Dense(4, kernel_initializer=initializer)
+        self.two = keras.layers.Dense(3, kernel_initializer=initializer)
+
+    def call(self, x):
+        return self.two(self.one(x))
+
+
+@pytest.mark.parametrize("sampler", ["portable", "backend"])
+@pytest.mark.parametrize("seed", [1, None, "generator"])
+def test_models_that_create_their_weights_in_call(seed, sampler):
+    generator = keras.random.SeedGenerator(5)
+    seed = generator if seed == "generator" else seed
+    model = WithoutBuild(kf.FanwiseHeNormal(seed=seed, sampler=sampler))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 5)), np.ones((4, 3)), verbose=0)
+    for layer in (model.one, model.two):
+        assert np.std(values_of(layer.kernel.value)) > 0
+    if seed is generator:
+        assert values_of(generator.state.value)[1] >= 2  # it advanced for both
+
+
 # `sampler="backend"`
 
 
