@@ -16,6 +16,7 @@ from keras_fanwise.initializers import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
+from keras_fanwise.layer_fans import layer_fans, register_fans
 from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.registration import register
 
@@ -32,7 +33,9 @@ __all__ = [
     "FanwiseNormal",
     "FanwiseVarianceScaling",
     "gain",
+    "layer_fans",
     "register",
+    "register_fans",
 ]
 
 register()
