@@ -1,10 +1,13 @@
 """Keras initializers that count the fans of the weight they fill.
 
-Importing the package makes its initializers known to Keras by name.
+Importing the package makes its initializers known to Keras by name, and wraps
+`keras.Layer.add_weight` so that they learn which weight of which layer they fill.
+Other initializers pass through that untouched.
 """
 
 from importlib.metadata import version
 
+from keras_fanwise.binding import install
 from keras_fanwise.fans import Fans
 from keras_fanwise.gains import gain
 from keras_fanwise.initializers import (
@@ -39,3 +42,4 @@ __all__ = [
 ]
 
 register()
+install()

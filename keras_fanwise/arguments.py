@@ -17,6 +17,11 @@ def fail(kind: type[Exception], name: str, allowed: str, received: Any) -> Excep
     return kind(f"`{name}` must be {allowed}. Received: {name}={received!r}")
 
 
+def in_weight(error: Exception, path: str, shape: Any) -> Exception:
+    """The same error, of the weight at `path` of a model."""
+    return type(error)(f"{path} of shape {shape}: {error}")
+
+
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     """`value`, in lower case, if it is one of `allowed`."""
     options = "one of " + ", ".join(repr(option) for option in allowed)

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import choice, dimensions, fail, integer
+from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
+from keras_fanwise.naming import weight_key, weight_path
 from keras_fanwise.private_keras import is_shape_inference
 from keras_fanwise.sampling import DTYPES, draw
 from keras_fanwise.streams import stream_key
@@ -52,6 +53,9 @@ class RandomInitializer(keras.initializers.Initializer):
         ValueError: `seed` is out of range, or `sampler` is unknown.
     """
 
+    # Outside a layer no weight has a name.
+    _weight_path = ""
+
     def __init__(self, seed: Any, sampler: Any) -> None:
         self.sampler = choice("sampler", sampler, SAMPLERS)
         if isinstance(seed, dict):  # from a config
@@ -59,11 +63,47 @@ class RandomInitializer(keras.initializers.Initializer):
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
             seed = _integer_seed(seed, self.sampler)
         self._init_seed = seed
-        if seed is None:
-            # The integer that Keras's own initializers would take, from the same
-            # source.
-            seed = keras.initializers.RandomNormal().seed
-        self.seed: int | keras.random.SeedGenerator = seed
+        self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
+
+    def _bound_to(
+        self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
+    ) -> "RandomInitializer":
+        """A copy that fills one weight of one layer; `binding.py` asks for it.
+
+        It shares the state of a `SeedGenerator` with the original, which the layer
+        keeps and serializes.
+        """
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._weight_path = weight_path(layer, weight_name)
+        if self._init_seed is None and self.sampler == "portable":
+            copy.seed = fresh_seed()
+        return copy
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """Draws a tensor.
+
+        Args:
+            shape: list or tuple of integers that are 0 or more.
+            dtype: float16, bfloat16, float32 or float64; by default
+                `keras.config.floatx()`.
+
+        Raises:
+            TypeError: `shape` is not a list or tuple of integers.
+            ValueError: a dimension is negative, `dtype` is not one of the four, or
+                the axes that fans are counted from do not fit the shape.
+        """
+        try:
+            shape, dtype = checked_shape_and_dtype(shape, dtype)
+            return self._draw(shape, dtype, *self._parameters(shape))
+        except (TypeError, ValueError) as error:
+            if self._weight_path:
+                raise in_weight(error, self._weight_path, shape) from error
+            raise
+
+    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
+        """The distribution, its spread and its mean."""
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""
@@ -76,7 +116,7 @@ class RandomInitializer(keras.initializers.Initializer):
         dtype: str,
         distribution: str,
         spread: float,
-        mean: float = 0.0,
+        mean: float,
     ) -> Any:
         if self.sampler == "backend":
             return _BACKEND_DRAWS[distribution](
@@ -84,7 +124,7 @@ class RandomInitializer(keras.initializers.Initializer):
             )
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
-        key = stream_key(self._seed_for_draw())
+        key = stream_key(self._seed_for_draw(), weight_key(self._weight_path))
         return to_tensor(draw(key, distribution, shape, dtype, spread=spread, mean=mean))
 
     def _is_placeholder(self) -> bool:
@@ -125,6 +165,11 @@ class RandomInitializer(keras.initializers.Initializer):
             self.seed = keras.random.SeedGenerator.from_config(config)
             self.seed.state.assign(words)
             self._init_seed = self.seed
+
+
+def fresh_seed() -> int:
+    """The integer that an unseeded initializer of Keras would take, from its source."""
+    return keras.initializers.RandomNormal().seed
 
 
 def _state(generator: keras.random.SeedGenerator) -> np.ndarray:

@@ -1,17 +1,18 @@
 """The variance-scaling family."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 
 from keras_fanwise.arguments import choice, fail, positive, real
-from keras_fanwise.base import RandomInitializer, checked_shape_and_dtype
+from keras_fanwise.base import RandomInitializer
 from keras_fanwise.fans import Fans, axes_fans, shape_fans, validated_axes
+from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.scaling import DISTRIBUTIONS, MODES, spread
 
-FansArgument = Literal["layer", "shape"] | Sequence[float]
-Seed = int | keras.random.SeedGenerator | None
+FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
+Seed: TypeAlias = int | keras.random.SeedGenerator | None
 
 
 class FanwiseVarianceScaling(RandomInitializer):
@@ -79,22 +80,17 @@ class FanwiseVarianceScaling(RandomInitializer):
         self.fans = _validated_fans(fans)
         self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Draws a tensor.
+    def _bound_to(
+        self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
+    ) -> "FanwiseVarianceScaling":
+        copy = super()._bound_to(layer, weight_name, shape)
+        if self.fans == "layer" and self.input_axes is None:
+            copy.fans = layer_fans(layer, weight_name, shape)
+        return copy
 
-        Args:
-            shape: list or tuple of integers that are 0 or more.
-            dtype: float16, bfloat16, float32 or float64; by default
-                `keras.config.floatx()`.
-
-        Raises:
-            TypeError: `shape` is not a list or tuple of integers.
-            ValueError: a dimension is negative, `dtype` is not one of the four, or
-                the axes do not fit the shape.
-        """
-        shape, dtype = checked_shape_and_dtype(shape, dtype)
+    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
         parameter = spread(self.scale, self.mode, self.distribution, self._fans_of(shape))
-        return self._draw(shape, dtype, self.distribution, parameter)
+        return self.distribution, parameter, 0.0
 
     def _fans_of(self, shape: tuple[int, ...]) -> Fans:
         if self.input_axes is not None and self.output_axes is not None:

@@ -1,10 +1,9 @@
 """Normal initializers whose standard deviation is given, not counted."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from keras_fanwise.arguments import positive, real
-from keras_fanwise.base import RandomInitializer, checked_shape_and_dtype
+from keras_fanwise.base import RandomInitializer
 from keras_fanwise.initializers import Seed
 
 
@@ -43,20 +42,8 @@ class FanwiseNormal(RandomInitializer):
         self.mean = real("mean", mean)
         self.stddev = positive("stddev", stddev)
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Draws a tensor.
-
-        Args:
-            shape: list or tuple of integers that are 0 or more.
-            dtype: float16, bfloat16, float32 or float64; by default
-                `keras.config.floatx()`.
-
-        Raises:
-            TypeError: `shape` is not a list or tuple of integers.
-            ValueError: a dimension is negative, or `dtype` is not one of the four.
-        """
-        shape, dtype = checked_shape_and_dtype(shape, dtype)
-        return self._draw(shape, dtype, "untruncated_normal", self.stddev, self.mean)
+    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
+        return "untruncated_normal", self.stddev, self.mean
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""

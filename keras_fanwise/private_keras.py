@@ -16,4 +16,6 @@ def is_shape_inference(variable: keras.Variable) -> bool:
         variable: one that would be read; in a stateless scope to which the caller gave
             a value for it, values drawn from it are meant to be kept.
     """
-    return in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
+    return (
+        in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
+    )

@@ -1,7 +1,5 @@
 """Makes Keras know the initializers by name."""
 
-import re
-
 import keras
 
 from keras_fanwise.base import RandomInitializer
@@ -14,6 +12,7 @@ from keras_fanwise.initializers import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
+from keras_fanwise.naming import snake_case
 from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
 
 # Stands in every saved model that uses an initializer: never change it.
@@ -52,14 +51,3 @@ def register() -> None:
         keras.saving.register_keras_serializable(PACKAGE)(cls)
         keras.saving.get_custom_objects()[cls.__name__] = cls
         keras.saving.get_custom_objects()[snake_case(cls.__name__)] = cls
-
-
-def snake_case(name: str) -> str:
-    """The name by which Keras would call a class of this name.
-
-    Example:
-
-    >>> snake_case("FanwiseHeNormal")
-    'fanwise_he_normal'
-    """
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

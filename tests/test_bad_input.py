@@ -52,11 +52,21 @@ BAD_ARGUMENTS = [
         "differ from each other",
     ),
     *(
-        (kf.FanwiseHeNormal, {"seed": value}, TypeError, "SeedGenerator or an integer from 0")
+        (
+            kf.FanwiseHeNormal,
+            {"seed": value},
+            TypeError,
+            "SeedGenerator or an integer from 0",
+        )
         for value in (True, 1.0, "1", [1], np.float32(1), np.bool_(True))
     ),
     *(
-        (kf.FanwiseNormal, {"seed": value}, ValueError, "SeedGenerator or an integer from 0")
+        (
+            kf.FanwiseNormal,
+            {"seed": value},
+            ValueError,
+            "SeedGenerator or an integer from 0",
+        )
         for value in (-1, 2**64, -(10**30), np.int32(-5))
     ),
     (kf.FanwiseHeNormal, {"seed": 2**32, "sampler": "backend"}, ValueError, "4294967295"),
@@ -68,7 +78,9 @@ def test_bad_arguments(cls, arguments, error, allowed):
     with pytest.raises(error) as caught:
         cls(**arguments)
     message = str(caught.value)
-    named = [name for name in (*arguments, "input_axes", "output_axes") if f"`{name}`" in message]
+    named = [
+        name for name in (*arguments, "input_axes", "output_axes") if f"`{name}`" in message
+    ]
     assert named
     assert "must be" in message
     assert allowed in message
@@ -101,7 +113,9 @@ def test_bad_shapes(shape, error, sampler):
 @pytest.mark.parametrize("sampler", ["portable", "backend"])
 def test_bad_dtypes(dtype, sampler):
     for cls in (kf.FanwiseHeNormal, kf.FanwiseNormal):
-        with pytest.raises(ValueError, match=r"`dtype` must be one of .*float16.* Received: "):
+        with pytest.raises(
+            ValueError, match=r"`dtype` must be one of .*float16.* Received: "
+        ):
             cls(sampler=sampler)((2, 3), dtype=dtype)
 
 
@@ -141,7 +155,7 @@ def test_a_generator_in_a_traced_function():
         import jax
 
         trace = jax.jit
-    with pytest.raises(ValueError, match="`seed` must be .*traced.*sampler='backend'"):
+    with pytest.raises(ValueError, match=r"`seed` must be .*traced.*sampler='backend'"):
         trace(lambda: initializer((2, 3)))()
     # An integer seed is a constant there, and the generator is as it was.
     assert np.array_equal(trace(lambda: seeded((2, 3)))(), expected)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import keras_fanwise as kf
 from keras_fanwise.registration import CLASSES
 from keras_fanwise.scaling import DISTRIBUTIONS, MODES
+
 from processes import run_python
 
 
@@ -75,7 +76,9 @@ def test_a_generator_goes_round(cls):
     assert np.array_equal(values_of(again((3, 4))), values_of(initializer((3, 4))))
 
 
-@pytest.mark.parametrize("duplicate", [lambda i: pickle.loads(pickle.dumps(i)), copy.deepcopy])
+@pytest.mark.parametrize(
+    "duplicate", [lambda i: pickle.loads(pickle.dumps(i)), copy.deepcopy]
+)
 def test_a_pickled_generator_goes_on_where_it_was(duplicate):
     initializer = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(9))
     initializer((3, 4))
@@ -131,7 +134,9 @@ def test_cloned_models_and_models_from_json(seed):
         same = np.array_equal(values_of(layer.kernel), values_of(model.layers[0].kernel))
         assert same == (seed is not None)
         other.set_weights(model.get_weights())
-        assert np.array_equal(other.predict(INPUT, verbose=0), model.predict(INPUT, verbose=0))
+        assert np.array_equal(
+            other.predict(INPUT, verbose=0), model.predict(INPUT, verbose=0)
+        )
 
 
 LOAD = """
@@ -168,5 +173,8 @@ def test_models_load_in_a_fresh_process(tmp_path):
 def test_without_the_import_loading_fails_and_says_what_is_missing(tmp_path):
     a_model(3).save(tmp_path / "model.keras")
     program = LOAD.format(imports="")
-    with pytest.raises(AssertionError, match="Could not interpret initializer identifier: .*FanwiseHeNormal"):
+    with pytest.raises(
+        AssertionError,
+        match=r"Could not interpret initializer identifier: .*FanwiseHeNormal",
+    ):
         run_python(program, tmp_path / "model.keras", tmp_path)

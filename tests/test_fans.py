@@ -85,7 +85,9 @@ def test_one_list_of_axes_without_the_other():
 
 @pytest.mark.parametrize("axes", [0, "0", [0.0], [True], {"a": 1}, [None]])
 def test_axes_of_the_wrong_type(axes):
-    with pytest.raises(TypeError, match=r"`input_axes` must be a list or tuple of integers"):
+    with pytest.raises(
+        TypeError, match=r"`input_axes` must be a list or tuple of integers"
+    ):
         validated_axes(axes, [1])
 
 

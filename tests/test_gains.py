@@ -59,7 +59,9 @@ def test_leaky_relu_in_closed_form(slope):
     exact = math.sqrt(2 / (1 + slope**2))
     assert kf.gain("leaky_relu", negative_slope=slope) == exact
     # And by quadrature, which a function of our own must go through.
-    assert kf.gain(lambda x: keras.ops.leaky_relu(x, slope)) == pytest.approx(exact, rel=1e-6)
+    assert kf.gain(lambda x: keras.ops.leaky_relu(x, slope)) == pytest.approx(
+        exact, rel=1e-6
+    )
 
 
 def test_a_kink_anywhere():

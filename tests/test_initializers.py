@@ -8,7 +8,13 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.registration import CLASSES, snake_case
 from keras_fanwise.scaling import TRUNCATED_STD
-from statistics_checks import KURTOSIS, check_distribution, check_moments, truncated_normal_cdf
+
+from statistics_checks import (
+    KURTOSIS,
+    check_distribution,
+    check_moments,
+    truncated_normal_cdf,
+)
 
 SHAPE = (400, 900)
 NAMED = {
@@ -97,7 +103,9 @@ def test_modes_and_distributions(mode, fan, distribution):
 
 
 def test_normal_is_truncated_normal_as_in_keras():
-    assert kf.FanwiseVarianceScaling(distribution="normal").distribution == "truncated_normal"
+    assert (
+        kf.FanwiseVarianceScaling(distribution="normal").distribution == "truncated_normal"
+    )
     assert kf.FanwiseVarianceScaling(mode="FAN_OUT").mode == "fan_out"
 
 
@@ -240,7 +248,9 @@ def test_models_that_create_their_weights_in_call(seed, sampler):
 
 
 @pytest.mark.parametrize("name", NAMED)
-@pytest.mark.parametrize("shape", [(7,), (30, 40), (3, 16, 8), (3, 3, 8, 16), (2, 3, 2, 4, 5)])
+@pytest.mark.parametrize(
+    "shape", [(7,), (30, 40), (3, 16, 8), (3, 3, 8, 16), (2, 3, 2, 4, 5)]
+)
 def test_backend_draws_are_the_bits_of_the_built_in(name, shape):
     for seed in (0, 11, 2**31 + 7):
         built_in = keras.initializers.deserialize(

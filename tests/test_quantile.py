@@ -44,8 +44,20 @@ def largest_error(fill, central, reference, dtype, count=400):
 
 
 CASES = {
-    "truncated, float32": (fill_truncated, CENTRAL_32, truncated_reference, np.float32, 1e-7),
-    "truncated, float64": (fill_truncated, CENTRAL_64, truncated_reference, np.float64, 1e-14),
+    "truncated, float32": (
+        fill_truncated,
+        CENTRAL_32,
+        truncated_reference,
+        np.float32,
+        1e-7,
+    ),
+    "truncated, float64": (
+        fill_truncated,
+        CENTRAL_64,
+        truncated_reference,
+        np.float64,
+        1e-14,
+    ),
     "normal, float32": (fill_normal, CENTRAL_32, normal_reference, np.float32, 1e-7),
     "normal, float64": (fill_normal, CENTRAL_64, normal_reference, np.float64, 1e-14),
 }

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.S)
+BLOCK = re.compile(
+    r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.S
+)
 BLOCKS = [(match["code"], match["output"]) for match in BLOCK.finditer(README)]
 
 

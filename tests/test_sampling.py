@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import math
 import threading
 
@@ -11,7 +12,13 @@ from scipy import stats
 from keras_fanwise import quantile, sampling
 from keras_fanwise.sampling import BLOCK, DTYPES, draw
 from keras_fanwise.scaling import DISTRIBUTIONS
-from statistics_checks import KURTOSIS, check_distribution, check_moments, truncated_normal_cdf
+
+from statistics_checks import (
+    KURTOSIS,
+    check_distribution,
+    check_moments,
+    truncated_normal_cdf,
+)
 
 KEY = 0x0123456789ABCDEF0123456789ABCDEF
 # Over two blocks, so that chunks and a ragged end are part of it.
@@ -74,7 +81,7 @@ def test_shares_are_whole_blocks_that_cover_everything(blocks, threads, ragged):
     assert 1 <= len(shares) <= threads
     assert shares[0][0] == 0
     assert shares[-1][1] == size
-    for (_, stop), (start, _) in zip(shares, shares[1:], strict=False):
+    for (_, stop), (start, _) in itertools.pairwise(shares):
         assert stop == start
         assert start % BLOCK == 0
 
@@ -116,7 +123,9 @@ CDFS = {
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_distribution_and_moments(distribution, dtype, seed):
     std = 0.3
-    values = draw(KEY + seed, distribution, (300_000,), dtype, spread=parent(distribution, std))
+    values = draw(
+        KEY + seed, distribution, (300_000,), dtype, spread=parent(distribution, std)
+    )
     check_moments(values, 0.0, std, KURTOSIS[distribution])
     check_distribution(values, CDFS[distribution](std))
 
@@ -140,7 +149,9 @@ def test_the_mean_of_a_normal():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("distribution", "spreads"), [("uniform", 1), ("truncated_normal", 2)])
+@pytest.mark.parametrize(
+    ("distribution", "spreads"), [("uniform", 1), ("truncated_normal", 2)]
+)
 @given(st.floats(1e-3, 1e3))
 @settings(max_examples=25)
 def test_never_outside_the_bounds(distribution, spreads, dtype, spread):
@@ -195,7 +206,9 @@ def test_every_rank_and_empty_shapes(shape):
     for dtype in DTYPES:
         values = draw(KEY, "truncated_normal", shape, dtype)
         assert values.shape == shape
-        assert np.array_equal(values.ravel(), draw(KEY, "truncated_normal", (values.size,), dtype))
+        assert np.array_equal(
+            values.ravel(), draw(KEY, "truncated_normal", (values.size,), dtype)
+        )
 
 
 def test_elements_of_a_stream_do_not_repeat():
@@ -211,7 +224,9 @@ def test_elements_of_a_stream_are_uncorrelated(lag):
 
 
 def test_neighbouring_keys_are_uncorrelated():
-    one, two = (draw(KEY + i, "untruncated_normal", (BLOCK,)).astype(float) for i in range(2))
+    one, two = (
+        draw(KEY + i, "untruncated_normal", (BLOCK,)).astype(float) for i in range(2)
+    )
     assert abs(np.mean(one * two)) < 5 / math.sqrt(BLOCK)
 
 

@@ -1,0 +1,68 @@
+"""The seam: tells an initializer which weight of which layer it fills.
+
+Keras gives an initializer a shape and nothing else. The one public place that knows the
+layer, the name of the weight and the initializer together is `keras.Layer.add_weight`,
+so importing the package wraps it: an initializer of ours is replaced, for this weight
+only, by a copy of it that knows the weight, and any other passes through untouched. It
+is the only thing in Keras that the package changes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_fanwise.arguments import in_weight
+from keras_fanwise.naming import weight_path
+
+_MARK = "_keras_fanwise_seam"
+
+
+def install() -> None:
+    """Wraps `keras.Layer.add_weight`, once."""
+    original = keras.Layer.add_weight
+    if not hasattr(original, _MARK):
+        wrapper = _wrapped(original)
+        setattr(wrapper, _MARK, True)
+        keras.Layer.add_weight = wrapper
+
+
+def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_weight(self: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        # In every Keras that takes it by position it stands second.
+        if len(args) > 1:
+            args = (args[0], _bound(args[1], self, args[0], kwargs), *args[2:])
+        elif "initializer" in kwargs:
+            shape = args[0] if args else kwargs.get("shape")
+            kwargs["initializer"] = _bound(kwargs["initializer"], self, shape, kwargs)
+        return original(self, *args, **kwargs)
+
+    return add_weight
+
+
+def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
+    if isinstance(initializer, (str, dict)):
+        initializer = _resolved(initializer)
+    # By attribute, not by class: this wrapper may meet the classes of a later import of
+    # the package.
+    bind = getattr(initializer, "_bound_to", None)
+    if bind is None:
+        return initializer
+    # Keras numbers weights that nobody named through all layers; this place is the same
+    # whenever the layer is built.
+    name = kwargs.get("name") or f"variable_{len(layer.variables)}"
+    shape = () if shape is None else shape
+    try:
+        return bind(layer, name, shape)
+    except (TypeError, ValueError) as error:
+        raise in_weight(error, weight_path(layer, name), shape) from error
+
+
+def _resolved(identifier: str | dict[str, Any]) -> Any:
+    """The initializer, if it is one of ours; otherwise the identifier."""
+    if isinstance(identifier, str):
+        cls = keras.saving.get_custom_objects().get(identifier)
+        return cls() if hasattr(cls, "_bound_to") else identifier
+    return keras.initializers.get(identifier)
