@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from keras_fanwise.binding import install
 from keras_fanwise.fans import Fans
+from keras_fanwise.fans_table import fans_table
 from keras_fanwise.gains import gain
 from keras_fanwise.initializers import (
     FanwiseGlorotNormal,
@@ -35,6 +36,7 @@ __all__ = [
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseVarianceScaling",
+    "fans_table",
     "gain",
     "layer_fans",
     "register",

@@ -1,4 +1,4 @@
-"""The only module that reaches into `keras.src`, which Keras may change at any time."""
+"""The only module that uses what Keras keeps private, and may change at any time."""
 
 import keras
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
@@ -19,3 +19,23 @@ def is_shape_inference(variable: keras.Variable) -> bool:
     return (
         in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
     )
+
+
+def owned_weights(model: keras.Layer) -> list[tuple[keras.Layer, keras.Variable]]:
+    """Every weight of a model once, with the layer that owns it, in the model's order.
+
+    A layer's public `weights` hold those of the layers inside it too, and only models
+    list their layers in public.
+    """
+    owners: dict[int, keras.Layer] = {}
+    for layer in _layers(model):
+        inner = {id(weight) for sub in _layers(layer)[1:] for weight in sub.weights}
+        for weight in layer.weights:
+            if id(weight) not in inner:
+                owners.setdefault(id(weight), layer)
+    return [(owners[id(weight)], weight) for weight in model.weights]
+
+
+def _layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer itself, then all inside it."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))

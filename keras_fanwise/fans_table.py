@@ -1,0 +1,129 @@
+"""What changes for a model: its weights with our fans and with Keras's."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+from keras_fanwise.arguments import fail
+from keras_fanwise.einsum_fans import parse_equation
+from keras_fanwise.fans import Fans, axes_fans, shape_fans
+from keras_fanwise.layer_fans import layer_fans
+from keras_fanwise.private_keras import owned_weights
+from keras_fanwise.scaling import weight_std
+
+
+class WeightFans(NamedTuple):
+    """The fans of one weight of a model, as this package and as Keras counts them.
+
+    The ratios are the standard deviation of this package divided by Keras's, for
+    initializers that look at fan_in (He, LeCun) and for those that look at both fans
+    (Glorot).
+    """
+
+    path: str
+    layer: str
+    shape: tuple[int, ...]
+    fans: Fans
+    keras_fans: Fans
+    fan_in_ratio: float
+    fan_avg_ratio: float
+
+
+_NUMBERS = (
+    "fan_in",
+    "fan_out",
+    "Keras's\nfan_in",
+    "Keras's\nfan_out",
+    "std of\nhe, lecun",
+    "std of\nglorot",
+)
+
+
+class FansTable:
+    """The weights of a model; prints as a table.
+
+    Attributes:
+        rows: list of `WeightFans`, one for each weight, in the order of the layers.
+    """
+
+    def __init__(self, rows: list[WeightFans]) -> None:
+        self.rows = rows
+
+    def __rich__(self) -> Table:
+        table = Table("weight", "layer", "shape", box=None, pad_edge=False)
+        for header in _NUMBERS:
+            table.add_column(header, justify="right")
+        for row in self.rows:
+            fans = (f"{fan:.6g}" for fan in (*row.fans, *row.keras_fans))
+            ratios = (f"× {ratio:.3g}" for ratio in (row.fan_in_ratio, row.fan_avg_ratio))
+            shape = "×".join(map(str, row.shape)) or "scalar"
+            table.add_row(row.path, row.layer, shape, *fans, *ratios)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=160)
+        with console.capture() as capture:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def fans_table(model: keras.Layer) -> FansTable:
+    """The fans of every weight of a model, ours and Keras's.
+
+    Args:
+        model: a built model, or a built layer.
+
+    Returns:
+        A `FansTable`: print it, or read its `rows`.
+
+    Raises:
+        TypeError: `model` is not a Keras model or layer.
+        ValueError: `model` has no weights yet.
+
+    Example: in a depthwise kernel each output sees one channel, where Keras counts all.
+
+    >>> layer = keras.layers.DepthwiseConv2D(3, use_bias=False)
+    >>> layer.build((None, 8, 8, 64))
+    >>> [row] = fans_table(layer).rows
+    >>> row.fans, row.keras_fans, round(row.fan_in_ratio, 6)
+    (Fans(fan_in=9, fan_out=9), Fans(fan_in=576, fan_out=9), 8.0)
+    """
+    if not isinstance(model, keras.Layer):
+        raise fail(TypeError, "model", "a Keras model or layer", model)
+    if not model.weights:
+        raise fail(ValueError, "model", "built: it has no weights yet", model)
+    return FansTable([_row(layer, weight) for layer, weight in owned_weights(model)])
+
+
+def _row(layer: keras.Layer, weight: keras.Variable) -> WeightFans:
+    shape = tuple(weight.shape)
+    ours = layer_fans(layer, weight.name, shape)
+    theirs = keras_fans(layer, weight.name, shape)
+    in_ratio, avg_ratio = (
+        weight_std(1.0, mode, ours) / weight_std(1.0, mode, theirs)
+        for mode in ("fan_in", "fan_avg")
+    )
+    name = type(layer).__name__
+    return WeightFans(weight.path, name, shape, ours, theirs, in_ratio, avg_ratio)
+
+
+def keras_fans(layer: keras.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
+    """The fans that the initializers of the installed Keras count for a weight.
+
+    They follow from the shape alone, but for the kernel of an `EinsumDense`: from 3.15
+    on Keras counts all its labels that reach the output as outputs and the others as
+    inputs.
+    """
+    if (
+        isinstance(layer, keras.layers.EinsumDense)
+        and weight_name == "kernel"
+        and hasattr(keras.initializers.VarianceScaling(), "input_axes")
+    ):
+        equation = parse_equation(layer.equation)
+        outputs = [i for i, label in enumerate(equation.kernel) if label in equation.output]
+        inputs = [i for i in range(len(shape)) if i not in outputs]
+        return axes_fans(shape, inputs, outputs)
+    return shape_fans(shape)
