@@ -4,9 +4,10 @@ import functools
 import re
 
 import keras
-from fan_oracle import PreActivations
 from hypothesis import strategies as st
 from keras import layers
+
+from fan_oracle import PreActivations
 
 BACKEND = keras.backend.backend()
 

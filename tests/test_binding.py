@@ -11,6 +11,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise import binding
 from keras_fanwise.naming import snake_case, weight_key
+
 from processes import run_python
 
 layers = keras.layers

@@ -7,18 +7,19 @@ import inspect
 import re
 import textwrap
 
-import fan_oracle
 import keras
 import numpy as np
 import pytest
-from fan_oracle import STATE, Map, build, measure, ones
 from hypothesis import given, settings
 from keras import layers
-from layer_examples import BACKEND, EXAMPLES, MANY, gates
 
 from keras_fanwise import Fans, layer_fans, register_fans
 from keras_fanwise.fan_table import CONVOLUTIONAL_CELL, TABLE
 from keras_fanwise.fans import shape_fans
+
+import fan_oracle
+from fan_oracle import STATE, Map, build, measure, ones
+from layer_examples import BACKEND, EXAMPLES, MANY, gates
 
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
