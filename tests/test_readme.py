@@ -1,14 +1,14 @@
 """Every Python block of the README runs, and prints what the README says it prints."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCK = re.compile(
-    r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.S
-)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.S)
 BLOCKS = [(match["code"], match["output"]) for match in BLOCK.finditer(README)]
 
 
@@ -22,3 +22,11 @@ def test_block(code, output, capsys, tmp_path, monkeypatch):
 def test_there_are_blocks_and_they_print():
     assert len(BLOCKS) == README.count("```python\n")
     assert sum(output is not None for _, output in BLOCKS) >= 3
+
+
+def test_the_table_of_fans_is_what_the_package_counts():
+    spec = importlib.util.spec_from_file_location("fans", ROOT / "tools" / "readme_fans.py")
+    readme_fans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme_fans)
+    table = README.split("<!-- fans -->\n")[1].split("<!-- /fans -->")[0]
+    assert table.strip().splitlines() == readme_fans.lines()
