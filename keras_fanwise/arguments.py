@@ -19,7 +19,9 @@ def fail(kind: type[Exception], name: str, allowed: str, received: Any) -> Excep
 
 def in_weight(error: Exception, path: str, shape: Any) -> Exception:
     """The same error, of the weight at `path` of a model."""
-    return type(error)(f"{path} of shape {shape}: {error}")
+    # Not the class itself: some, such as JAX's, are not made from a message alone.
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{path} of shape {shape}: {error}")
 
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
