@@ -294,7 +294,7 @@ def _normalization(layer, shape):
     """Fed with what stays as it is: mean 0 and variance 1 along every axis."""
     x = _fed_ones(layer, shape) * (-1.0) ** np.indices(_fed_ones(layer, shape).shape).sum(0)
     x = x.astype("float32")
-    scale = [Map(lambda y: layer(y) * x, x, units=x.size)]
+    scale = [Map(lambda x: layer(x) * x, x, units=x.size)]
     return {
         "gamma": scale,
         "scale": scale,
