@@ -72,13 +72,10 @@ def _rows(layer, weight):
 @pytest.mark.parametrize("name", MANY)
 def test_many_of_each_layer(name):
     # JAX compiles every operation for every new shape, TensorFlow grouped convolutions.
-    slow = (
-        keras.backend.backend() == "jax"
-        or name in ("Conv1D", "Conv2D", "Conv3D")
-        or "LSTM" in name
-    )
+    compiled = name in ("Conv1D", "Conv2D", "Conv3D") or "LSTM" in name
+    count = 2 if keras.backend.backend() == "jax" else 5 if compiled else 25
 
-    @settings(max_examples=5 if slow else 25, deadline=None, database=None)
+    @settings(max_examples=count, deadline=None, database=None)
     @given(MANY[name])
     def run(example):
         make, input_shape = example
