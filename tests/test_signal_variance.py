@@ -41,7 +41,7 @@ ROWS = {
     ),
     "Conv2D 64 to 128, groups 4": (
         conv(layers.Conv2D, 128, 3, groups=4),
-        "kernel_initializer", (2, 12, 12, 64), (144, 288), 6, (True, True, False),
+        "kernel_initializer", (1, 10, 10, 64), (144, 288), 4, (True, True, False),
     ),
     **{
         f"DepthwiseConv2D, {channels} channels": (
