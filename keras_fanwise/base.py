@@ -73,8 +73,7 @@ class RandomInitializer(keras.initializers.Initializer):
         It shares the state of a `SeedGenerator` with the original, which the layer
         keeps and serializes.
         """
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
+        copy = self.__copy__()
         copy._weight_path = weight_path(layer, weight_name)
         if self._init_seed is None and self.sampler == "portable":
             copy.seed = fresh_seed()
@@ -149,6 +148,12 @@ class RandomInitializer(keras.initializers.Initializer):
         self.seed.next()
         # The backends hold the 32-bit words of the state in different types.
         return [int(word) & 0xFFFFFFFF for word in words]
+
+    def __copy__(self) -> "RandomInitializer":
+        # Shares a SeedGenerator, where `__getstate__` would make another.
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
 
     def __getstate__(self) -> dict[str, Any]:
         # A SeedGenerator cannot be pickled: its config and its state can.

@@ -43,8 +43,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
-    if isinstance(initializer, (str, dict)):
-        initializer = _resolved(initializer)
+    initializer = _resolved(initializer)
     # By attribute, not by class: this wrapper may meet the classes of a later import of
     # the package.
     bind = getattr(initializer, "_bound_to", None)
@@ -60,9 +59,13 @@ def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, A
         raise in_weight(error, weight_path(layer, name), shape) from error
 
 
-def _resolved(identifier: str | dict[str, Any]) -> Any:
-    """The initializer, if it is one of ours; otherwise the identifier."""
+def _resolved(identifier: Any) -> Any:
+    """What Keras makes of the identifier, if that is ours; otherwise the identifier."""
+    if isinstance(identifier, dict):
+        return keras.initializers.get(identifier)
+    found = identifier
     if isinstance(identifier, str):
-        cls = keras.saving.get_custom_objects().get(identifier)
-        return cls() if hasattr(cls, "_bound_to") else identifier
-    return keras.initializers.get(identifier)
+        found = keras.saving.get_registered_object(identifier)
+    if isinstance(found, type) and hasattr(found, "_bound_to"):
+        return found()
+    return found if hasattr(found, "_bound_to") else identifier

@@ -25,8 +25,8 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
 
     It is exact for `"linear"` (1), `"relu"` (the square root of 2) and
     `"leaky_relu"` (`sqrt(2 / (1 + negative_slope**2))`), and by quadrature for all
-    others, to six digits or better unless the activation jumps or grows faster than
-    exponentially.
+    others, rounded to six digits, which hold unless the activation jumps or grows faster
+    than exponentially.
 
     Args:
         activation: the name of a Keras activation, or a function that takes a tensor
@@ -68,7 +68,9 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
     if not (math.isfinite(moment) and moment > 0):
         allowed = f"a function with 0 < E[f(z)**2] < infinity, here {moment}"
         raise fail(ValueError, "activation", allowed, activation)
-    return 1.0 / math.sqrt(moment)
+    # JAX computes in float32: the digits that it shares with the other backends, so that
+    # a scale made of the gain draws the same bits on all of them.
+    return float(f"{1.0 / math.sqrt(moment):.6g}")
 
 
 def _function(activation: Any) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """The variance-scaling family."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -83,10 +84,10 @@ class FanwiseVarianceScaling(RandomInitializer):
     def _bound_to(
         self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
     ) -> "FanwiseVarianceScaling":
-        copy = super()._bound_to(layer, weight_name, shape)
+        bound = super()._bound_to(layer, weight_name, shape)
         if self.fans == "layer" and self.input_axes is None:
-            copy.fans = layer_fans(layer, weight_name, shape)
-        return copy
+            bound.fans = layer_fans(layer, weight_name, shape)
+        return bound
 
     def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
         parameter = spread(self.scale, self.mode, self.distribution, self._fans_of(shape))
@@ -109,12 +110,9 @@ class FanwiseVarianceScaling(RandomInitializer):
         }
 
     def _common_config(self) -> dict[str, Any]:
-        return {
-            "fans": self.fans,
-            "input_axes": self.input_axes,
-            "output_axes": self.output_axes,
-            **super().get_config(),
-        }
+        # A copy, so that a changed config changes no initializer.
+        lists = {"input_axes": self.input_axes, "output_axes": self.output_axes}
+        return copy.deepcopy({"fans": self.fans, **lists}) | super().get_config()
 
 
 def _validated_fans(fans: Any) -> str | list[float]:
@@ -253,9 +251,18 @@ class _He(_Named):
     """Scale `2 / (1 + negative_slope**2)`: what a (leaky) ReLU takes away, put back."""
 
     def __init__(
-        self, seed: Seed = None, *, negative_slope: float = 0.0, **options: Any
+        self,
+        seed: Seed = None,
+        *,
+        negative_slope: float = 0.0,
+        fans: FansArgument = "layer",
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        sampler: str = "portable",
     ) -> None:
-        super().__init__(seed, **options)
+        super().__init__(
+            seed, fans=fans, input_axes=input_axes, output_axes=output_axes, sampler=sampler
+        )
         self.negative_slope = real("negative_slope", negative_slope)
         self.scale = 2.0 / (1.0 + self.negative_slope * self.negative_slope)
         if self.scale == 0.0:

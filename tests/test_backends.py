@@ -52,6 +52,8 @@ for seed in (7, None):
         if weight.name == "recurrent_kernel":
             weight.assign(keras.ops.zeros(weight.shape))
     hashes[f"a model from seed {seed}"] = digest_of(model)
+for name in ("tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "mish"):
+    hashes[f"gain of {name}"] = keras_fanwise.gain(name)
 print(json.dumps(hashes))
 """
 

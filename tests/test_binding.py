@@ -122,6 +122,28 @@ def test_weights_made_from_a_string_or_a_config_in_add_weight():
     assert np.all(values_of(layer.four) == 1)
 
 
+def test_classes_and_names_of_a_scope():
+    class Bare(layers.DepthwiseConv2D):
+        def build(self, shape):
+            for name, identifier in self.identifiers.items():
+                self.add_weight(shape=(3, 3, 512, 1), initializer=identifier, name=name)
+
+    scope = {"mine": kf.FanwiseLecunUniform, "this": kf.FanwiseLecunUniform(seed=1)}
+    with keras.saving.custom_object_scope(scope):
+        layer = Bare(3)
+        # The name that the table knows, so that the fans show.
+        layer.identifiers = {"kernel": "mine"}
+        layer.build((None, 8, 8, 512))
+        other = Bare(3)
+        other.identifiers = {"kernel": "this"}
+        other.build((None, 8, 8, 512))
+    third = Bare(3)
+    third.identifiers = {"kernel": kf.FanwiseLecunUniform}
+    third.build((None, 8, 8, 512))
+    for built in (layer, other, third):
+        assert np.abs(values_of(built.weights[0])).max() > 0.5
+
+
 # Streams
 
 

@@ -87,6 +87,19 @@ def test_a_pickled_generator_goes_on_where_it_was(duplicate):
     assert other.get_config() == initializer.get_config()
 
 
+def test_copies_share_the_generator():
+    initializer = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(9))
+    assert copy.copy(initializer).seed is initializer.seed
+
+
+def test_a_changed_config_changes_no_initializer():
+    arguments = {"fans": [3, 4], "input_axes": [0], "output_axes": [1]}
+    initializer = kf.FanwiseHeNormal(seed=1, **arguments)
+    for key in arguments:
+        initializer.get_config()[key].append(7)
+    assert initializer.get_config().items() >= arguments.items()
+
+
 def test_a_pickled_unseeded_initializer_keeps_its_seed():
     initializer = kf.FanwiseHeNormal()
     other = pickle.loads(pickle.dumps(initializer))

@@ -50,7 +50,7 @@ def fit(f: Function, a: mp.mpf, b: mp.mpf, m: int, n: int) -> tuple[mp.mpf, list
     pieces = m + n + 2
     angles = [mp.cos(mp.pi * i / pieces) for i in range(pieces + 1)]
     lengths = [(b - a) * (left - right) / 2 for left, right in itertools.pairwise(angles)]
-    best = None
+    best: tuple[mp.mpf, list, list] = (mp.inf, [], [])
     for _ in range(30):
         total = sum(lengths)
         lengths = [length * (b - a) / total for length in lengths]
@@ -63,7 +63,7 @@ def fit(f: Function, a: mp.mpf, b: mp.mpf, m: int, n: int) -> tuple[mp.mpf, list
                 mp.polyval(p[::-1], x) / mp.polyval(q[::-1], x) / f(x) - 1 for x in points
             ]
             peaks.append(max(map(abs, errors)))
-        if best is None or max(peaks) < best[0]:
+        if max(peaks) < best[0]:
             best = (max(peaks), p, q)
         if max(peaks) < 1.05 * min(peaks):
             break
