@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import keras
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,10 @@ def test_there_are_blocks_and_they_print():
     assert sum(output is not None for _, output in BLOCKS) >= 3
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.initializers.VarianceScaling(), "input_axes"),
+    reason="the table is of Keras 3.15, which counts an EinsumDense by its equation",
+)
 def test_the_table_of_fans_is_what_the_package_counts():
     spec = importlib.util.spec_from_file_location("fans", ROOT / "tools" / "readme_fans.py")
     readme_fans = importlib.util.module_from_spec(spec)
