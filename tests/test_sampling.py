@@ -32,9 +32,9 @@ GOLDEN = {
     ("untruncated_normal", "bfloat16"): "ffdf2de7ec78350f",
     ("untruncated_normal", "float32"): "aa71a46b43b7893a",
     ("untruncated_normal", "float64"): "3978ec6157648c24",
-    ("uniform", "float16"): "4bce397b48892c91",
-    ("uniform", "bfloat16"): "5b60ae5be1b31783",
-    ("uniform", "float32"): "12aa9ee0a1c7e124",
+    ("uniform", "float16"): "32467d4006ac6b51",
+    ("uniform", "bfloat16"): "4bea496c49f9c3bf",
+    ("uniform", "float32"): "6331ed635c8d2644",
     ("uniform", "float64"): "297a824f80a1b113",
 }
 
