@@ -26,9 +26,9 @@ from keras_fanwise.quantile import (
 
 # Elements that share a counter range; a thread's share is made of whole blocks.
 BLOCK = 1 << 16
-# Elements worked on at a time: few enough for the cache, many enough that two threads
-# seldom wait for each other to start the next NumPy call.
-_CHUNK = 2 * BLOCK
+# Elements worked on at a time: alone, so few that the scratch stays in the cache; among
+# threads, so many that they seldom wait for each other to start the next NumPy call.
+_CHUNK_ALONE, _CHUNK_SHARED = BLOCK // 2, 2 * BLOCK
 # A thread is worth its start (some 50 microseconds) from about this many elements.
 _ELEMENTS_PER_THREAD = 4 * BLOCK
 # Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
@@ -105,10 +105,13 @@ def draw(
     out = _aligned_empty(stop - start, DTYPES[dtype])
     words = _WORDS_64 if dtype == "float64" else _WORDS_32
 
-    def fill(left: int, right: int) -> None:
-        _fill(out[left:right], key, start + left, words, distribution, spread, mean)
-
     shares = _shares(out.size, threads or _cores())
+    chunk = _CHUNK_ALONE if len(shares) == 1 else _CHUNK_SHARED
+
+    def fill(left: int, right: int) -> None:
+        part = out[left:right]
+        _fill(part, key, start + left, chunk, words, distribution, spread, mean)
+
     if len(shares) == 1:
         fill(*shares[0])
     else:
@@ -143,6 +146,7 @@ def _fill(
     out: np.ndarray,
     key: int,
     start: int,
+    chunk_size: int,
     words: _Words,
     distribution: str,
     spread: float,
@@ -152,14 +156,14 @@ def _fill(
     counter, skip = divmod(start, words.per_counter)
     bits = np.random.Philox(key=key, counter=counter)
     per_raw = 8 // words.dtype.itemsize
-    size = min(_CHUNK, skip + out.size)
+    size = min(chunk_size, skip + out.size)
     uniform = distribution == "uniform"
     values = np.empty(size, words.result if uniform else np.float64)
     work = np.empty((0 if uniform else 3, size), np.float64)
     position = 0
     while position < out.size:
         # Every chunk starts at a whole counter; the first drops what is before it.
-        count = min(_CHUNK, skip + out.size - position)
+        count = min(chunk_size, skip + out.size - position)
         integers = bits.random_raw(-(-count // per_raw)).view(words.dtype)[skip:count]
         integers >>= words.shift
         integers |= 1

@@ -5,6 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
+# Below this many bytes JAX copies faster than it takes memory over.
+_WORTH_SHARING = 2**20
+
 
 def to_tensor(values: np.ndarray) -> Any:
     """A backend tensor of the same values, which takes over the memory of `values`.
@@ -22,7 +25,8 @@ def to_tensor(values: np.ndarray) -> Any:
     if backend == "jax":
         import jax
 
-        return jax.device_put(values)
+        small = values.nbytes < _WORTH_SHARING
+        return jax.numpy.asarray(values) if small else jax.device_put(values)
     if backend == "tensorflow":
         import tensorflow as tf
 

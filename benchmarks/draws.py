@@ -1,0 +1,134 @@
+"""Time and memory of one draw: keras_fanwise, Keras, torch.nn.init and a NumPy fill.
+
+    python benchmarks/draws.py                      # some 4 minutes, 3 GB of memory
+    python benchmarks/draws.py --largest 1000000    # small tensors alone
+
+Times are lower quartiles, in nanoseconds per element, of float32 draws on the CPU, warm:
+on JAX this leaves out the compilation that the built-in needs for each new shape
+(`build.py` counts it). Ratios hold within a run on a machine that does nothing else;
+absolute times vary with the machine.
+
+The NumPy fill is uniforms from Philox in a new array: the floor for our sampler.
+
+Peak memory is measured on Linux alone: how much the resident memory of a fresh
+process grows in its first draw of 4096 × 4096 elements, beyond what was there after
+a draw of 2 × 2, as a multiple of the size of the result.
+"""
+
+import argparse
+import math
+import sys
+
+from rich.table import Table
+
+from contenders import KERAS, NUMPY, OURS, TORCH, Shape, initializers, numpy_fill
+from harness import (
+    console,
+    fresh_process,
+    installed_backends,
+    print_machine,
+    progress,
+    results_table,
+    typical_seconds,
+)
+
+DISTRIBUTIONS = ("normal", "uniform")
+SHAPES: tuple[Shape, ...] = (
+    (25, 40),
+    (256, 256),
+    (1000, 1000),
+    (4096, 4096),
+    (10_000, 10_000),
+)
+
+# What keras_fanwise aims for: Keras's time as a multiple of ours, at least, for
+# normal and uniform, by backend; from LARGE elements on, and up to SMALL.
+LARGE, SMALL = 10_000_000, 256 * 256
+LARGE_AIMS = {"tensorflow": (3.5, 1.2), "jax": (4.0, 3.0), "torch": (8.0, 2.0)}
+SMALL_AIMS = {"tensorflow": (1.0, 1.0), "jax": (1.0, 1.0), "torch": (0.77, 0.77)}
+LEGEND = """\
+ours: keras_fanwise. Keras: the built-in. torch: torch.nn.init. fill: NumPy's uniforms.
+aim: for Keras / ours. From 10 million elements on, a uniform is also to take at most 1.5
+times the fill."""
+
+# A block of repeats draws about so many elements, within these limits.
+_BLOCK_ELEMENTS, _FEWEST, _MOST = 34_000_000, 1, 100
+
+Times = dict[tuple[str, Shape], dict[str, float]]
+
+
+def nanoseconds(distribution: str, shape: Shape) -> dict[str, float]:
+    """Per element, by contender. Runs in a process of the backend."""
+    size = math.prod(shape)
+    calls = initializers(distribution, shape) | {NUMPY: lambda: numpy_fill(shape)}
+    repeats = min(_MOST, max(_FEWEST, _BLOCK_ELEMENTS // size))
+    typical = typical_seconds(calls, repeats)
+    return {name: 1e9 * seconds / size for name, seconds in typical.items()}
+
+
+def measure_times(backend: str, shapes: list[Shape]) -> Times:
+    """All draws of a backend, in one process."""
+    times: Times = {}
+    with progress() as bar, fresh_process(backend) as process:
+        task = bar.add_task(backend, total=len(DISTRIBUTIONS) * len(shapes))
+        for distribution in DISTRIBUTIONS:
+            for shape in shapes:
+                measured = process.submit(nanoseconds, distribution, shape)
+                times[distribution, shape] = measured.result()
+                bar.advance(task)
+    return times
+
+
+def times_table(backend: str, times: Times) -> Table:
+    """One row for each draw."""
+    torch = (TORCH, f"{TORCH} / {OURS}") if backend == "torch" else ()
+    table = results_table(
+        f"{backend}: nanoseconds per element",
+        ("He", "shape"),
+        (OURS, KERAS, f"{KERAS} / {OURS}", "aim", *torch, NUMPY, f"{OURS} / {NUMPY}"),
+    )
+    for (distribution, shape), by_name in times.items():
+        ours, keras, fill = by_name[OURS], by_name[KERAS], by_name[NUMPY]
+        cells = [f"{ours:.2f}", f"{keras:.2f}", f"{keras / ours:.2f}"]
+        cells.append(_aim(backend, distribution, math.prod(shape)))
+        if torch:
+            cells += [f"{by_name[TORCH]:.2f}", f"{by_name[TORCH] / ours:.2f}"]
+        cells += [f"{fill:.2f}", f"{ours / fill:.2f}"]
+        table.add_row(distribution, f"{shape[0]}×{shape[1]}", *cells)
+    return table
+
+
+def _aim(backend: str, distribution: str, size: int) -> str:
+    if SMALL < size < LARGE:
+        return ""
+    aims = SMALL_AIMS if size <= SMALL else LARGE_AIMS
+    return f"≥ {aims[backend][DISTRIBUTIONS.index(distribution)]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=math.prod(SHAPES[-1]),
+        metavar="N",
+        help="leave out the tensors of more than N elements (default: %(default)s)",
+    )
+    largest = parser.parse_args().largest
+    shapes = [shape for shape in SHAPES if math.prod(shape) <= largest]
+    print_machine()
+    backends = installed_backends()
+    for backend in backends:
+        console.print(times_table(backend, measure_times(backend, shapes)))
+    console.print(LEGEND)
+    if sys.platform != "linux":
+        console.print("Peak memory: not measured, for lack of Linux.")
+        return
+    import memory
+
+    if math.prod(memory.SHAPE) <= largest:
+        memory.print_memory(backends, DISTRIBUTIONS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Peak memory of one draw, for `draws.py`. On Linux alone."""
+
+import math
+import resource
+from pathlib import Path
+
+from contenders import KERAS, OURS, TORCH, Shape, initializers
+from harness import console, fresh_process, progress, results_table
+
+SHAPE: Shape = (4096, 4096)
+_RESULT_BYTES = 4 * math.prod(SHAPE)
+
+# What keras_fanwise aims for: at most this many results, and this many bytes.
+_AIM = (2.1, 32 * 2**20)
+
+
+def peak_memory(distribution: str, contender: str) -> tuple[float, str]:
+    """The peak of one draw, in sizes of its result, and where the number is from.
+
+    Runs in a fresh process of the backend.
+    """
+    # Loads what is loaded at the first draw.
+    initializers(distribution, (2, 2))[contender]()
+    draw = initializers(distribution, SHAPE)[contender]
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the present
+        source, peak = "VmHWM, reset before the draw", _vm_hwm
+    except OSError:
+        source, peak = "growth of ru_maxrss, from which earlier peaks can hide", _ru_maxrss
+    before = peak()
+    draw()
+    return (peak() - before) / _RESULT_BYTES, source
+
+
+def _vm_hwm() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def _ru_maxrss() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def print_memory(backends: list[str], distributions: tuple[str, ...]) -> None:
+    """One row for each backend and distribution; every draw in a process of its own."""
+    table = results_table(
+        "Peak memory of a draw, in sizes of its result",
+        ("backend", "He"),
+        (OURS, KERAS, TORCH),
+    )
+    sources = set()
+    with progress() as bar:
+        task = bar.add_task("memory", total=len(backends) * len(distributions))
+        for backend in backends:
+            names = (OURS, KERAS, TORCH) if backend == "torch" else (OURS, KERAS)
+            for distribution in distributions:
+                cells = []
+                for name in names:
+                    with fresh_process(backend) as process:
+                        peak, source = process.submit(
+                            peak_memory, distribution, name
+                        ).result()
+                    cells.append(f"{peak:.2f}")
+                    sources.add(source)
+                table.add_row(backend, distribution, *cells)
+                bar.advance(task)
+    results, more = _AIM
+    console.print(table)
+    console.print(
+        f"From {' and '.join(sources)}. Aim for ours: at most {results} results and "
+        f"{more >> 20} MiB, here {results + more / _RESULT_BYTES:.1f}."
+    )
