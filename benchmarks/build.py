@@ -1,6 +1,6 @@
 """Time to build a model: with the initializers of keras_fanwise and with Keras's own.
 
-    python benchmarks/build.py    # some 3 minutes
+    python benchmarks/build.py    # some 5 minutes
 
 Builds convolutional models whose kernels are initialized by `fanwise_he_normal` and
 by `he_normal`, on the CPU. "Initializers" is the part of the time that is spent

@@ -1,6 +1,6 @@
 """Time and memory of one draw: keras_fanwise, Keras, torch.nn.init and a NumPy fill.
 
-    python benchmarks/draws.py                      # some 4 minutes, 3 GB of memory
+    python benchmarks/draws.py                      # some 5 minutes, 3 GB of memory
     python benchmarks/draws.py --largest 1000000    # small tensors alone
 
 Times are lower quartiles, in nanoseconds per element, of float32 draws on the CPU, warm:

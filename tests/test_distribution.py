@@ -1,0 +1,74 @@
+"""Layers under `tf.distribute` and `keras.distribution` have the weights of one device."""
+
+import pytest
+
+from processes import run_python, skip_if_missing
+
+BUILD = """
+def build():
+    initializer = keras_fanwise.FanwiseHeNormal(seed=7)
+    inputs = keras.Input((8, 8, 4), name="x")
+    x = keras.layers.DepthwiseConv2D(3, depthwise_initializer=initializer)(inputs)
+    x = keras.layers.Reshape((-1, 4))(x)
+    x = keras.layers.MultiHeadAttention(2, 4, kernel_initializer=initializer)(x, x)
+    return keras.Model(inputs, keras.layers.Dense(4, kernel_initializer=initializer)(x))
+
+def kernels(model):
+    return [np.array(keras.ops.convert_to_numpy(w.value * 1))
+            for w in model.weights if w.name == "kernel"]
+
+alone = kernels(build())
+assert len(alone) == 6 and all(kernel.std() > 0 for kernel in alone)
+"""
+
+MIRRORED = (
+    """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, keras_fanwise
+"""
+    + BUILD
+    + """
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = build()
+for weight, expected in zip([w for w in model.weights if w.name == "kernel"], alone):
+    replicas = strategy.experimental_local_results(weight.value)
+    assert len(replicas) == 2
+    for replica in replicas:
+        assert np.array_equal(replica.numpy(), expected)
+print("equal")
+"""
+)
+
+SHARDED = (
+    """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import numpy as np, keras, keras_fanwise
+"""
+    + BUILD
+    + """
+devices = keras.distribution.list_devices("cpu")
+assert len(devices) == 4
+mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], devices)
+layouts = keras.distribution.LayoutMap(mesh)
+layouts[".*dense.*kernel"] = (None, "model")
+data = keras.distribution.DataParallel(devices=devices)
+model = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+for distribution in (data, model):
+    with distribution.scope():
+        for kernel, expected in zip(kernels(build()), alone):
+            assert np.array_equal(kernel, expected)
+print("equal")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("backend", "program"), [("tensorflow", MIRRORED), ("jax", SHARDED)]
+)
+def test_weights_are_those_of_one_device(backend, program):
+    skip_if_missing(backend)
+    assert run_python(program, backend=backend).splitlines()[-1] == "equal"
