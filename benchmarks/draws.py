@@ -3,7 +3,7 @@
     python benchmarks/draws.py                      # some 5 minutes, 3 GB of memory
     python benchmarks/draws.py --largest 1000000    # small tensors alone
 
-Times are lower quartiles, in nanoseconds per element, of float32 draws on the CPU, warm:
+Times are the shortest, in nanoseconds per element, of float32 draws on the CPU, warm:
 on JAX this leaves out the compilation that the built-in needs for each new shape
 (`build.py` counts it). Ratios hold within a run on a machine that does nothing else;
 absolute times vary with the machine.
@@ -24,12 +24,12 @@ from rich.table import Table
 from contenders import KERAS, NUMPY, OURS, TORCH, Shape, initializers, numpy_fill
 from harness import (
     console,
+    fastest_seconds,
     fresh_process,
     installed_backends,
     print_machine,
     progress,
     results_table,
-    typical_seconds,
 )
 
 DISTRIBUTIONS = ("normal", "uniform")
@@ -62,8 +62,8 @@ def nanoseconds(distribution: str, shape: Shape) -> dict[str, float]:
     size = math.prod(shape)
     calls = initializers(distribution, shape) | {NUMPY: lambda: numpy_fill(shape)}
     repeats = min(_MOST, max(_FEWEST, _BLOCK_ELEMENTS // size))
-    typical = typical_seconds(calls, repeats)
-    return {name: 1e9 * seconds / size for name, seconds in typical.items()}
+    fastest = fastest_seconds(calls, repeats)
+    return {name: 1e9 * seconds / size for name, seconds in fastest.items()}
 
 
 def measure_times(backend: str, shapes: list[Shape]) -> Times:

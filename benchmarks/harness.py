@@ -5,7 +5,6 @@ import importlib.util
 import multiprocessing
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ _CPU_ONLY = {
 # TensorFlow's threads spin for a while after an operation, looking for more to do,
 # and would slow down whoever is measured next.
 _SETTLE_SECONDS = 0.1
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 def installed_backends() -> list[str]:
@@ -74,12 +73,12 @@ def finished(tensor: Any) -> Any:
     return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
 
 
-def typical_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """The lower quartile of the durations of each call, once it is warm.
+def fastest_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """The shortest duration of each call, once it is warm.
 
-    Not the median, because whatever else the machine does only ever adds, and in bursts:
-    on a virtual machine new memory can take several times as long to touch as it took a
-    second ago.
+    Not the mean or the median, because whatever else the machine does only ever adds, and
+    in bursts: on a virtual machine, memory that the host has to find first takes 20 times
+    as long to touch, for one call or for ten in a row.
 
     The calls take turns, so that a slow minute of the machine meets all of them, in
     blocks of `repeats` calls, so that each is measured in its own surroundings. What
@@ -96,7 +95,7 @@ def typical_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[s
                 result = call()
                 durations[name].append(time.perf_counter() - start)
                 del result
-    return {name: statistics.quantiles(each)[0] for name, each in durations.items()}
+    return {name: min(each) for name, each in durations.items()}
 
 
 def results_table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

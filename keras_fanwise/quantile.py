@@ -5,43 +5,59 @@ does them one at a time, so the same uniforms give the same normals on every
 machine. A library's `log` or `erfinv` would not.
 
 The coefficients are printed by `tools/quantile_coefficients.py`, ascending,
-numerator first. All are positive and so are the arguments: nothing cancels.
+numerator first.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
-Rational = tuple[tuple[float, ...], tuple[float, ...]]
+Constants = tuple[np.ndarray, ...]
+Rational = tuple[Constants, Constants]
+
+
+def _constants(dtype: type, *values: float) -> Constants:
+    """As arrays without axes: NumPy takes these as they are, and converts a number anew
+    at each call, with Python's lock held, for which other threads have to wait."""
+    return tuple(np.array(value, dtype) for value in values)
+
+
+(_ONE,) = _constants(np.float64, 1.0)
 
 # P(|Z| < 2) for a standard normal Z.
 WITHIN_TWO = 0.9544997361036416
 
-# z / u as a function of 1 - u**2, where u is uniform in (-1, 1) and
-# P(|Z| < |z|) = |u| P(|Z| < 2). The first is for float32 results, the second for
-# float64; both are evaluated in float64.
-# Relative error 1.0e-8.
-_CENTRAL_32: Rational = (
-    (
-        1.246234273564997,
-        17.406327869421904,
-        68.04109013404744,
-        76.93469030005643,
-        17.09656112584101,
+# z / u as a function of w = 1 - u**2, where u is uniform in (-1, 1) and
+# P(|Z| < |z|) = |u| P(|Z| < 2).
+#
+# For float32 results: the line in float64 and the rest, a tenth of the whole, in
+# float32, so that the rounding errors of float32 count a tenth.
+_LINE = _constants(np.float64, 1.73, -0.52)
+# Relative error 1.2e-8 of the whole; 4e-8 with the rounding errors.
+_REST: Rational = (
+    _constants(
+        np.float32,
+        0.008377438108251783,
+        0.03935267861743416,
+        -0.27732496886330027,
+        -0.8025041315429302,
+        0.43872678894519335,
+        0.5008447607423817,
     ),
-    (
-        0.6231171432899326,
-        9.768602122164967,
-        45.43717217917121,
-        68.17681760724487,
-        26.065691449920813,
+    _constants(
+        np.float32,
+        0.031027551349715098,
+        0.4789753012659308,
+        2.167119834108896,
+        3.0707934641613384,
         1.0,
     ),
 )
+# For float64 results.
 # Relative error 3.4e-16.
-_CENTRAL_64: Rational = (
-    (
+_CENTRAL: Rational = (
+    _constants(
+        np.float64,
         0.035169368034130406,
         1.076307372415688,
         12.87205617371301,
@@ -53,7 +69,8 @@ _CENTRAL_64: Rational = (
         13.502773507641248,
         0.22603514739474492,
     ),
-    (
+    _constants(
+        np.float64,
         0.017584684017065207,
         0.5682210306841974,
         7.258407980113001,
@@ -70,7 +87,8 @@ _CENTRAL_64: Rational = (
 # z as a function of t - 2.75, where t = sqrt(-2 log P(Z > z)), from P(Z > 2) down
 # to 2**-54.
 _TAIL: Rational = (
-    (
+    _constants(
+        np.float64,
         1918172.0909716291,
         3580755.906216974,
         2682563.6702630203,
@@ -81,7 +99,8 @@ _TAIL: Rational = (
         82.55076121987899,
         1.0000237913495118,
     ),
-    (
+    _constants(
+        np.float64,
         959477.1248591867,
         1234807.641693191,
         645105.5764217734,
@@ -97,78 +116,79 @@ _TAIL_START = 2.75
 _LOG_2 = 0.6931471805599453
 # log m = 2 s (1 + s**2 / 3 + s**4 / 5 + ...) with s = (m - 1) / (m + 1); for m from
 # sqrt(1/2) to sqrt(2), s**2 is below 0.0295 and eleven terms leave 2e-18.
-_LOG_SERIES = tuple(2.0 / (2 * k + 1) for k in range(11))
+_LOG_SERIES = _constants(np.float64, *(2.0 / (2 * k + 1) for k in range(11)))
 
 
-class Central(NamedTuple):
-    """The central quantile of odd integers k, where u = k / 2**bits is in (-1, 1).
-
-    With 2**(2 * bits) * (1 - u**2) as the argument and every coefficient scaled to
-    match, k needs no scaling of its own, and for 24 bits the argument is exact.
-    All factors are powers of two, and the largest, 2**954, is far from overflow.
-    """
-
-    bits: int
-    numerator: tuple[float, ...]
-    denominator: tuple[float, ...]
-
-    @classmethod
-    def of(cls, bits: int, rational: Rational) -> "Central":
-        numerator, denominator = rational
-        degree = len(denominator) - 1
-        factors = [2.0 ** (2 * bits * (degree - power)) for power in range(degree + 1)]
-        return cls(
-            bits,
-            tuple(c * f * 2.0**-bits for c, f in zip(numerator, factors, strict=False)),
-            tuple(c * f for c, f in zip(denominator, factors, strict=True)),
-        )
+Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-CENTRAL_32 = Central.of(24, _CENTRAL_32)
-CENTRAL_64 = Central.of(53, _CENTRAL_64)
-
-
-def fill_truncated(k: np.ndarray, scale: float, central: Central, work: np.ndarray) -> None:
-    """Replaces integers by `scale` times normals that are truncated at two, in place.
+def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """z / u at w = 1 - u**2, to a relative 4e-8. Overwrites both arguments.
 
     Args:
-        k: float64, odd integers between -2**bits and 2**bits.
-        scale: a factor, which costs nothing here: it goes into the coefficients.
-        central: `CENTRAL_32` or `CENTRAL_64`.
-        work: float64 scratch, shape (3, at least the size of k).
+        w: float64.
+        work: float64 scratch, shape (2, size of w).
     """
-    w, p, q = work[:, : k.size]
-    np.multiply(k, k, out=w)
-    np.subtract(2.0 ** (2 * central.bits), w, out=w)
-    k *= _ratio(w, scale, central.numerator, central.denominator, p, q)
+    numerator, denominator = _REST
+    x, q = work[0].view(np.float32).reshape(2, w.size)
+    p = work[1].view(np.float32)[: w.size]
+    np.copyto(x, w, casting="same_kind")
+    _ratio(x, numerator, denominator, p, q)
+    np.multiply(w, _LINE[1], w)
+    np.add(w, _LINE[0], w)
+    rest = work[0]  # x and q are done with
+    np.copyto(rest, p)
+    return np.add(w, rest, w)
 
 
-def fill_normal(k: np.ndarray, scale: float, central: Central, work: np.ndarray) -> None:
-    """Replaces integers by `scale` times untruncated normals, in place.
+def slope_64(w: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """z / u at w = 1 - u**2, to a relative 1e-14. Overwrites its second argument.
 
     Args:
-        k: float64, odd integers between -2**bits and 2**bits.
+        w: float64.
+        work: float64 scratch, shape (2, size of w).
+    """
+    return _ratio(w, *_CENTRAL, *work)
+
+
+def fill_truncated(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> None:
+    """Replaces uniforms by `scale` times normals that are truncated at two, in place.
+
+    Args:
+        u: float64, between -1 and 1, neither included.
         scale: a factor.
-        central: `CENTRAL_32` or `CENTRAL_64`, for |z| < 2.
-        work: float64 scratch, shape (3, at least the size of k).
+        slope: `slope_32` or `slope_64`.
+        work: float64 scratch, shape (3, at least the size of u).
     """
-    end = 2.0**central.bits
-    w, p, q = work[:, : k.size]
-    outside = np.flatnonzero(np.abs(k, out=w) > WITHIN_TWO * end)
-    tails = k[outside]
-    k /= WITHIN_TWO
-    k[outside] = 0.0  # anything in range: they are overwritten below
-    np.multiply(k, k, out=w)
-    np.subtract(end**2, w, out=w)
-    k *= _ratio(w, scale, central.numerator, central.denominator, p, q)
-    upper = (end - np.abs(tails)) / (2.0 * end)  # exact
-    k[outside] = np.copysign(scale * _upper_quantile(upper), tails)
+    w = work[0, : u.size]
+    np.multiply(u, u, w)
+    np.subtract(_ONE, w, w)
+    np.multiply(u, scale, u)
+    np.multiply(u, slope(w, work[1:, : u.size]), u)
+
+
+def fill_normal(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> None:
+    """Replaces uniforms by `scale` times untruncated normals, in place.
+
+    Args:
+        u: float64, between -1 and 1, neither included.
+        scale: a factor.
+        slope: `slope_32` or `slope_64`, for |z| < 2.
+        work: float64 scratch, shape (3, at least the size of u).
+    """
+    outside = np.flatnonzero(np.abs(u, out=work[0, : u.size]) > WITHIN_TWO)
+    tails = u[outside]
+    u /= WITHIN_TWO
+    u[outside] = 0.0  # anything in range: they are overwritten below
+    fill_truncated(u, scale, slope, work)
+    upper = (1.0 - np.abs(tails)) / 2.0  # exact
+    u[outside] = np.copysign(scale * _upper_quantile(upper), tails)
 
 
 def _upper_quantile(r: np.ndarray) -> np.ndarray:
     """z with P(Z > z) = r, for r from 2**-54 to P(Z > 2)."""
     s = np.sqrt(-2.0 * _log(r)) - _TAIL_START
-    return _ratio(s, 1.0, *_TAIL, np.empty_like(s), np.empty_like(s))
+    return _ratio(s, *_TAIL, np.empty_like(s), np.empty_like(s))
 
 
 def _log(x: np.ndarray) -> np.ndarray:
@@ -183,29 +203,26 @@ def _log(x: np.ndarray) -> np.ndarray:
 
 def _ratio(
     x: np.ndarray,
-    scale: float,
-    numerator: Sequence[float],
-    denominator: Sequence[float],
+    numerator: Constants,
+    denominator: Constants,
     p: np.ndarray,
     q: np.ndarray,
 ) -> np.ndarray:
-    """`scale` times the rational function of x, in p."""
-    _polynomial(x, [coefficient * scale for coefficient in numerator], p)
+    """The rational function of x, in p."""
+    _polynomial(x, numerator, p)
     _polynomial(x, denominator, q)
     return np.divide(p, q, out=p)
 
 
-def _polynomial(
-    x: np.ndarray, coefficients: Sequence[float], out: np.ndarray
-) -> np.ndarray:
+def _polynomial(x: np.ndarray, coefficients: Constants, out: np.ndarray) -> np.ndarray:
     """Horner's rule; `coefficients` ascending."""
     *lower, second, first = coefficients
     if first == 1.0:
-        np.add(x, second, out=out)
+        np.add(x, second, out)
     else:
-        np.multiply(x, first, out=out)
-        out += second
+        np.multiply(x, first, out)
+        np.add(out, second, out)
     for coefficient in reversed(lower):
-        out *= x
-        out += coefficient
+        np.multiply(out, x, out)
+        np.add(out, coefficient, out)
     return out

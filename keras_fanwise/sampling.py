@@ -16,26 +16,22 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from keras_fanwise.quantile import (
-    CENTRAL_32,
-    CENTRAL_64,
-    Central,
-    fill_normal,
-    fill_truncated,
-)
+from keras_fanwise.quantile import Slope, fill_normal, fill_truncated, slope_32, slope_64
 
 # Elements that share a counter range; a thread's share is made of whole blocks.
 BLOCK = 1 << 16
 # Elements worked on at a time: alone, so few that the scratch stays in the cache; among
 # threads, so many that they seldom wait for each other to start the next NumPy call.
-_CHUNK_ALONE, _CHUNK_SHARED = BLOCK // 2, 2 * BLOCK
+_CHUNK_ALONE, _CHUNK_SHARED = BLOCK, 2 * BLOCK
 # A thread is worth its start (some 50 microseconds) from about this many elements.
 _ELEMENTS_PER_THREAD = 4 * BLOCK
 # Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
 # as it is, without a copy.
 _ALIGNMENT = 64
+# In bytes, on x86 and most others. NumPy asks for them, on Linux, from 4 MiB on.
+_HUGE_PAGE = 2**21
 
-_FillNormal = Callable[[np.ndarray, float, Central, np.ndarray], None]
+_FillNormal = Callable[[np.ndarray, float, Slope, np.ndarray], None]
 _NORMALS: dict[str, _FillNormal] = {
     "truncated_normal": fill_truncated,
     "untruncated_normal": fill_normal,
@@ -47,13 +43,14 @@ class _Words(NamedTuple):
 
     dtype: np.dtype
     shift: int
+    bits: int
     per_counter: int
     result: np.dtype
-    central: Central
+    slope: Slope
 
 
-_WORDS_32 = _Words(np.dtype(np.int32), 7, 8, np.dtype(np.float32), CENTRAL_32)
-_WORDS_64 = _Words(np.dtype(np.int64), 10, 4, np.dtype(np.float64), CENTRAL_64)
+_WORDS_32 = _Words(np.dtype(np.int32), 7, 24, 8, np.dtype(np.float32), slope_32)
+_WORDS_64 = _Words(np.dtype(np.int64), 10, 53, 4, np.dtype(np.float64), slope_64)
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -106,18 +103,27 @@ def draw(
     words = _WORDS_64 if dtype == "float64" else _WORDS_32
 
     shares = _shares(out.size, threads or _cores())
-    chunk = _CHUNK_ALONE if len(shares) == 1 else _CHUNK_SHARED
+    # The scratch of several threads, in one piece, is worth huge pages: to touch it page
+    # by page takes longer than many a draw.
+    chunk, alignment = (
+        (_CHUNK_ALONE, _ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
+    )
+    chunk = min(chunk, out.size + words.per_counter)  # room for what a first chunk skips
+    rows = 1 if distribution == "uniform" else 4
+    scratch = _aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
+    scratches = scratch.reshape(len(shares), rows, chunk)
 
-    def fill(left: int, right: int) -> None:
+    def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
+        left, right = share
         part = out[left:right]
-        _fill(part, key, start + left, chunk, words, distribution, spread, mean)
+        _fill(part, key, start + left, words, distribution, spread, mean, scratch)
 
     if len(shares) == 1:
-        fill(*shares[0])
+        fill(shares[0], scratches[0])
     else:
         with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
-            for done in [pool.submit(fill, *share) for share in shares]:
-                done.result()
+            for _ in pool.map(fill, shares, scratches):
+                pass
     return out if span else out.reshape(shape)
 
 
@@ -136,9 +142,9 @@ def _shares(size: int, threads: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
-    memory = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
-    offset = -memory.ctypes.data % _ALIGNMENT
+def _aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
+    memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    offset = -memory.ctypes.data % alignment
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
 
 
@@ -146,33 +152,35 @@ def _fill(
     out: np.ndarray,
     key: int,
     start: int,
-    chunk_size: int,
     words: _Words,
     distribution: str,
     spread: float,
     mean: float,
+    scratch: np.ndarray,
 ) -> None:
     """Fills `out` with the elements of the stream from `start` on."""
     counter, skip = divmod(start, words.per_counter)
     bits = np.random.Philox(key=key, counter=counter)
     per_raw = 8 // words.dtype.itemsize
-    size = min(chunk_size, skip + out.size)
     uniform = distribution == "uniform"
-    values = np.empty(size, words.result if uniform else np.float64)
-    work = np.empty((0 if uniform else 3, size), np.float64)
+    values, work = scratch[0], scratch[1:]
+    if uniform:
+        values = values.view(words.result)
     position = 0
     while position < out.size:
         # Every chunk starts at a whole counter; the first drops what is before it.
-        count = min(chunk_size, skip + out.size - position)
+        count = min(scratch.shape[1], skip + out.size - position)
         integers = bits.random_raw(-(-count // per_raw)).view(words.dtype)[skip:count]
         integers >>= words.shift
         integers |= 1
-        chunk = values[: integers.size]
+        part = out[position : position + integers.size]
+        chunk = part if uniform and out.dtype == words.result else values[: integers.size]
         np.copyto(chunk, integers, casting="unsafe")  # exact
         if uniform:
-            chunk *= _rounded_down(spread, words.result) * 2.0**-words.central.bits
+            chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
         else:
-            _NORMALS[distribution](chunk, spread, words.central, work)
+            chunk *= 2.0**-words.bits
+            _NORMALS[distribution](chunk, spread, words.slope, work)
             if mean:
                 chunk += mean
         if out.dtype.itemsize < words.result.itemsize:
@@ -183,8 +191,9 @@ def _fill(
             # and the uniform's factor is rounded down.
             bound = _rounded_down(spread if uniform else 2.0 * spread, out.dtype)
             np.clip(chunk, -bound, bound, out=chunk)
-        out[position : position + chunk.size] = chunk
-        position += chunk.size
+        if chunk is not part:
+            part[:] = chunk
+        position += part.size
         skip = 0
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_fanwise import quantile
-from keras_fanwise.quantile import CENTRAL_32, CENTRAL_64, fill_normal, fill_truncated
+from keras_fanwise.quantile import fill_normal, fill_truncated, slope_32, slope_64
 
 mp.mp.dps = 40
 
@@ -33,33 +33,35 @@ def odd_integers(bits, count):
     return sorted(value for value in values if value < end)
 
 
-def largest_error(fill, central, reference, dtype, count=400):
-    integers = odd_integers(central.bits, count)
-    values = np.array(integers, np.float64)
-    fill(values, 1.0, central, np.empty((3, values.size)))
-    values = values.astype(dtype)
-    exact = [reference(mp.mpf(k) / 2**central.bits) for k in integers]
+BITS = {slope_32: 24, slope_64: 53}
+
+
+def filled(fill, slope, uniforms, scale=1.0):
+    values = np.array(uniforms, np.float64)
+    fill(values, scale, slope, np.empty((3, values.size)))
+    return values
+
+
+def largest_error(fill, slope, reference, dtype, count=400):
+    bits = BITS[slope]
+    integers = odd_integers(bits, count)
+    values = filled(fill, slope, [k / 2**bits for k in integers]).astype(dtype)
+    exact = [reference(mp.mpf(k) / 2**bits) for k in integers]
     pairs = zip(values.tolist(), exact, strict=True)
     return max(float(abs(mp.mpf(value) / z - 1)) for value, z in pairs)
 
 
 CASES = {
-    "truncated, float32": (
-        fill_truncated,
-        CENTRAL_32,
-        truncated_reference,
-        np.float32,
-        1e-7,
-    ),
+    "truncated, float32": (fill_truncated, slope_32, truncated_reference, np.float32, 1e-7),
     "truncated, float64": (
         fill_truncated,
-        CENTRAL_64,
+        slope_64,
         truncated_reference,
         np.float64,
         1e-14,
     ),
-    "normal, float32": (fill_normal, CENTRAL_32, normal_reference, np.float32, 1e-7),
-    "normal, float64": (fill_normal, CENTRAL_64, normal_reference, np.float64, 1e-14),
+    "normal, float32": (fill_normal, slope_32, normal_reference, np.float32, 1e-7),
+    "normal, float64": (fill_normal, slope_64, normal_reference, np.float64, 1e-14),
 }
 
 
@@ -69,30 +71,62 @@ def test_relative_error(case):
     assert largest_error(*arguments) < allowed
 
 
-def test_a_wrong_digit_in_a_coefficient_is_caught():
-    *most, last = CENTRAL_32.numerator
-    planted = CENTRAL_32._replace(numerator=(*most, last * (1 + 1e-6)))
-    assert largest_error(fill_truncated, planted, truncated_reference, np.float32) > 1e-7
+def every_uniform():
+    """All that a 32-bit word can become, but for the sign."""
+    return np.arange(1, 2**24, 2) * 2.0**-24
+
+
+def largest_error_of_all(fill):
+    """Before float32's rounding, against float64's quantile, which is right to 1e-14."""
+    uniforms = every_uniform()
+    values, exact = filled(fill, slope_32, uniforms), filled(fill, slope_64, uniforms)
+    return np.max(np.abs(values / exact - 1))
+
+
+# What rounding to float32, at most 2**-24, leaves of 1e-7, whatever the scale.
+ALLOWED_BEFORE_ROUNDING = 1e-7 - 2.0**-24
+
+
+@pytest.mark.parametrize("fill", [fill_truncated, fill_normal])
+def test_relative_error_of_every_float32_draw(fill):
+    assert largest_error_of_all(fill) < ALLOWED_BEFORE_ROUNDING
+
+
+def planted(rational, place, factor):
+    """A rational function with one coefficient of its numerator changed."""
+    numerator = list(rational[0])
+    numerator[place] = (numerator[place] * factor).astype(numerator[place].dtype)
+    return tuple(numerator), rational[1]
+
+
+@pytest.mark.parametrize("place", range(len(quantile._REST[0])))
+def test_a_wrong_digit_in_a_coefficient_is_caught(monkeypatch, place):
+    monkeypatch.setattr(quantile, "_REST", planted(quantile._REST, place, 1 + 1e-5))
+    assert largest_error_of_all(fill_truncated) > ALLOWED_BEFORE_ROUNDING
+
+
+def test_a_line_in_float32_is_caught(monkeypatch):
+    line = tuple(np.float64(np.float32(c)) for c in quantile._LINE)
+    monkeypatch.setattr(quantile, "_LINE", line)
+    assert largest_error_of_all(fill_truncated) > ALLOWED_BEFORE_ROUNDING
 
 
 def test_a_wrong_digit_in_the_tail_is_caught(monkeypatch):
-    (first, *rest), denominator = quantile._TAIL
-    monkeypatch.setattr(quantile, "_TAIL", ((first * (1 + 1e-6), *rest), denominator))
-    assert largest_error(fill_normal, CENTRAL_64, normal_reference, np.float64) > 1e-14
+    monkeypatch.setattr(quantile, "_TAIL", planted(quantile._TAIL, 0, 1 + 1e-6))
+    assert largest_error(fill_normal, slope_64, normal_reference, np.float64) > 1e-14
 
 
-@pytest.mark.parametrize("central", [CENTRAL_32, CENTRAL_64])
+@pytest.mark.parametrize("slope", [slope_32, slope_64])
 @pytest.mark.parametrize("fill", [fill_truncated, fill_normal])
-def test_symmetric_about_zero_and_never_decreasing(fill, central):
-    integers = np.array(odd_integers(central.bits, 20_001), np.float64)
-    both = np.concatenate([-integers[::-1], integers])
-    fill(both, 1.0, central, np.empty((3, both.size)))
+def test_symmetric_about_zero_and_never_decreasing(fill, slope):
+    bits = BITS[slope]
+    uniforms = np.array(odd_integers(bits, 20_001), np.float64) * 2.0**-bits
+    both = filled(fill, slope, np.concatenate([-uniforms[::-1], uniforms]))
     assert np.array_equal(both, -both[::-1])
     assert np.all(np.diff(both) >= 0)
 
 
 def test_the_scale_is_a_factor():
-    one, half = np.array([[12345.0, -(2.0**24) + 1]] * 2)
-    fill_truncated(one, 1.0, CENTRAL_32, np.empty((3, 2)))
-    fill_truncated(half, 0.5, CENTRAL_32, np.empty((3, 2)))
+    uniforms = [12345 * 2.0**-24, 2.0**-24 - 1]
+    one, half = (filled(fill_truncated, slope_32, uniforms, scale) for scale in (1.0, 0.5))
     assert np.array_equal(one * 0.5, half)

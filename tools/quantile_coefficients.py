@@ -2,7 +2,8 @@
 
 Each table is a rational function with nearly the smallest largest relative
 error: interpolation in 40 digits, with the nodes moved until the error peaks
-between them are level (the BRASIL algorithm, Hofreither 2021).
+between them are level (the BRASIL algorithm, Hofreither 2021). The one that is
+evaluated in float32 is printed as what is left of it over a line.
 
     pip install mpmath
     python tools/quantile_coefficients.py        # about 20 seconds
@@ -21,6 +22,9 @@ WITHIN_TWO = mp.erf(mp.sqrt(2))
 # The tail is fitted in t - TAIL_START, where t = sqrt(-2 log r) and r is the tail
 # probability; at r = P(z > 2) t is 2.7507.
 TAIL_START = mp.mpf("2.75")
+# LINE[0] + LINE[1] * w is within 14% of the central function. Of all lines with two
+# decimals it leaves the rest that float32 gets most nearly right, over all its uniforms.
+LINE = (mp.mpf("1.73"), mp.mpf("-0.52"))
 
 
 def central(w: mp.mpf) -> mp.mpf:
@@ -76,9 +80,7 @@ def fit(f: Function, a: mp.mpf, b: mp.mpf, m: int, n: int) -> tuple[mp.mpf, list
     return best
 
 
-def show(name: str, f: Function, a: mp.mpf, b: mp.mpf, m: int, n: int) -> None:
-    error, p, q = fit(f, a, b, m, n)
-    assert min(p + q) > 0  # so that nothing cancels when they are evaluated
+def show(name: str, error: mp.mpf, p: list, q: list) -> None:
     print(f"# Relative error {mp.nstr(error, 2)}.")
     print(f"{name} = (")
     for coefficients in (p, q):
@@ -89,10 +91,24 @@ def show(name: str, f: Function, a: mp.mpf, b: mp.mpf, m: int, n: int) -> None:
     print(")")
 
 
+def show_positive(name: str, error: mp.mpf, p: list, q: list) -> None:
+    assert min(p + q) > 0  # so that nothing cancels when they are evaluated
+    show(name, error, p, q)
+
+
+def less_line(p: list, q: list) -> list:
+    """P - LINE * Q, where P has one degree more than Q."""
+    padded = [mp.mpf(0), *q, mp.mpf(0)]
+    return [c - LINE[0] * padded[i + 1] - LINE[1] * padded[i] for i, c in enumerate(p)]
+
+
 if __name__ == "__main__":
+    zero, one = mp.mpf(0), mp.mpf(1)
+    error, p, q = fit(central, zero, one, 5, 4)
+    print(f"_LINE = ({', '.join(repr(float(c)) for c in LINE)})")
+    show("_REST", error, less_line(p, q), q)
+    show_positive("_CENTRAL", *fit(central, zero, one, 9, 9))
     first, last = ((1 - WITHIN_TWO) / 2, mp.mpf(2) ** -54)
     start, stop = (mp.sqrt(-2 * mp.log(r)) - TAIL_START for r in (first, last))
-    show("_CENTRAL_32", central, mp.mpf(0), mp.mpf(1), 4, 5)
-    show("_CENTRAL_64", central, mp.mpf(0), mp.mpf(1), 9, 9)
-    show("_TAIL", tail, start, stop, 8, 7)
+    show_positive("_TAIL", *fit(tail, start, stop, 8, 7))
     print(f"WITHIN_TWO = {float(WITHIN_TWO)!r}")
