@@ -30,8 +30,8 @@ WITHIN_TWO = 0.9544997361036416
 # z / u as a function of w = 1 - u**2, where u is uniform in (-1, 1) and
 # P(|Z| < |z|) = |u| P(|Z| < 2).
 #
-# For float32 results: the line in float64 and the rest, a tenth of the whole, in
-# float32, so that the rounding errors of float32 count a tenth.
+# For float32 results: the line in float64 and the rest, a seventh of the whole, in
+# float32, so that its rounding errors count a seventh.
 _LINE = _constants(np.float64, 1.73, -0.52)
 # Relative error 1.2e-8 of the whole; 4e-8 with the rounding errors.
 _REST: Rational = (
