@@ -23,6 +23,9 @@ from keras_fanwise.initializers import (
 from keras_fanwise.layer_fans import layer_fans, register_fans
 from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.registration import register
+from keras_fanwise.retrofit import retrofit
+from keras_fanwise.rules import Rule, recipes
+from keras_fanwise.whole_model import initialize, reinitialize
 
 __version__ = version("keras_fanwise")
 __all__ = [
@@ -36,11 +39,16 @@ __all__ = [
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseVarianceScaling",
+    "Rule",
     "fans_table",
     "gain",
+    "initialize",
     "layer_fans",
+    "recipes",
     "register",
     "register_fans",
+    "reinitialize",
+    "retrofit",
 ]
 
 register()

@@ -1,5 +1,6 @@
 """What all initializers of the package share: the seed, the sampler, the draw."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,8 +54,9 @@ class RandomInitializer(keras.initializers.Initializer):
         ValueError: `seed` is out of range, or `sampler` is unknown.
     """
 
-    # Outside a layer no weight has a name.
+    # Outside a layer no weight has a path, and all draws come from one stream.
     _weight_path = ""
+    _stream_name = ""
 
     def __init__(self, seed: Any, sampler: Any) -> None:
         self.sampler = choice("sampler", sampler, SAMPLERS)
@@ -75,8 +77,28 @@ class RandomInitializer(keras.initializers.Initializer):
         """
         copy = self.__copy__()
         copy._weight_path = weight_path(layer, weight_name)
+        copy._stream_name = weight_key(copy._weight_path)
         if self._init_seed is None and self.sampler == "portable":
             copy.seed = fresh_seed()
+        return copy
+
+    def _streamed(self, seed: int, name: str, own_seed: bool) -> "RandomInitializer":
+        """A copy that draws the stream of a seed and a name, by either sampler.
+
+        Args:
+            seed: an integer.
+            name: of the stream.
+            own_seed: whether the initializer's own seed, if it has one, goes first.
+        """
+        copy = self.__copy__()
+        copy._stream_name = name
+        if own_seed and self._init_seed is not None:
+            if not isinstance(self._init_seed, int):
+                return copy  # the state of the generator advances
+            seed = self._init_seed
+        copy.seed = seed
+        if self.sampler == "backend":
+            copy.seed = stream_key(seed, name) % _SEED_LIMITS["backend"]
         return copy
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
@@ -109,6 +131,15 @@ class RandomInitializer(keras.initializers.Initializer):
         seed = keras.saving.serialize_keras_object(self._init_seed)
         return {"seed": seed, "sampler": self.sampler}
 
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_config().items()
+            if name in parameters and value != parameters[name].default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
     def _draw(
         self,
         shape: tuple[int, ...],
@@ -123,8 +154,18 @@ class RandomInitializer(keras.initializers.Initializer):
             )
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
-        key = stream_key(self._seed_for_draw(), weight_key(self._weight_path))
-        return to_tensor(draw(key, distribution, shape, dtype, spread=spread, mean=mean))
+        return to_tensor(self._values(shape, dtype, distribution, spread, mean))
+
+    def _values(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        distribution: str,
+        spread: float,
+        mean: float,
+    ) -> np.ndarray:
+        key = stream_key(self._seed_for_draw(), self._stream_name)
+        return draw(key, distribution, shape, dtype, spread=spread, mean=mean)
 
     def _is_placeholder(self) -> bool:
         # The state of a generator can be neither read nor advanced there.

@@ -15,8 +15,10 @@ import keras
 
 from keras_fanwise.arguments import in_weight
 from keras_fanwise.naming import weight_path
+from keras_fanwise.retrofit import retrofitted
 
 _MARK = "_keras_fanwise_seam"
+_GIVEN = "_keras_fanwise_given_initializer"
 
 
 def install() -> None:
@@ -31,19 +33,41 @@ def install() -> None:
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def add_weight(self: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        # In every Keras that takes it by position it stands second.
+        # In every Keras that takes them by position they stand in this order.
+        arguments = (
+            dict(zip(("shape", "initializer", "dtype"), args, strict=False)) | kwargs
+        )
+        given = arguments.get("initializer")
+        if given is None:
+            given = _default(self, arguments.get("dtype"))
+        given = _resolved(given)
+        bound = _bound(given, self, arguments.get("shape"), kwargs)
         if len(args) > 1:
-            args = (args[0], _bound(args[1], self, args[0], kwargs), *args[2:])
-        elif "initializer" in kwargs:
-            shape = args[0] if args else kwargs.get("shape")
-            kwargs["initializer"] = _bound(kwargs["initializer"], self, shape, kwargs)
-        return original(self, *args, **kwargs)
+            args = (args[0], bound, *args[2:])
+        else:
+            kwargs["initializer"] = bound
+        variable = original(self, *args, **kwargs)
+        setattr(variable, _GIVEN, given)
+        return variable
 
     return add_weight
 
 
+def _default(layer: keras.Layer, dtype: Any) -> str:
+    """What `add_weight` uses for a weight of which nobody said how to fill it."""
+    dtype = keras.backend.standardize_dtype(dtype or layer.variable_dtype)
+    return "glorot_uniform" if "float" in dtype else "zeros"
+
+
+def given_initializer(variable: keras.Variable) -> Any:
+    """What `add_weight` was given to fill a weight.
+
+    `None` if the weight was not made by it, or before the import of this package.
+    """
+    return getattr(variable, _GIVEN, None)
+
+
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
-    initializer = _resolved(initializer)
     # By attribute, not by class: this wrapper may meet the classes of a later import of
     # the package.
     bind = getattr(initializer, "_bound_to", None)
@@ -68,4 +92,4 @@ def _resolved(identifier: Any) -> Any:
         found = keras.saving.get_registered_object(identifier)
     if isinstance(found, type) and hasattr(found, "_bound_to"):
         return found()
-    return found if hasattr(found, "_bound_to") else identifier
+    return found if hasattr(found, "_bound_to") else retrofitted(identifier)

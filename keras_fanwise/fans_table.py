@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
-from rich.console import Console
 from rich.table import Table
 
-from keras_fanwise.arguments import fail
 from keras_fanwise.einsum_fans import parse_equation
 from keras_fanwise.fans import Fans, axes_fans, shape_fans
 from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.private_keras import owned_weights
+from keras_fanwise.report import Report, number_text, shape_text, table
 from keras_fanwise.scaling import weight_std
 
 
@@ -42,32 +41,20 @@ _NUMBERS = (
 )
 
 
-class FansTable:
+class FansTable(Report[WeightFans]):
     """The weights of a model; prints as a table.
 
     Attributes:
         rows: list of `WeightFans`, one for each weight, in the order of the layers.
     """
 
-    def __init__(self, rows: list[WeightFans]) -> None:
-        self.rows = rows
-
     def __rich__(self) -> Table:
-        table = Table("weight", "layer", "shape", box=None, pad_edge=False)
-        for header in _NUMBERS:
-            table.add_column(header, justify="right")
+        columns = table(("weight", "layer", "shape"), _NUMBERS)
         for row in self.rows:
-            fans = (f"{fan:.6g}" for fan in (*row.fans, *row.keras_fans))
+            fans = map(number_text, (*row.fans, *row.keras_fans))
             ratios = (f"× {ratio:.3g}" for ratio in (row.fan_in_ratio, row.fan_avg_ratio))
-            shape = "×".join(map(str, row.shape)) or "scalar"
-            table.add_row(row.path, row.layer, shape, *fans, *ratios)
-        return table
-
-    def __str__(self) -> str:
-        console = Console(width=160)
-        with console.capture() as capture:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+            columns.add_row(row.path, row.layer, shape_text(row.shape), *fans, *ratios)
+        return columns
 
 
 def fans_table(model: keras.Layer) -> FansTable:
@@ -91,11 +78,7 @@ def fans_table(model: keras.Layer) -> FansTable:
     >>> row.fans, row.keras_fans, round(row.fan_in_ratio, 6)
     (Fans(fan_in=9, fan_out=9), Fans(fan_in=576, fan_out=9), 8.0)
     """
-    if not isinstance(model, keras.Layer):
-        raise fail(TypeError, "model", "a Keras model or layer", model)
-    if not model.weights:
-        raise fail(ValueError, "model", "built: it has no weights yet", model)
-    return FansTable([_row(layer, weight) for layer, weight in owned_weights(model)])
+    return FansTable([_row(owned.layer, owned.variable) for owned in owned_weights(model)])
 
 
 def _row(layer: keras.Layer, weight: keras.Variable) -> WeightFans:

@@ -1,7 +1,13 @@
 """The only module that uses what Keras keeps private, and may change at any time."""
 
+from types import ModuleType
+from typing import NamedTuple
+
 import keras
+import keras.src.initializers
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+from keras_fanwise.arguments import fail
 
 
 def is_shape_inference(variable: keras.Variable) -> bool:
@@ -21,21 +27,64 @@ def is_shape_inference(variable: keras.Variable) -> bool:
     )
 
 
-def owned_weights(model: keras.Layer) -> list[tuple[keras.Layer, keras.Variable]]:
-    """Every weight of a model once, with the layer that owns it, in the model's order.
+class OwnedWeight(NamedTuple):
+    """A weight and where it is.
+
+    Attributes:
+        layer: the innermost layer that has it.
+        holders: all layers that have it, from the model inwards.
+        variable: the weight itself.
+    """
+
+    layer: keras.Layer
+    holders: tuple[keras.Layer, ...]
+    variable: keras.Variable
+
+
+def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
+    """Every weight of a model once, in the model's order.
 
     A layer's public `weights` hold those of the layers inside it too, and only models
     list their layers in public.
+
+    Raises:
+        TypeError: `model` is not a Keras model or layer.
+        ValueError: `model` has no weights yet.
     """
+    if not isinstance(model, keras.Layer):
+        raise fail(TypeError, "model", "a Keras model or layer", model)
+    if not model.weights:
+        raise fail(ValueError, "model", "built: it has no weights yet", model)
     owners: dict[int, keras.Layer] = {}
+    holders: dict[int, list[keras.Layer]] = {}
     for layer in _layers(model):
         inner = {id(weight) for sub in _layers(layer)[1:] for weight in sub.weights}
         for weight in layer.weights:
+            holders.setdefault(id(weight), []).append(layer)
             if id(weight) not in inner:
                 owners.setdefault(id(weight), layer)
-    return [(owners[id(weight)], weight) for weight in model.weights]
+    return [
+        OwnedWeight(owners[id(weight)], tuple(holders[id(weight)]), weight)
+        for weight in model.weights
+    ]
 
 
 def _layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer itself, then all inside it."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def new_optimizer_state(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each variable of a built optimizer, with that of a new one of the same config.
+
+    Which weights it has state for, an optimizer tells nobody in public.
+    """
+    new = type(optimizer).from_config(optimizer.get_config())
+    new.build(optimizer._trainable_variables)
+    return list(zip(optimizer.variables, new.variables, strict=True))
+
+
+# Where code finds `get`: Keras's own layers in the first, all others in the second.
+INITIALIZER_MODULES: tuple[ModuleType, ...] = (keras.src.initializers, keras.initializers)

@@ -77,13 +77,12 @@ def draw(
         key: the 128-bit key of the stream, from `stream_key`.
         distribution: `"uniform"` on (-spread, spread); `"truncated_normal"`, a
             normal of standard deviation `spread` truncated at twice that; or
-            `"untruncated_normal"`, of mean `mean` and standard deviation
-            `spread`.
+            `"untruncated_normal"`, of standard deviation `spread`.
         shape: of the whole tensor.
         dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first
             two are the float32 draw, rounded.
         spread: see `distribution`.
-        mean: of the untruncated normal; 0 for the others.
+        mean: is added to what is drawn.
         span: `(start, stop)`, the elements to draw, counted in row-major order.
         threads: how many threads may share the work, by default as many as there
             are cores. The result does not depend on it.
@@ -99,7 +98,7 @@ def draw(
     True
     """
     start, stop = span or (0, math.prod(shape))
-    out = _aligned_empty(stop - start, DTYPES[dtype])
+    out = aligned_empty(stop - start, DTYPES[dtype])
     words = _WORDS_64 if dtype == "float64" else _WORDS_32
 
     shares = _shares(out.size, threads or _cores())
@@ -110,7 +109,7 @@ def draw(
     )
     chunk = min(chunk, out.size + words.per_counter)  # room for what a first chunk skips
     rows = 1 if distribution == "uniform" else 4
-    scratch = _aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
+    scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
     scratches = scratch.reshape(len(shares), rows, chunk)
 
     def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
@@ -142,7 +141,7 @@ def _shares(size: int, threads: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
+def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
     memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
     offset = -memory.ctypes.data % alignment
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
@@ -181,8 +180,8 @@ def _fill(
         else:
             chunk *= 2.0**-words.bits
             _NORMALS[distribution](chunk, spread, words.slope, work)
-            if mean:
-                chunk += mean
+        if mean:
+            chunk += mean
         if out.dtype.itemsize < words.result.itemsize:
             chunk = chunk.astype(words.result, copy=False)
         if out.dtype != np.float32 and distribution != "untruncated_normal":
@@ -190,7 +189,7 @@ def _fill(
             # does so by itself: the last normal falls short of the bound by 3e-7 of it,
             # and the uniform's factor is rounded down.
             bound = _rounded_down(spread if uniform else 2.0 * spread, out.dtype)
-            np.clip(chunk, -bound, bound, out=chunk)
+            np.clip(chunk, mean - bound, mean + bound, out=chunk)
         if chunk is not part:
             part[:] = chunk
         position += part.size

@@ -76,3 +76,18 @@ def spread(scale: float, mode: str, distribution: str, fans: Fans) -> float:
     if distribution == "truncated_normal":
         return math.sqrt(variance) / TRUNCATED_STD
     return math.sqrt(variance)
+
+
+def standard_deviation(distribution: str, spread: float) -> float:
+    """The standard deviation of what is drawn with a spread: the inverse of `spread`.
+
+    Example:
+
+    >>> standard_deviation("uniform", spread(1.0, "fan_in", "uniform", Fans(4, 1)))
+    0.5
+    """
+    if distribution == "uniform":
+        return spread / math.sqrt(3.0)
+    if distribution == "truncated_normal":
+        return spread * TRUNCATED_STD
+    return spread
