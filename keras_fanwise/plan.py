@@ -1,6 +1,7 @@
 """A plan for every weight of a model: checked as a whole, then carried out."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from keras_fanwise.base import RandomInitializer, checked_shape_and_dtype
 from keras_fanwise.counterparts import portable
 from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.moments import moments
-from keras_fanwise.naming import weight_key, weight_path
+from keras_fanwise.naming import weight_key
 from keras_fanwise.private_keras import OwnedWeight
 from keras_fanwise.scaling import standard_deviation
 from keras_fanwise.start_report import StartReport, WeightStart
@@ -24,6 +25,8 @@ from keras_fanwise.streams import stream_key
 _LONG = 50_000_000
 # What initializers of others take as a seed.
 _SEEDS = 2**31
+# Keras numbers weights that nobody named.
+_NUMBER = re.compile(r"(?<=^variable)_\d+$")
 
 
 class Chosen(NamedTuple):
@@ -66,8 +69,8 @@ class Plan:
         ordinals: Counter[str] = Counter()
         self._steps = []
         for owned, chosen in weights:
-            key = weight_key(weight_path(owned.layer, owned.variable.name))
-            # Layers that nobody named have equal keys.
+            key = _key(owned)
+            # Layers and weights that nobody named have equal keys.
             name = f"{key}\0{ordinals[key]}"
             ordinals[key] += 1
             self._steps.append(_planned(owned, chosen, seed, name))
@@ -93,6 +96,13 @@ class Plan:
                 rows.append(step.row._replace(std=std))
                 progress.advance(task, advance)
         return StartReport(rows, self._seed)
+
+
+def _key(owned: OwnedWeight) -> str:
+    """The weight key, from the names of the layers: the paths that Keras records depend on
+    whether a model was made by code or loaded."""
+    layers = [layer.name for layer in owned.holders[1:]]
+    return weight_key("/".join([*layers, _NUMBER.sub("", owned.variable.name)]))
 
 
 def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:

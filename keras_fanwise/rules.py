@@ -107,7 +107,8 @@ class Rule:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"({', '.join(map(_shown, value))})"
+        more = f" and {len(value) - 3} more" if len(value) > 3 else ""
+        return f"({', '.join(map(_shown, value[:3]))}{more})"
     return getattr(value, "__name__", None) or repr(value)
 
 

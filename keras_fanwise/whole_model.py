@@ -61,10 +61,10 @@ def initialize(
     """
     weights = owned_weights(model)
     rules = rules_of(recipe)
-    chosen = [_first(rules, owned) for owned in weights]
     for rule in rules:
-        if not rule.optional and rule not in chosen:
-            raise ValueError(_unmet(rule, rules, weights))
+        if not rule.optional and not any(rule.matches(owned) for owned in weights):
+            raise ValueError(_unmet(rule, weights))
+    chosen = [_first(rules, owned) for owned in weights]
     choices = [
         Chosen(resolved(rule.initializer)) if rule else Chosen(reason="no rule for it")
         for rule in chosen
@@ -125,9 +125,8 @@ def reinitialize(
     paths = [owned.variable.path for owned in weights]
     for glob in globs or ():
         if not any(glob_matches(glob, path) for path in paths):
-            raise fail(
-                ValueError, "only", f"globs that meet a weight; {glob!r} does not", only
-            )
+            allowed = f"globs that meet a weight, and {glob!r} meets none"
+            raise fail(ValueError, "only", allowed, only)
     choices = [_anew(owned, globs, twins) for owned in weights]
     unknown = [
         path
@@ -149,16 +148,10 @@ def _first(rules: list[Rule], owned: OwnedWeight) -> Rule | None:
     return next((rule for rule in rules if rule.matches(owned)), None)
 
 
-def _unmet(rule: Rule, rules: list[Rule], weights: list[OwnedWeight]) -> str:
-    met = [owned for owned in weights if rule.matches(owned)]
-    if not met:
-        paths = ", ".join(owned.variable.path for owned in weights[:5])
-        more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
-        return f"{rule} meets none of the weights of the model: {paths}{more}"
-    first = _first(rules, met[0])
-    return (
-        f"{rule} is left no weight: earlier rules, such as {first}, take all that it meets"
-    )
+def _unmet(rule: Rule, weights: list[OwnedWeight]) -> str:
+    paths = ", ".join(owned.variable.path for owned in weights[:5])
+    more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
+    return f"{rule} meets none of the weights of the model: {paths}{more}"
 
 
 def _globs(only: Any) -> list[str] | None:

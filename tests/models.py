@@ -1,0 +1,136 @@
+"""Models of many kinds, and what the tests do with their weights."""
+
+import keras
+import numpy as np
+
+layers = keras.layers
+
+
+def arrays(model):
+    """The values of all weights, copied."""
+    return [np.array(keras.ops.convert_to_numpy(weight.value)) for weight in model.weights]
+
+
+def equal(one, two):
+    return [np.array_equal(a, b) for a, b in zip(one, two, strict=True)]
+
+
+class Subclassed(keras.Model):
+    """Makes its weights when it is called, as most do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(4)
+        self.second = layers.Dense(4)
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(self.second(self.first(x)))
+
+
+@keras.saving.register_keras_serializable("keras_fanwise_tests")
+class ByHand(layers.Layer):
+    """Names its initializers where it makes its weights, and one not at all."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(
+            shape=(shape[-1], 3), initializer="random_normal", name="kernel"
+        )
+        self.other = self.add_weight(shape=(shape[-1], 3), name="other")
+        self.count = self.add_weight(shape=(), dtype="int32", trainable=False)
+
+    def call(self, x):
+        return x @ self.kernel + x @ self.other
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((2, 4), "float32"))
+    return model
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input((8,)), layers.Dense(6, "relu"), layers.Dropout(0.5), layers.Dense(3)]
+    )
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(4), layers.Dense(4)])
+    lazy = keras.Sequential([layers.Dense(4), layers.Dense(4)])
+    return keras.Sequential([keras.Input((8,)), inner, lazy, layers.Dense(4)])
+
+
+def recurrent():
+    inputs = keras.Input((5, 6))
+    x = layers.LSTM(4, return_sequences=True, bias_initializer="ones")(inputs)
+    x = layers.Bidirectional(layers.GRU(4, return_sequences=True))(x)
+    x = layers.RNN([layers.LSTMCell(3), layers.LSTMCell(4)], return_sequences=True)(x)
+    return keras.Model(inputs, layers.LSTM(3, unit_forget_bias=False)(x))
+
+
+def convolutional_recurrent():
+    inputs = keras.Input((3, 6, 6, 2))
+    return keras.Model(inputs, layers.ConvLSTM2D(3, 3)(inputs))
+
+
+def attention():
+    inputs = keras.Input((5, 6))
+    x = layers.MultiHeadAttention(2, 3)(inputs, inputs)
+    x = layers.GroupQueryAttention(4, 4, 2)(x, x)
+    x = layers.AdditiveAttention()([x, x])
+    return keras.Model(inputs, layers.Attention(use_scale=True)([x, x]))
+
+
+def convolutional():
+    inputs = keras.Input((8, 8, 4))
+    x = layers.SeparableConv2D(6, 3, depthwise_initializer="fanwise_he_normal")(inputs)
+    x = layers.PReLU(alpha_initializer="random_uniform")(x)
+    x = layers.SpectralNormalization(layers.Conv2D(4, 3))(x)
+    x = layers.BatchNormalization(gamma_initializer="fanwise_gamma_noise")(x)
+    x = layers.GroupNormalization(2)(x)
+    x = layers.Conv2DTranspose(4, 3, strides=2)(x)
+    x = layers.LayerNormalization()(x)
+    x = layers.Flatten()(x)
+    return keras.Model(inputs, ByHand()(x))
+
+
+def embedding():
+    inputs = keras.Input((5,), dtype="int32")
+    return keras.Model(
+        inputs, layers.GlobalAveragePooling1D()(layers.Embedding(20, 4)(inputs))
+    )
+
+
+def shared():
+    inputs = keras.Input((4,))
+    dense = layers.Dense(4)
+    return keras.Model(inputs, dense(dense(inputs)))
+
+
+def mixed_precision():
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    return keras.Sequential([keras.Input((8,)), layers.Dense(6, dtype=policy)])
+
+
+def half_precision():
+    policy = keras.DTypePolicy("bfloat16")
+    return keras.Sequential([keras.Input((8,)), layers.Dense(60, dtype=policy)])
+
+
+MODELS = {
+    make.__name__: make
+    for make in (
+        subclassed,
+        sequential,
+        nested,
+        recurrent,
+        convolutional_recurrent,
+        attention,
+        convolutional,
+        embedding,
+        shared,
+        mixed_precision,
+        half_precision,
+    )
+}

@@ -1,0 +1,459 @@
+"""`reinitialize`: new values for what is random, a new model's for what is not."""
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from scipy import stats
+
+import keras_fanwise as kf
+
+from models import MODELS, arrays, equal, sequential
+from processes import BACKENDS, run_python, skip_if_missing
+from statistics_checks import (
+    KURTOSIS,
+    check_distribution,
+    check_moments,
+    truncated_normal_cdf,
+)
+
+layers = keras.layers
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
+def make(request):
+    return request.param
+
+
+def test_what_is_random_changes_and_the_rest_is_a_new_models(make):
+    model = make()
+    original = arrays(model)
+    # What two new models do not share is random.
+    random = np.logical_not(equal(original, arrays(make())))
+    assert random.any()
+    for weight in model.weights:
+        weight.assign(weight + 1)
+
+    report = kf.reinitialize(model, seed=1)
+    first = arrays(model)
+    kf.reinitialize(model, seed=2)
+    second = arrays(model)
+    kf.reinitialize(model, seed=1)
+
+    assert {row.status for row in report.rows} == {"set"}
+    assert all(equal(first, arrays(model)))
+    for one, two in ((original, first), (original, second), (first, second)):
+        assert np.array_equal(equal(one, two), ~random)
+    assert all(
+        np.all(np.isfinite(values.astype(float))) and values.shape == weight.shape
+        for values, weight in zip(first, model.weights, strict=True)
+    )
+
+
+def test_the_well_known_snippet_restores_the_old_values():
+    """The fault that `reinitialize` is there to avoid."""
+    model = sequential()
+    original = arrays(model)
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape))
+    assert all(equal(original, arrays(model)))
+
+
+def test_every_weight_stands_in_the_report_once(make):
+    model = make()
+    report = kf.reinitialize(model)
+    assert [row.path for row in report.rows] == [weight.path for weight in model.weights]
+    for row, values in zip(report.rows, arrays(model), strict=True):
+        assert row.shape == values.shape
+        assert row.std == pytest.approx(values.astype(float).std(), rel=1e-6, abs=1e-12)
+
+
+APPLICATIONS = {
+    "MobileNetV2": {"alpha": 0.35},
+    "EfficientNetB0": {},
+    "ResNet50": {},
+    "VGG16": {},
+}
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_applications(name):
+    with kf.retrofit():  # for the time that it saves
+        build = getattr(keras.applications, name)
+        model = build(
+            weights=None, include_top=False, input_shape=(32, 32, 3), **APPLICATIONS[name]
+        )
+    original = arrays(model)
+    report = kf.reinitialize(model, seed=1)
+    # The input statistics of EfficientNet are adapted to data.
+    kept = {row.path for row in report.rows if row.status == "kept"}
+    assert kept == {row.path for row in report.rows if row.layer == "Normalization"}
+    changed = [
+        row.path
+        for row, same in zip(report.rows, equal(original, arrays(model)), strict=True)
+        if not same
+    ]
+    assert changed == [row.path for row in report.rows if row.std_asked is not None]
+    assert len(changed) >= 13
+    with pytest.raises(AssertionError):  # a model that was forgotten
+        assert not any(equal(arrays(model), arrays(model)))
+
+
+initializers = keras.initializers
+DISTRIBUTIONS = {
+    "he_normal": (initializers.HeNormal, {}, truncated_normal_cdf((2 / 256) ** 0.5)),
+    "glorot_uniform": (
+        initializers.GlorotUniform,
+        {},
+        stats.uniform(-((6 / 768) ** 0.5), 2 * (6 / 768) ** 0.5).cdf,
+    ),
+    "variance_scaling": (
+        initializers.VarianceScaling,
+        {"scale": 0.5, "mode": "fan_out", "distribution": "untruncated_normal"},
+        stats.norm(0, (0.5 / 512) ** 0.5).cdf,
+    ),
+    "random_normal": (
+        initializers.RandomNormal,
+        {"mean": 0.5, "stddev": 0.1},
+        stats.norm(0.5, 0.1).cdf,
+    ),
+    "truncated_normal": (
+        initializers.TruncatedNormal,
+        {"mean": -0.5, "stddev": 0.1},
+        stats.truncnorm(-2, 2, -0.5, 0.1).cdf,
+    ),
+    "random_uniform": (
+        initializers.RandomUniform,
+        {"minval": 1.0, "maxval": 3.0},
+        stats.uniform(1, 2).cdf,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_built_ins_draw_from_their_own_distributions(name):
+    cls, arguments, cdf = DISTRIBUTIONS[name]
+    layer = layers.Dense(512, kernel_initializer=cls(seed=3, **arguments))
+    layer.build((None, 256))
+    # The oracle is right about the built-in itself.
+    check_distribution(keras.ops.convert_to_numpy(layer.kernel), cdf)
+    report = kf.reinitialize(layer, seed=1)
+    values = keras.ops.convert_to_numpy(layer.kernel)
+    check_distribution(values, cdf)
+    assert report.rows[0].std_asked == pytest.approx(float(values.std()), rel=0.02)
+    assert report.rows[0].initializer == cls.__name__
+    with pytest.raises(AssertionError):  # a planted fault
+        check_distribution(values * 1.05, cdf)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12), (3, 4, 20)])
+def test_orthogonal(shape):
+    class Layer(layers.Layer):
+        def build(self, _):
+            self.w = self.add_weight(
+                shape=shape, initializer=initializers.Orthogonal(gain=2.0, seed=1)
+            )
+
+    layer = Layer()
+    layer.build(None)
+    report = kf.reinitialize(layer, seed=1)
+    matrix = np.asarray(keras.ops.convert_to_numpy(layer.w), np.float64).reshape(
+        -1, shape[-1]
+    )
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    np.testing.assert_allclose(matrix.T @ matrix, 4 * np.eye(matrix.shape[1]), atol=2e-6)
+    assert report.rows[0].std_asked == pytest.approx(np.sqrt(np.mean(matrix**2)), rel=1e-6)
+
+
+def test_orthogonal_matrices_are_uniform_over_the_group():
+    """The trace of a uniform orthogonal n × n matrix has mean 0 and variance 1."""
+    layer = layers.SimpleRNNCell(6)
+    layer.build((None, 2))
+    traces = []
+    for seed in range(400):
+        kf.reinitialize(layer, seed=seed, only="*recurrent_kernel")
+        traces.append(np.trace(keras.ops.convert_to_numpy(layer.recurrent_kernel)))
+    check_moments(np.array(traces), 0.0, 1.0, KURTOSIS["untruncated_normal"])
+    with pytest.raises(AssertionError):  # QR without the signs prefers one of them
+        check_moments(np.array(traces) - 1, 0.0, 1.0, KURTOSIS["untruncated_normal"])
+
+
+def test_own_initializers_keep_their_fans():
+    layer = layers.DepthwiseConv2D(3, depthwise_initializer=kf.FanwiseHeUniform(seed=1))
+    layer.build((None, 8, 8, 4000))
+    report = kf.reinitialize(layer, seed=1)
+    assert report.rows[0].std_asked == pytest.approx((2 / 9) ** 0.5)
+    assert report.rows[0].std == pytest.approx((2 / 9) ** 0.5, rel=0.02)
+
+
+def test_equal_layers_start_differently():
+    model = keras.Sequential([keras.Input((8,)), *(layers.Dense(8) for _ in range(3))])
+    kf.reinitialize(model, seed=1)
+    kernels = arrays(model)[::2]
+    assert not any(equal([kernels[0], kernels[1]], [kernels[1], kernels[2]]))
+
+
+ON_BACKEND = """
+import hashlib, json, sys
+import keras, numpy as np
+import keras_fanwise as kf
+sys.path.insert(0, sys.argv[1])
+import models
+hashes = {}
+for name in sys.argv[2:]:
+    make = models.MODELS[name]
+    for job in ("reinitialize", "initialize"):
+        model = make()
+        if job == "reinitialize":
+            kf.reinitialize(model, seed=5)
+        else:
+            kf.initialize(model, [kf.Rule("orthogonal", weight="recurrent_kernel", optional=True),
+                                  kf.Rule("fanwise_he_normal", weight="*kernel", optional=True)], seed=5)
+        named = [weight for weight in model.weights if job == "reinitialize" or weight.name.endswith("kernel")]
+        data = [np.asarray(keras.ops.convert_to_numpy(w.value), np.float64).tobytes() for w in named]
+        hashes[f"{job} {name}"] = hashlib.sha256(b"".join(data)).hexdigest()
+print(json.dumps(hashes))
+"""  # fmt: skip
+
+
+COMPARED = ("subclassed", "recurrent", "attention", "half_precision")
+
+
+@pytest.fixture(scope="module")
+def hashes_here():
+    return hashes_on(keras.backend.backend())
+
+
+def hashes_on(backend):
+    import models
+
+    folder = models.__file__.rpartition("/")[0]
+    output = run_python(ON_BACKEND, folder, *COMPARED, backend=backend)
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
+    skip_if_missing(backend)
+    if backend == keras.backend.backend():
+        assert len(set(hashes_here.values())) == 2 * len(COMPARED)
+        return
+    assert hashes_on(backend) == hashes_here
+
+
+DATA = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+LABELS = np.arange(64) % 3
+
+
+def compiled(optimizer):
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(6, "relu"),
+            layers.BatchNormalization(),
+            layers.Dense(3),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer(), loss)
+    return model
+
+
+def fit(model):
+    history = model.fit(DATA, LABELS, epochs=2, batch_size=16, shuffle=False, verbose=0)
+    return history.history["loss"]
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "schedule": lambda: keras.optimizers.Adam(
+        keras.optimizers.schedules.ExponentialDecay(0.1, 4, 0.1)
+    ),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_trained_model_trains_again_like_a_new_one(optimizer):
+    used = compiled(optimizer)
+    fit(used)
+    kf.reinitialize(used, seed=3)
+    new = compiled(optimizer)
+    kf.reinitialize(new, seed=3)
+    assert fit(used) == fit(new)
+    assert all(equal(arrays(used), arrays(new)))
+
+
+def test_the_state_of_the_optimizer_can_be_kept():
+    used, new = compiled(OPTIMIZERS["adam"]), compiled(OPTIMIZERS["adam"])
+    fit(used)
+    steps = int(used.optimizer.iterations)
+    for model in (used, new):
+        kf.reinitialize(model, seed=3, reset_optimizer=False)
+    assert int(used.optimizer.iterations) == steps > 0
+    assert fit(used) != fit(new)
+
+
+def test_layers_frozen_after_the_first_training():
+    model = compiled(OPTIMIZERS["adam"])
+    fit(model)
+    model.layers[0].trainable = False
+    before = arrays(model)
+    kf.reinitialize(model, seed=3)
+    assert not equal(before, arrays(model))[0]
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_nothing_is_traced_again():
+    traces = []
+
+    class Counter(layers.Layer):
+        def call(self, x):
+            traces.append(x)
+            return x
+
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(3), Counter()])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if keras.backend.backend() == "torch":
+        pytest.skip("torch runs eagerly: there are no traces to count")
+    fit(model)
+    count = len(traces)
+    kf.reinitialize(model, seed=1)
+    fit(model)
+    assert len(traces) == count
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fit(model)
+    assert len(traces) > count  # what the test would have seen
+
+
+def test_a_model_from_a_file(tmp_path):
+    model = MODELS["convolutional"]()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    kf.reinitialize(loaded, seed=4)
+    kf.reinitialize(model, seed=4)
+    assert all(equal(arrays(model), arrays(loaded)))
+
+
+def test_a_model_from_before_the_import(tmp_path):
+    code = """
+import keras, numpy as np
+inputs = keras.Input((5, 6))
+x = keras.layers.MultiHeadAttention(2, 3)(inputs, inputs)
+x = keras.layers.LSTM(4)(x)
+model = keras.Model(inputs, keras.layers.Dense(4, kernel_initializer="he_uniform")(x))
+before = [np.array(w) for w in map(keras.ops.convert_to_numpy, model.weights)]
+import keras_fanwise
+report = keras_fanwise.reinitialize(model, seed=1)
+after = map(keras.ops.convert_to_numpy, model.weights)
+changed = [not np.array_equal(a, b) for a, b in zip(before, after)]
+print([row.initializer for row, new in zip(report.rows, changed) if new])
+"""
+    drawn = ["GlorotUniform"] * 5 + ["Orthogonal", "HeUniform"]
+    assert run_python(code).splitlines()[-1] == str(drawn)
+
+
+def test_only():
+    model = sequential()
+    names = {layer.name for layer in model.layers if layer.weights}
+    last = model.layers[-1].name
+    for only in (f"{last}/*", [f"*{last}/kernel", f"*{last}/bias"], f"*/{last}/*"):
+        before = arrays(model)
+        report = kf.reinitialize(model, only=only)
+        assert equal(before, arrays(model)) == [True, True, False, True]
+        kept = [row for row in report.rows if row.status == "kept"]
+        assert [row.reason for row in kept] == ["not in `only`"] * 2
+        assert all(last not in row.path for row in kept)
+    assert len(names) == 2
+
+
+def test_bad_arguments_change_nothing():
+    model = sequential()
+    before = arrays(model)
+    with pytest.raises(ValueError, match=r"`only` .*'head/\*' meets none.*Received: only="):
+        kf.reinitialize(model, only=["*kernel", "head/*"])
+    for only in (3, [], [3], b"x"):
+        with pytest.raises(TypeError, match=r"`only` must be a glob"):
+            kf.reinitialize(model, only=only)
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match="`seed` must be"):
+            kf.reinitialize(model, seed=seed)
+    for seed in (True, 1.5, "1"):
+        with pytest.raises(TypeError, match="`seed` must be"):
+            kf.reinitialize(model, seed=seed)
+    with pytest.raises(TypeError, match="`model` must be a Keras model or layer"):
+        kf.reinitialize([model])
+    with pytest.raises(ValueError, match="`model` must be built"):
+        kf.reinitialize(keras.Sequential([layers.Dense(3)]))
+    assert all(equal(before, arrays(model)))
+
+
+def test_weights_of_unknown_initializers_are_kept_and_said():
+    class Direct(layers.Layer):
+        def build(self, shape):
+            self.made = keras.Variable(np.ones(3, "float32"), name="made")
+            self.added = self.add_weight(
+                shape=(3,), initializer="random_normal", name="added"
+            )
+
+    layer = Direct(name="direct")
+    layer.build((None, 3))
+    with pytest.warns(UserWarning, match="initializer is unknown: .*made") as caught:
+        report = kf.reinitialize(layer, seed=1)
+    assert caught[0].filename == __file__
+    by_name = {row.path.split("/")[-1]: row for row in report.rows}
+    assert (by_name["made"].status, by_name["added"].status) == ("kept", "set")
+    assert by_name["made"].reason == "its initializer is unknown"
+    assert np.array_equal(keras.ops.convert_to_numpy(layer.made), np.ones(3))
+
+
+def test_adapted_and_quantized_layers_are_kept():
+    normalization = layers.Normalization()
+    normalization.adapt(DATA)
+    dense = layers.Dense(16)
+    model = keras.Sequential([keras.Input((8,)), normalization, dense, layers.Dense(3)])
+    dense.quantize("int8")
+    before = arrays(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        report = kf.reinitialize(model, seed=1)
+    reasons = {row.reason for row in report.rows if row.status == "kept"}
+    assert reasons == {"adapted to data", "quantized"}
+    changed = [
+        row.path
+        for row, same in zip(report.rows, equal(before, arrays(model)), strict=True)
+        if not same
+    ]
+    assert changed == [model.layers[-1].kernel.path]
+
+
+def test_without_a_seed():
+    model = sequential()
+    keras.utils.set_random_seed(1)
+    first = kf.reinitialize(model)
+    one = arrays(model)
+    second = kf.reinitialize(model)
+    assert first.seed != second.seed
+    keras.utils.set_random_seed(1)
+    kf.reinitialize(model)
+    assert all(equal(one, arrays(model)))
+    kf.reinitialize(model, seed=first.seed)
+    assert all(equal(one, arrays(model)))
+
+
+def test_dry_run():
+    model = compiled(OPTIMIZERS["adam"])
+    fit(model)
+    before, steps = arrays(model), int(model.optimizer.iterations)
+    plan = kf.reinitialize(model, seed=1, dry_run=True)
+    assert all(equal(before, arrays(model)))
+    assert int(model.optimizer.iterations) == steps
+    report = kf.reinitialize(model, seed=1)
+    assert plan.rows == [row._replace(std=None) for row in report.rows]
