@@ -1,12 +1,15 @@
 """Time to build a model: with the initializers of keras_fanwise and with Keras's own.
 
-    python benchmarks/build.py    # some 5 minutes
+    python benchmarks/build.py                        # some 10 minutes
+    python benchmarks/build.py --only convolutions    # some 4 minutes
+    python benchmarks/build.py --only applications    # some 7 minutes
 
-Builds convolutional models whose kernels are initialized by `fanwise_he_normal` and
-by `he_normal`, on the CPU. "Initializers" is the part of the time that is spent
-inside calls of that one class, the same on either side. On JAX the built-in is
-compiled once for each shape, so a model whose kernels are all of different shapes is
-where it takes longest.
+Builds models on the CPU: convolutional ones, whose kernels are initialized by
+`fanwise_he_normal` and by `he_normal`, and some of `keras.applications`, inside
+`keras_fanwise.retrofit()` and outside it. "Initializers" is the part of the time that
+is spent inside calls of the variance-scaling family. On JAX the built-in is compiled
+once for each shape, so a model whose kernels are all of different shapes is where it
+takes longest.
 
 Every build is the first one of a fresh process, so no compiled code is at hand; what
 a process does only once, when it draws its first kernel, is done before. The times
@@ -15,6 +18,7 @@ within a run on a machine that does nothing else.
 """
 
 import argparse
+import contextlib
 import functools
 import statistics
 import time
@@ -31,9 +35,9 @@ from harness import (
     results_table,
 )
 
-OURS, KERAS = "fanwise_he_normal", "he_normal"
+OURS, KERAS = "ours", "Keras"
+INITIALIZERS = {OURS: "fanwise_he_normal", KERAS: "he_normal"}
 ROUNDS = 3
-AIM = "The aim for initializers on JAX, distinct shapes: a Keras / ours of 10 or more."
 LAYERS = 50
 
 
@@ -44,55 +48,101 @@ class Build(NamedTuple):
     initializers: float
 
 
-def distinct_shapes(initializer: str) -> Any:
+class Group(NamedTuple):
+    """Models that share a table.
+
+    Attributes:
+        title: of the table.
+        aim: what the ratios should be.
+        models: by the name in the table; each builds a model of a side, ours or Keras's.
+    """
+
+    title: str
+    aim: str
+    models: dict[str, Callable[[str], Any]]
+
+
+def distinct_shapes(side: str) -> Any:
     """50 convolutions, no two with kernels of the same shape; 7 million weights."""
-    return _convolutions(initializer, [16 + 4 * layer for layer in range(LAYERS)])
+    return _convolutions(side, [16 + 4 * layer for layer in range(LAYERS)])
 
 
-def equal_shapes(initializer: str) -> Any:
+def equal_shapes(side: str) -> Any:
     """50 convolutions, all but the first with kernels of the same shape."""
-    return _convolutions(initializer, [120] * LAYERS)
+    return _convolutions(side, [120] * LAYERS)
 
 
-def _convolutions(initializer: str, filters: list[int]) -> Any:
+def _convolutions(side: str, filters: list[int]) -> Any:
     import keras
 
     layers = [
         keras.layers.Conv2D(
-            count, 3, padding="same", activation="relu", kernel_initializer=initializer
+            count,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer=INITIALIZERS[side],
         )
         for count in filters
     ]
     return keras.Sequential([keras.Input((32, 32, 3)), *layers])
 
 
-# By the name in the table. Each builds a model with the named kernel initializer.
-MODELS: dict[str, Callable[[str], Any]] = {
-    "50 convolutions, distinct shapes": distinct_shapes,
-    "50 convolutions, equal shapes": equal_shapes,
+def application(name: str, side: str) -> Any:
+    """A model of `keras.applications`, with the initializers that are written into it."""
+    import keras
+
+    import keras_fanwise
+
+    with keras_fanwise.retrofit() if side == OURS else contextlib.nullcontext():
+        return getattr(keras.applications, name)(weights=None)
+
+
+APPLICATIONS = ("MobileNetV2", "EfficientNetB0", "ResNet50", "VGG16")
+GROUPS = {
+    "convolutions": Group(
+        "Seconds to build a model",
+        "The aim for initializers on JAX, distinct shapes: a Keras / ours of 10 or more.",
+        {
+            "50 convolutions, distinct shapes": distinct_shapes,
+            "50 convolutions, equal shapes": equal_shapes,
+        },
+    ),
+    "applications": Group(
+        "Seconds to build an application, inside retrofit() and outside",
+        "The aims for the total on JAX: a Keras / ours of 8 or more for EfficientNetB0, "
+        "and of 5 or more for MobileNetV2.",
+        {name: functools.partial(application, name) for name in APPLICATIONS},
+    ),
 }
 
 
-def build(model: str, initializer: str) -> Build:
+def build(model: Callable[[str], Any], side: str) -> Build:
     """Builds one model. Runs in a fresh process of the backend."""
     import keras
 
     import keras_fanwise
 
-    keras_fanwise.register()
     # Starts the backend and loads all that is loaded at the first use.
-    _convolutions(initializer, [1])
+    _convolutions(side, [1])
 
-    durations = timed_calls(type(keras.initializers.get(initializer)))
+    families = {
+        OURS: keras_fanwise.FanwiseVarianceScaling,
+        KERAS: keras.initializers.VarianceScaling,
+    }
+    durations = timed_calls(families[side])
     start = time.perf_counter()
-    MODELS[model](initializer)
+    model(side)
     return Build(time.perf_counter() - start, sum(durations))
 
 
-def timed_calls(initializer_class: Any) -> list[float]:
-    """A list that grows by the duration of each call of an instance of the class."""
+def timed_calls(family: Any) -> list[float]:
+    """A list that grows by the duration of each call of an instance of the class.
+
+    Of its subclasses too: none of the family has a call of its own.
+    """
     durations: list[float] = []
-    call = initializer_class.__call__
+    call = family.__call__
 
     # With the signature, in which Keras looks for `layout`.
     @functools.wraps(call)
@@ -102,46 +152,58 @@ def timed_calls(initializer_class: Any) -> list[float]:
         durations.append(time.perf_counter() - start)
         return values
 
-    initializer_class.__call__ = timed
+    family.__call__ = timed
     return durations
 
 
-def measure(model: str, backend: str, step: Callable[[], None]) -> dict[str, Build]:
+def measure(
+    model: Callable[[str], Any], backend: str, step: Callable[[], None]
+) -> dict[str, Build]:
     """The medians of either side; calls `step` after each build."""
     builds: dict[str, list[Build]] = {OURS: [], KERAS: []}
     for _ in range(ROUNDS):
-        for initializer, measured in builds.items():
+        for side, measured in builds.items():
             with fresh_process(backend) as process:
-                measured.append(process.submit(build, model, initializer).result())
+                measured.append(process.submit(build, model, side).result())
             step()
     return {
-        initializer: Build(*map(statistics.median, zip(*measured, strict=True)))
-        for initializer, measured in builds.items()
+        side: Build(*map(statistics.median, zip(*measured, strict=True)))
+        for side, measured in builds.items()
     }
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    print_machine()
-    backends = installed_backends()
+def compare(group: Group, backends: list[str]) -> None:
+    """Measures all models of a group, and prints the table."""
     table = results_table(
-        "Seconds to build a model",
+        group.title,
         ("model", "backend", "spent in"),
-        ("ours", "Keras", "Keras / ours"),
+        (OURS, KERAS, f"{KERAS} / {OURS}"),
     )
     with progress() as bar:
-        task = bar.add_task("builds", total=2 * ROUNDS * len(MODELS) * len(backends))
-        for model in MODELS:
+        builds = 2 * ROUNDS * len(group.models) * len(backends)
+        task = bar.add_task("builds", total=builds)
+        for name, model in group.models.items():
             for backend in backends:
                 medians = measure(model, backend, lambda: bar.advance(task))
                 for part in Build._fields:
-                    ours, keras = (getattr(medians[name], part) for name in (OURS, KERAS))
+                    ours, keras = (getattr(medians[side], part) for side in (OURS, KERAS))
                     ratio = keras / ours
                     table.add_row(
-                        model, backend, part, f"{ours:.3f}", f"{keras:.3f}", f"{ratio:.1f}"
+                        name, backend, part, f"{ours:.3f}", f"{keras:.3f}", f"{ratio:.1f}"
                     )
     console.print(table)
-    console.print(AIM)
+    console.print(group.aim)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=GROUPS, help="measure this one table")
+    only = parser.parse_args().only
+    print_machine()
+    backends = installed_backends()
+    for name, group in GROUPS.items():
+        if only in (None, name):
+            compare(group, backends)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         given = arguments.get("initializer")
         if given is None:
             given = _default(self, arguments.get("dtype"))
-        given = _resolved(given)
+        given = _resolved(given, self)
         bound = _bound(given, self, arguments.get("shape"), kwargs)
         if len(args) > 1:
             args = (args[0], bound, *args[2:])
@@ -83,7 +83,7 @@ def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, A
         raise in_weight(error, weight_path(layer, name), shape) from error
 
 
-def _resolved(identifier: Any) -> Any:
+def _resolved(identifier: Any, layer: keras.Layer) -> Any:
     """What Keras makes of the identifier, if that is ours; otherwise the identifier."""
     if isinstance(identifier, dict):
         return keras.initializers.get(identifier)
@@ -92,4 +92,12 @@ def _resolved(identifier: Any) -> Any:
         found = keras.saving.get_registered_object(identifier)
     if isinstance(found, type) and hasattr(found, "_bound_to"):
         return found()
-    return found if hasattr(found, "_bound_to") else retrofitted(identifier)
+    if hasattr(found, "_bound_to"):
+        return found
+    replacement = retrofitted(identifier)
+    if isinstance(identifier, keras.initializers.Initializer):
+        # The layer was made outside the block, and is to save what it uses.
+        for name, value in vars(layer).items():
+            if value is identifier is not replacement:
+                setattr(layer, name, replacement)
+    return replacement

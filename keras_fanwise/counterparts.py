@@ -63,7 +63,7 @@ def _of_family(
     arguments = {name: config[name] for name in own}
     # Keras has them from 3.15 on, and heeds them only if there are both.
     axes = {name: config.get(name) for name in ("input_axes", "output_axes")}
-    if all(axes.values()):
+    if None not in axes.values():
         arguments |= axes
     return cls(seed=given_seed(initializer), fans=fans, **arguments)
 

@@ -1,10 +1,10 @@
 """The only module that uses what Keras keeps private, and may change at any time."""
 
+import sys
 from types import ModuleType
 from typing import NamedTuple
 
 import keras
-import keras.src.initializers
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from keras_fanwise.arguments import fail
@@ -86,5 +86,17 @@ def new_optimizer_state(
     return list(zip(optimizer.variables, new.variables, strict=True))
 
 
-# Where code finds `get`: Keras's own layers in the first, all others in the second.
-INITIALIZER_MODULES: tuple[ModuleType, ...] = (keras.src.initializers, keras.initializers)
+def initializer_modules() -> list[ModuleType]:
+    """The modules in which code may find `keras.initializers.get`.
+
+    Keras's own layers look in the first. The public one has a second name in `tf.keras`,
+    and before Keras 3.9 an import statement makes another module of it.
+    """
+    names = (
+        "keras.src.initializers",
+        "keras.initializers",
+        "keras.api.initializers",
+        "keras._tf_keras.keras.initializers",
+    )
+    found = [*(sys.modules.get(name) for name in names), keras.initializers]
+    return list(dict.fromkeys(module for module in found if module is not None))

@@ -11,13 +11,12 @@ from typing import Any
 import keras
 
 from keras_fanwise.counterparts import counterpart
-from keras_fanwise.initializers import FanwiseVarianceScaling
-from keras_fanwise.private_keras import INITIALIZER_MODULES
+from keras_fanwise.private_keras import initializer_modules
 
-# Of the thread, or the asynchronous task, that is inside the block.
-_active: ContextVar[bool] = ContextVar("keras_fanwise_retrofit", default=False)
+# How many blocks the thread, or the asynchronous task, is inside.
+_depth: ContextVar[int] = ContextVar("keras_fanwise_retrofit", default=0)
 
-# The threads inside a block, and what `get` was before the first of them came.
+# How many blocks there are in all threads, and what `get` was before the first of them.
 _lock = threading.Lock()
 _blocks = 0
 _before: dict[ModuleType, Callable[[Any], Any]] = {}
@@ -35,7 +34,8 @@ def retrofit() -> Iterator[None]:
     initializers are left alone, subclasses of the seven included.
 
     Only the thread that enters the block is concerned. The block can raise, and blocks
-    can be nested. For its duration `keras.initializers.get` is replaced.
+    can be nested. For its duration `keras.initializers.get` is replaced. It is a decorator
+    too, for functions that build a model, but not for generators.
 
     Example: a layer of somebody else's.
 
@@ -45,38 +45,38 @@ def retrofit() -> Iterator[None]:
     >>> type(layer.depthwise_initializer).__name__
     'FanwiseHeNormal'
     """
-    token = _active.set(True)
-    _count(1)
+    _enter(1)
     try:
         yield
     finally:
-        _count(-1)
-        _active.reset(token)
+        _enter(-1)
 
 
 def retrofitted(identifier: Any) -> Any:
     """What is used in place of an initializer: inside a block, ours, if there is one."""
-    if not _active.get() or identifier is None:
+    if not _depth.get() or identifier is None:
         return identifier
-    # Within the block, `get` itself looks for ours.
     found = keras.initializers.get(identifier)
-    return found if isinstance(found, FanwiseVarianceScaling) else identifier
+    return counterpart(found) or found
 
 
-def _count(change: int) -> None:
+def _enter(change: int) -> None:
     global _blocks
+    _depth.set(_depth.get() + change)
     with _lock:
         if not _blocks:
-            _before.update({module: module.get for module in INITIALIZER_MODULES})
+            _before.update({module: module.get for module in initializer_modules()})
         _blocks += change
         for module, get in _before.items():
-            setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010 (mypy)
+            setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010
+        if not _blocks:
+            _before.clear()
 
 
 def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(get)
     def replacement(identifier: Any) -> Any:
         found = get(identifier)
-        return (counterpart(found) or found) if _active.get() else found
+        return (counterpart(found) or found) if _depth.get() else found
 
     return replacement
