@@ -52,6 +52,17 @@ class _Words(NamedTuple):
 _WORDS_32 = _Words(np.dtype(np.int32), 7, 24, 8, np.dtype(np.float32), slope_32)
 _WORDS_64 = _Words(np.dtype(np.int64), 10, 53, 4, np.dtype(np.float64), slope_64)
 
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Gives Philox its key: `Philox(key=...)` gathers entropy first, to no use."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
+
+
 DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -159,7 +170,8 @@ def _fill(
 ) -> None:
     """Fills `out` with the elements of the stream from `start` on."""
     counter, skip = divmod(start, words.per_counter)
-    bits = np.random.Philox(key=key, counter=counter)
+    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
+    bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
     per_raw = 8 // words.dtype.itemsize
     uniform = distribution == "uniform"
     values, work = scratch[0], scratch[1:]

@@ -5,9 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 
-# Below this many bytes JAX copies faster than it takes memory over.
-_WORTH_SHARING = 2**20
-
 
 def to_tensor(values: np.ndarray) -> Any:
     """A backend tensor of the same values, which takes over the memory of `values`.
@@ -25,8 +22,8 @@ def to_tensor(values: np.ndarray) -> Any:
     if backend == "jax":
         import jax
 
-        small = values.nbytes < _WORTH_SHARING
-        return jax.numpy.asarray(values) if small else jax.device_put(values)
+        # `jax.numpy.asarray` would compile a copy for every new shape, in milliseconds.
+        return jax.device_put(values)
     if backend == "tensorflow":
         import tensorflow as tf
 
