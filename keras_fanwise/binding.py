@@ -67,6 +67,23 @@ def given_initializer(variable: keras.Variable) -> Any:
     return getattr(variable, _GIVEN, None)
 
 
+def give(layer: keras.Layer, variable: keras.Variable, initializer: Any) -> None:
+    """Makes an initializer the one that a weight was given, also in the layer's config."""
+    before = given_initializer(variable)
+    setattr(variable, _GIVEN, initializer)
+    names = _attributes(layer, before)
+    # One that fills several weights stays with the others.
+    if isinstance(initializer, keras.initializers.Initializer) and len(names) == 1:
+        setattr(layer, names[0], initializer)
+
+
+def _attributes(layer: keras.Layer, initializer: Any) -> list[str]:
+    """The attributes of a layer that hold an initializer."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return []  # a name is the same object wherever it stands
+    return [name for name, value in vars(layer).items() if value is initializer]
+
+
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
     # By attribute, not by class: this wrapper may meet the classes of a later import of
     # the package.
@@ -95,9 +112,8 @@ def _resolved(identifier: Any, layer: keras.Layer) -> Any:
     if hasattr(found, "_bound_to"):
         return found
     replacement = retrofitted(identifier)
-    if isinstance(identifier, keras.initializers.Initializer):
-        # The layer was made outside the block, and is to save what it uses.
-        for name, value in vars(layer).items():
-            if value is identifier is not replacement:
-                setattr(layer, name, replacement)
+    if replacement is not identifier:
+        # A layer that was made outside the block is to save what it uses.
+        for name in _attributes(layer, identifier):
+            setattr(layer, name, replacement)
     return replacement

@@ -183,7 +183,7 @@ def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
     """The bias of an LSTM: 1 for the forget gate, the second of four, and 0 for the rest.
 
     Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>,
-    section 4.3 of which finds it to matter more than the rest of the architecture.
+    who find that it closes the gap between the LSTM and the GRU. Keras's default too.
     """
     values = np.zeros(shape, keras.backend.standardize_dtype(dtype))
     units = shape[0] // 4

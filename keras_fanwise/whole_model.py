@@ -1,14 +1,15 @@
 """One line for a whole model: a good start, or a new one."""
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from keras_fanwise.arguments import fail, integer
 from keras_fanwise.base import fresh_seed
-from keras_fanwise.binding import given_initializer
+from keras_fanwise.binding import give, given_initializer
 from keras_fanwise.plan import Chosen, Plan
 from keras_fanwise.private_keras import OwnedWeight, new_optimizer_state, owned_weights
 from keras_fanwise.rules import Rule, glob_matches, resolved, rules_of
@@ -29,6 +30,9 @@ def initialize(
     values depend on the seed, on the weight's name without the numbers that Keras adds,
     and among weights of equal names on their order: they are the same on every backend,
     and inserting a named layer leaves those of the others as they were.
+
+    The layers are given those initializers: `reinitialize` draws by them, and the model
+    saves with them.
 
     Args:
         model: a built model, or a built layer.
@@ -121,13 +125,13 @@ def reinitialize(
     """
     weights = owned_weights(model)
     globs = _globs(only)
-    twins = _Twins()
+    twin = functools.cache(_initializers_of_twin)
     paths = [owned.variable.path for owned in weights]
     for glob in globs or ():
         if not any(glob_matches(glob, path) for path in paths):
             allowed = f"globs that meet a weight, and {glob!r} meets none"
             raise fail(ValueError, "only", allowed, only)
-    choices = [_anew(owned, globs, twins) for owned in weights]
+    choices = [_anew(owned, globs, twin) for owned in weights]
     unknown = [
         path
         for path, chosen in zip(paths, choices, strict=True)
@@ -167,20 +171,11 @@ def _globs(only: Any) -> list[str] | None:
     return list(globs)
 
 
-class _Twins(dict[int, dict[str, Any]]):
-    """By layer, the initializers of the weights of another layer of the same config.
+def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
+    """By name, what another layer of the same config gives its weights.
 
     For layers that were built before this package was imported.
     """
-
-    def initializer(self, owned: OwnedWeight) -> Any:
-        layer = owned.layer
-        if id(layer) not in self:
-            self[id(layer)] = _initializers_of_twin(layer)
-        return self[id(layer)].get(owned.variable.name)
-
-
-def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
     try:
         twin = type(layer).from_config(layer.get_config())
         twin.build_from_config(layer.get_build_config())
@@ -189,14 +184,20 @@ def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
         return {}
 
 
-def _anew(owned: OwnedWeight, globs: list[str] | None, twins: _Twins) -> Chosen:
+def _anew(
+    owned: OwnedWeight,
+    globs: list[str] | None,
+    twin: Callable[[keras.Layer], dict[str, Any]],
+) -> Chosen:
     if globs and not any(glob_matches(glob, owned.variable.path) for glob in globs):
         return Chosen(reason="not in `only`")
     if hasattr(owned.layer, "adapt"):
         return Chosen(reason="adapted to data")
     if getattr(owned.layer, "quantization_mode", None):
         return Chosen(reason="quantized")
-    given = given_initializer(owned.variable) or twins.initializer(owned)
+    given = given_initializer(owned.variable)
+    if given is None:
+        given = twin(owned.layer).get(owned.variable.name)
     if given is None:
         return Chosen(reason=_UNKNOWN)
     return Chosen(resolved(given), own_seed=False)
@@ -221,4 +222,7 @@ def _carried_out(
     report = plan.carry_out()
     for variable, new in state:
         variable.assign(new)
+    for owned, chosen in zip(weights, choices, strict=True):
+        if chosen.initializer is not None:
+            give(owned.layer, owned.variable, chosen.initializer)
     return report

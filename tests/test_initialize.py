@@ -154,6 +154,39 @@ def test_inserting_a_named_layer_leaves_the_others_values():
     assert all(np.array_equal(one[path], two[path]) for path in one)
 
 
+def test_the_layers_are_given_the_initializers(tmp_path):
+    model = network()
+    kf.initialize(model, "kaiming", seed=0)
+    again = kf.reinitialize(model, seed=1)
+    by_path = {row.path: row.initializer for row in again.rows}
+    assert by_path["depthwise/kernel"] == "FanwiseHeNormal()"
+    assert by_path["lstm/lstm_cell/kernel"] == "GlorotUniform"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert str(loaded.get_layer("depthwise").depthwise_initializer) == "FanwiseHeNormal()"
+    assert by_path == {row.path: row.initializer for row in kf.reinitialize(loaded).rows}
+
+
+def test_an_initializer_of_several_weights_stays_with_the_others():
+    both = keras.initializers.HeNormal()
+    layer = layers.SimpleRNNCell(3, kernel_initializer=both, recurrent_initializer=both)
+    layer.build((None, 2))
+    kf.initialize(
+        layer,
+        [
+            Rule("ones", weight="kernel"),
+            Rule(lambda shape, dtype=None: np.zeros(shape), weight="bias"),
+        ],
+    )
+    assert layer.kernel_initializer is layer.recurrent_initializer is both
+    assert [row.initializer for row in kf.reinitialize(layer, seed=1).rows] == [
+        "Ones",
+        "HeNormal",
+        "<lambda>",
+    ]
+    assert isinstance(layer.bias_initializer, keras.initializers.Zeros)  # it can be saved
+
+
 def test_every_weight_has_values_of_its_own():
     model = keras.Sequential([keras.Input((8,)), *(layers.Dense(8) for _ in range(4))])
     kf.initialize(model, "he", seed=3)
