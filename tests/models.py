@@ -28,7 +28,6 @@ class Subclassed(keras.Model):
         return self.norm(self.second(self.first(x)))
 
 
-@keras.saving.register_keras_serializable("keras_fanwise_tests")
 class ByHand(layers.Layer):
     """Names its initializers where it makes its weights, and one not at all."""
 

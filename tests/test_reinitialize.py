@@ -10,7 +10,7 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from models import MODELS, arrays, equal, sequential
+from models import MODELS, ByHand, arrays, equal, sequential
 from processes import BACKENDS, run_python, skip_if_missing
 from statistics_checks import (
     KURTOSIS,
@@ -336,7 +336,7 @@ def test_nothing_is_traced_again():
 def test_a_model_from_a_file(tmp_path):
     model = MODELS["convolutional"]()
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", {"ByHand": ByHand})
     kf.reinitialize(loaded, seed=4)
     kf.reinitialize(model, seed=4)
     assert all(equal(arrays(model), arrays(loaded)))
