@@ -7,6 +7,7 @@ Other initializers pass through that untouched.
 
 from importlib.metadata import version
 
+from keras_fanwise.audit import audit
 from keras_fanwise.binding import install
 from keras_fanwise.fans import Fans
 from keras_fanwise.fans_table import fans_table
@@ -40,6 +41,7 @@ __all__ = [
     "FanwiseNormal",
     "FanwiseVarianceScaling",
     "Rule",
+    "audit",
     "fans_table",
     "gain",
     "initialize",

@@ -103,7 +103,7 @@ def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, A
 def _resolved(identifier: Any, layer: keras.Layer) -> Any:
     """What Keras makes of the identifier, if that is ours; otherwise the identifier."""
     if isinstance(identifier, dict):
-        return keras.initializers.get(identifier)
+        identifier = keras.initializers.get(identifier)
     found = identifier
     if isinstance(identifier, str):
         found = keras.saving.get_registered_object(identifier)

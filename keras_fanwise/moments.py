@@ -29,12 +29,13 @@ def moments(values: np.ndarray) -> Moments:
     """
     flat = values.reshape(-1)
     count, mean, squares = 0, 0.0, 0.0
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK].astype(np.float64)
-        difference = float(block.mean()) - mean
-        total = count + block.size
-        block -= mean + difference
-        squares += float(block @ block) + difference**2 * count * block.size / total
-        mean += difference * block.size / total
-        count = total
+    with np.errstate(invalid="ignore"):  # infinite values have no deviation
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK].astype(np.float64)
+            difference = float(block.mean()) - mean
+            total = count + block.size
+            block -= mean + difference
+            squares += float(block @ block) + difference**2 * count * block.size / total
+            mean += difference * block.size / total
+            count = total
     return Moments(mean, math.sqrt(squares / count) if count else math.nan)

@@ -1,15 +1,15 @@
 """One line for a whole model: a good start, or a new one."""
 
-import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_fanwise.arguments import fail, integer
 from keras_fanwise.base import fresh_seed
-from keras_fanwise.binding import give, given_initializer
+from keras_fanwise.binding import give
+from keras_fanwise.given import given_initializers
 from keras_fanwise.plan import Chosen, Plan
 from keras_fanwise.private_keras import OwnedWeight, new_optimizer_state, owned_weights
 from keras_fanwise.rules import Rule, glob_matches, resolved, rules_of
@@ -125,13 +125,16 @@ def reinitialize(
     """
     weights = owned_weights(model)
     globs = _globs(only)
-    twin = functools.cache(_initializers_of_twin)
     paths = [owned.variable.path for owned in weights]
     for glob in globs or ():
         if not any(glob_matches(glob, path) for path in paths):
             allowed = f"globs that meet a weight, and {glob!r} meets none"
             raise fail(ValueError, "only", allowed, only)
-    choices = [_anew(owned, globs, twin) for owned in weights]
+    given = given_initializers(weights)
+    choices = [
+        _anew(owned, initializer, globs)
+        for owned, initializer in zip(weights, given, strict=True)
+    ]
     unknown = [
         path
         for path, chosen in zip(paths, choices, strict=True)
@@ -171,36 +174,16 @@ def _globs(only: Any) -> list[str] | None:
     return list(globs)
 
 
-def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
-    """By name, what another layer of the same config gives its weights.
-
-    For layers that were built before this package was imported.
-    """
-    try:
-        twin = type(layer).from_config(layer.get_config())
-        twin.build_from_config(layer.get_build_config())
-        return {weight.name: given_initializer(weight) for weight in twin.weights}
-    except Exception:  # of other people's code: what is not known is reported as such
-        return {}
-
-
-def _anew(
-    owned: OwnedWeight,
-    globs: list[str] | None,
-    twin: Callable[[keras.Layer], dict[str, Any]],
-) -> Chosen:
+def _anew(owned: OwnedWeight, given: Any, globs: list[str] | None) -> Chosen:
     if globs and not any(glob_matches(glob, owned.variable.path) for glob in globs):
         return Chosen(reason="not in `only`")
     if hasattr(owned.layer, "adapt"):
         return Chosen(reason="adapted to data")
     if getattr(owned.layer, "quantization_mode", None):
         return Chosen(reason="quantized")
-    given = given_initializer(owned.variable)
-    if given is None:
-        given = twin(owned.layer).get(owned.variable.name)
     if given is None:
         return Chosen(reason=_UNKNOWN)
-    return Chosen(resolved(given), own_seed=False)
+    return Chosen(given, own_seed=False)
 
 
 def _carried_out(

@@ -1,0 +1,71 @@
+"""The tests of a sample: how often they are wrong, against SciPy's distributions."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from keras_fanwise.evidence import (
+    correlation_deviations,
+    evidence,
+    limit,
+    variance_deviation,
+)
+from keras_fanwise.sampling import draw
+from keras_fanwise.scaling import DISTRIBUTIONS, standard_deviation
+
+NORMAL = stats.norm()
+
+
+@pytest.mark.parametrize("count", [2, 9, 48, 1000, 10**6])
+@pytest.mark.parametrize("deviation", [-5.0, -4.0, -2.0, 2.0, 4.0, 5.0])
+def test_a_sum_of_squares_is_as_rare_as_its_deviation_says(count, deviation):
+    """Never much rarer in truth than by the number: that would be a false alarm missed."""
+    edge = math.sqrt(2 / (9 * count))
+    ratio = (1 - 2 / (9 * count) + deviation * edge) ** 3
+    if ratio <= 0:
+        return  # of so few squares no sum is so small
+    assert variance_deviation(ratio, count) == pytest.approx(deviation)
+    chi = stats.chi2(count)
+    true = chi.sf(ratio * count) if deviation > 0 else chi.cdf(ratio * count)
+    assert true < 2 * NORMAL.sf(abs(deviation))
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("size", [4, 9, 100])
+def test_false_alarms(distribution, size):
+    std = standard_deviation(distribution, 0.1)
+    trials = 20_000
+    values = draw(7, distribution, (trials, size), spread=0.1)
+    found = [evidence(sample, 0.0, std) for sample in values]
+    allowed = limit(0.01, 1)
+    for name in ("mean_deviation", "sign_deviation", "std_deviation"):
+        alarms = np.mean([abs(getattr(each, name)) > allowed for each in found])
+        # The signs of a few values come in steps, which a normal only follows.
+        assert alarms < (0.025 if name == "sign_deviation" else 0.015)
+
+
+def test_what_is_wrong_is_seen():
+    values = draw(7, "truncated_normal", (1000,), spread=0.1).astype(float)
+    std = standard_deviation("truncated_normal", 0.1)
+    assert evidence(values, 0.0, std * 1.2).std_deviation < -5
+    assert evidence(values, 0.0, std * 0.8).std_deviation > 5
+    assert evidence(values + std / 4, 0.0, std).mean_deviation > 5
+    assert evidence(np.abs(values), 0.0, std).sign_deviation > 5
+    # A factor alone leaves the mean in peace.
+    assert abs(evidence(100 * values, 0.0, std).mean_deviation) < 5
+    assert evidence(values, 0.0, std) == evidence(values.reshape(10, 100), 0.0, std)
+
+
+def test_correlations():
+    rows = draw(7, "uniform", (200, 50)).astype(float)
+    deviations = correlation_deviations(rows)
+    upper = deviations[np.triu_indices(200, 1)]
+    assert stats.kstest(upper, NORMAL.cdf).pvalue > 1e-4
+    assert np.all(np.diag(deviations) == 0)
+    rows[3] = -2 * rows[8]
+    rows[5] = 1.0
+    deviations = correlation_deviations(rows)
+    assert np.unravel_index(np.argmax(np.abs(deviations)), deviations.shape) == (3, 8)
+    assert np.all(deviations[5] == 0)
