@@ -137,6 +137,9 @@ def _asked(owned: OwnedWeight, given: Any) -> _Asked | None:
         ours = counterpart(given) or portable(given)
     if ours is None:
         return None
+    if isinstance(ours, FanwiseVarianceScaling) and ours is not given:
+        # From Keras 3.15 on EinsumDense sets them, and counts its batch labels.
+        ours.input_axes = ours.output_axes = None
     shape = tuple(owned.variable.shape)
     bound = ours._bound_to(owned.layer, owned.variable.name, shape)
     distribution, spread, mean = bound._parameters(shape)

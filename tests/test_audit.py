@@ -171,6 +171,7 @@ WRONG_FANS = {
     "depthwise": (layers.DepthwiseConv2D, (3,), {"depthwise_initializer": "he_normal"}, (None, 8, 8, 64)),
     "grouped": (layers.Conv2D, (64, 3), {"groups": 8, "kernel_initializer": "glorot_uniform"}, (None, 8, 8, 64)),
     "transposed": (layers.Conv2DTranspose, (3, 4, 2), {"kernel_initializer": "lecun_normal"}, (None, 8, 8, 64)),
+    "experts": (layers.EinsumDense, ("ebd,edf->ebf", (None, 64)), {"kernel_initializer": "glorot_uniform"}, (8, None, 48)),
     "lstm": (layers.LSTMCell, (64,), {"kernel_initializer": "glorot_normal"}, (None, 64)),
 }  # fmt: skip
 
