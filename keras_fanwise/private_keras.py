@@ -82,7 +82,9 @@ def new_optimizer_state(
     Which weights it has state for, an optimizer tells nobody in public.
     """
     new = type(optimizer).from_config(optimizer.get_config())
-    new.build(optimizer._trainable_variables)
+    # A LossScaleOptimizer of Keras 3.8 leaves the list to the one inside it.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    new.build(inner._trainable_variables)
     return list(zip(optimizer.variables, new.variables, strict=True))
 
 

@@ -1,6 +1,9 @@
 """What was counted or done, as objects that print as a table."""
 
+import enum
 import io
+import json
+import math
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -33,9 +36,31 @@ class Report(Generic[Row]):
 
     __repr__ = __str__
 
+    def to_json(self) -> str:
+        """The report as a JSON object, with all numbers as they are.
+
+        Lists hold an object for each row or finding, whose keys are the names of its
+        attributes. Numbers that are not finite are null.
+        """
+        content = {name: _plain(value) for name, value in vars(self).items()}
+        return json.dumps(content, indent=2)
+
     def _repr_html_(self) -> str:
         page = "<pre style='line-height: 1.2'>{code}</pre>"
         return _recorded(self).export_html(inline_styles=True, code_format=page)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: named tuples as objects, conditions as their labels."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.label  # type: ignore[attr-defined]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no other word for it
+    return value
 
 
 def _recorded(renderable: Any) -> Console:

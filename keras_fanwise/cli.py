@@ -1,0 +1,174 @@
+"""The command line: what the package tells about a saved model, and does to it."""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# Read when Keras imports TensorFlow: its log would stand between the lines of a report.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import h5py
+import keras
+from rich.console import Console
+
+import keras_fanwise
+from keras_fanwise.report import Report
+
+CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
+
+
+class _BadInputError(Exception):
+    """What is wrong with an argument or a file, in one line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: those of the command line, by default of this process.
+
+    Returns:
+        The exit code: 0, or 1 if an audit has findings, or 2 for bad input.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except _BadInputError as error:
+        print(f"keras-fanwise: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="keras-fanwise",
+        description="Initializers that count the fans of the weight they fill: what they "
+        "would change in a saved model, whether it starts well, and a new start.",
+        epilog="Exit codes: 0 clean, 1 findings, 2 bad input. Models are loaded in Keras's "
+        "safe mode.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("fans", _fans, "the fans of every weight, and Keras's"),
+        ("audit", _audit, "whether the model meets the conditions of a good start"),
+        ("init", _init, "write the model with new weights to a new file"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("model", type=Path, help="a .keras or .h5 file")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "init":
+            command.add_argument("output", type=Path, help="the file to write")
+            command.add_argument(
+                "--recipe",
+                help="a recipe, or an initializer for all kernels; by default every weight "
+                "is drawn anew by the initializer that its layer was given",
+            )
+            command.add_argument("--seed", type=int, help="an integer, 0 or more")
+            command.add_argument(
+                "--overwrite", action="store_true", help="the output may exist already"
+            )
+    return parser
+
+
+def _fans(options: argparse.Namespace) -> int:
+    _print(keras_fanwise.fans_table(_built(_loaded(options.model))), options.json)
+    return CLEAN
+
+
+def _audit(options: argparse.Namespace) -> int:
+    report = keras_fanwise.audit(_built(_loaded(options.model)))
+    _print(report, options.json)
+    return FINDINGS if report.findings else CLEAN
+
+
+def _init(options: argparse.Namespace) -> int:
+    output = options.output
+    if output.suffix not in (".keras", ".h5"):
+        raise _BadInputError(f"the output must be a .keras or .h5 file: {output}")
+    if not output.parent.is_dir():
+        raise _BadInputError(f"no such folder: {output.parent}")
+    if output.exists() and not options.overwrite:
+        raise _BadInputError(f"{output} exists; --overwrite replaces it")
+    model = _built(_loaded(options.model, compile=True))
+    with _complaints():
+        if options.recipe is None:
+            report = keras_fanwise.reinitialize(model, options.seed)
+        else:
+            report = keras_fanwise.initialize(model, options.recipe, options.seed)
+    _save(model, output)
+    _print(report, options.json)
+    return CLEAN
+
+
+def _loaded(path: Path, compile: bool = False) -> keras.Model:  # noqa: A002 (Keras's name)
+    if not path.exists():
+        raise _BadInputError(f"no such file: {path}")
+    if not path.is_file():
+        raise _BadInputError(f"not a file: {path}")
+    if path.suffix not in (".keras", ".h5"):
+        raise _BadInputError(f"the model must be a .keras or .h5 file: {path}")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise _BadInputError(f"{path} is not a .keras file, or only a part of one")
+    if path.suffix == ".h5":
+        _refuse_lambda(path)
+    with _complaints(f"{path} cannot be loaded: "), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return keras.saving.load_model(path, compile=compile)
+
+
+def _refuse_lambda(path: Path) -> None:
+    # Keras 3.8 loads them from .h5 files in safe mode, too.
+    with _complaints(f"{path} cannot be loaded: "), h5py.File(path) as file:
+        if '"Lambda"' in str(file.attrs.get("model_config", "")):
+            raise ValueError("Lambda")
+
+
+def _built(model: keras.Model) -> keras.Model:
+    if not model.weights:
+        raise _BadInputError("the model has no weights")
+    return model
+
+
+@contextlib.contextmanager
+def _complaints(prefix: str = "") -> Iterator[None]:
+    """Makes any error bad input, in one line: what Keras says of a file takes pages."""
+    try:
+        yield
+    except Exception as error:
+        raise _BadInputError(prefix + _one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if "Lambda" in text:
+        return "it holds a Lambda layer, which could run any code"
+    _, _, after = text.partition("Could not locate class '")
+    if after:
+        return f"it holds a class that is not known here, {after.partition(chr(39))[0]}"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return first[:300] or type(error).__name__
+
+
+def _save(model: keras.Model, output: Path) -> None:
+    """All of the file or nothing: it is written beside its place, then moved there."""
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".keras-fanwise-") as folder:
+        whole = Path(folder) / output.name
+        with _complaints(f"{output} cannot be written: "), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that .h5 is the older format
+            model.save(whole)
+            whole.replace(output)
+
+
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        print(report.to_json())
+    elif sys.stdout.isatty():
+        Console().print(report)
+    else:
+        print(report)

@@ -1,0 +1,231 @@
+"""The command line: exit codes, JSON, and one line for whatever is wrong."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fanwise as kf
+from keras_fanwise.cli import main
+
+from models import arrays, equal
+
+layers = keras.layers
+# Legacy .h5 files warn when they are saved, and Lambda layers as well.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def network(initializer="fanwise_he_normal"):
+    depthwise = layers.DepthwiseConv2D(
+        3, depthwise_initializer=initializer, name="depthwise"
+    )
+    flat = [layers.Flatten(), layers.Dense(3, kernel_initializer="fanwise_he_normal")]
+    model = keras.Sequential([keras.Input((8, 8, 16)), depthwise, *flat], name="net")
+    model.compile("adam", keras.losses.MeanSquaredError())
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    """The exit code, the output and the errors."""
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_exit_codes(folder, capsys, suffix):
+    network().save(f"good.{suffix}")
+    network("he_normal").save(f"bad.{suffix}")
+    code, output, errors = run(capsys, "audit", f"good.{suffix}")
+    assert (code, errors) == (0, "")
+    assert output.endswith("0 findings\n")
+    code, output, errors = run(capsys, "audit", f"bad.{suffix}")
+    assert (code, errors) == (1, "")
+    assert "depthwise/kernel: scale: std" in output
+    code, output, errors = run(capsys, "fans", f"bad.{suffix}")
+    assert (code, errors) == (0, "")
+    assert "× 4" in output
+
+
+def test_json_has_every_number(folder, capsys):
+    network("he_normal").save("model.keras")
+    model = keras.saving.load_model("model.keras")
+    for command, report in (("fans", kf.fans_table(model)), ("audit", kf.audit(model))):
+        _, output, _ = run(capsys, command, "model.keras", "--json")
+        content = json.loads(output)
+        assert len(content["rows"]) == len(model.weights)
+        for row, found in zip(report.rows, content["rows"], strict=True):
+            assert list(found) == list(row._fields)
+            assert found["fans"] == row.fans._asdict()
+            numbers = {
+                name: value
+                for name, value in row._asdict().items()
+                if isinstance(value, float)
+            }
+            assert {name: found[name] for name in numbers} == numbers
+    assert [finding["condition"] for finding in content["findings"]] == ["scale", "Glorot"]
+    _, output, _ = run(capsys, "init", "model.keras", "new.keras", "--seed", 3, "--json")
+    assert json.loads(output)["seed"] == 3
+
+
+def test_json_of_what_is_no_number(folder, capsys):
+    model = network()
+    model.layers[0].kernel.assign(model.layers[0].kernel * np.inf)
+    model.save("model.keras")
+    code, output, _ = run(capsys, "audit", "model.keras", "--json")
+    assert code == 1
+    assert "NaN" not in output
+    assert "Infinity" not in output
+    assert json.loads(output)["rows"][0]["std"] is None
+
+
+def damaged(folder):
+    """Files that are no models, by the word that must stand in the message."""
+
+    class Mine(layers.Dense):
+        """Not to be found by its name."""
+
+    network().save(folder / "good.keras")
+    network().save(folder / "good.h5")
+    for suffix in ("keras", "h5"):
+        whole = (folder / f"good.{suffix}").read_bytes()
+        (folder / f"truncated.{suffix}").write_bytes(whole[: len(whole) // 2])
+        (folder / f"text.{suffix}").write_text("hello")
+        keras.Sequential([keras.Input((4,)), Mine(2)]).save(folder / f"custom.{suffix}")
+    (folder / "folder.keras").mkdir()
+    (folder / "model.txt").write_text("hello")
+    with zipfile.ZipFile(folder / "other.keras", "w") as other:
+        other.writestr("hello.txt", "hello")
+    keras.Sequential([keras.Input((4,)), layers.Flatten()]).save(folder / "empty.keras")
+    return {
+        "truncated.keras": "only a part of one", "truncated.h5": "truncated",
+        "text.keras": "is not a .keras file", "text.h5": "signature",
+        "custom.keras": "not known here, Mine", "custom.h5": "Mine",
+        "folder.keras": "not a file", "missing.keras": "no such file",
+        "model.txt": "must be a .keras or .h5 file", "other.keras": "config.json",
+        "empty.keras": "no weights",
+    }  # fmt: skip
+
+
+def test_bad_files(folder, capsys):
+    words = damaged(folder)
+    before = sorted(folder.iterdir())
+    for name, word in words.items():
+        for command in (["fans", name], ["audit", name], ["init", name, "new.keras"]):
+            code, output, errors = run(capsys, *command)
+            assert (code, output) == (2, ""), name
+            assert errors.startswith("keras-fanwise: "), name
+            assert errors.count("\n") == 1, name
+            assert word in errors, name
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_lambda_layer_is_not_run(folder, capsys, suffix):
+    run_once = layers.Lambda(lambda x: (__import__("pathlib").Path("ran").touch(), x)[1])
+    keras.Sequential([keras.Input((4,)), run_once, layers.Dense(2)]).save(f"model.{suffix}")
+    (folder / "ran").unlink()
+    code, output, errors = run(capsys, "audit", f"model.{suffix}")
+    assert (code, output) == (2, "")
+    assert "it holds a Lambda layer, which could run any code" in errors
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_init_writes_a_new_file(folder, capsys, suffix):
+    model = network()
+    model.fit(np.zeros((8, 8, 8, 16)), np.zeros((8, 3)), verbose=0)
+    model.save("model.keras")
+    old = (folder / "model.keras").read_bytes()
+    code, output, errors = run(capsys, "init", "model.keras", f"new.{suffix}", "--seed", 3)
+    assert (code, errors) == (0, "")
+    assert output.endswith("set, 0 kept; seed 3\n")
+    assert (folder / "model.keras").read_bytes() == old
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.keras",
+        f"new.{suffix}",
+    ]
+    kf.reinitialize(model, seed=3)
+    new = keras.saving.load_model(f"new.{suffix}")
+    assert all(equal(arrays(model), arrays(new)))
+    assert int(new.optimizer.iterations) == 0
+
+
+def test_init_by_a_recipe(folder, capsys):
+    model = network()
+    model.save("model.keras")
+    for recipe in ("kaiming", "fanwise_lecun_uniform"):
+        arguments = ("init", "model.keras", "new.keras", "--recipe", recipe, "--seed", 3)
+        assert run(capsys, *arguments, "--overwrite")[0] == 0
+        kf.initialize(model, recipe, seed=3)
+        assert all(equal(arrays(model), arrays(keras.saving.load_model("new.keras"))))
+
+
+def test_init_replaces_only_if_told_to(folder, capsys):
+    network().save("model.keras")
+    old = (folder / "model.keras").read_bytes()
+    code, output, errors = run(capsys, "init", "model.keras", "model.keras")
+    assert (code, output) == (2, "")
+    assert "--overwrite" in errors
+    assert (folder / "model.keras").read_bytes() == old
+    assert run(capsys, "init", "model.keras", "model.keras", "--overwrite")[0] == 0
+    assert (folder / "model.keras").read_bytes() != old
+
+
+def test_init_leaves_no_half_of_a_file(folder, capsys, monkeypatch):
+    network().save("model.keras")
+    (folder / "new.keras").write_text("before")
+
+    def broken(self, path, *_args, **_kwargs):
+        path.write_text("half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(keras.Model, "save", broken)
+    arguments = ("init", "model.keras", "new.keras", "--overwrite")
+    code, output, errors = run(capsys, *arguments)
+    assert (code, output) == (2, "")
+    assert errors == "keras-fanwise: new.keras cannot be written: the disk is full\n"
+    assert (folder / "new.keras").read_text() == "before"
+    assert len(list(folder.iterdir())) == 2
+
+
+BAD_ARGUMENTS = {
+    "a seed below 0": ("new.keras", "--seed", "-1"),
+    "an unknown recipe": ("new.keras", "--recipe", "kamming"),
+    "another kind of file": ("new.txt",),
+    "a missing folder": ("missing/new.keras",),
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments_of_init(folder, capsys, arguments):
+    network().save("model.keras")
+    code, output, errors = run(capsys, "init", "model.keras", *arguments)
+    assert (code, output) == (2, "")
+    assert errors.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["model.keras"]
+
+
+def test_both_commands_of_a_shell(folder):
+    network("he_normal").save("model.keras")
+    script = "import sys; from keras_fanwise.cli import main; sys.exit(main())"
+    for command in (["-m", "keras_fanwise"], ["-c", script]):
+        result = subprocess.run(
+            [sys.executable, *command, "audit", "model.keras"],
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1, result.stderr
+        assert "depthwise/kernel: Glorot" in result.stdout
+    with pytest.raises(SystemExit) as stopped:
+        main(["paint", "model.keras"])
+    assert stopped.value.code == 2
