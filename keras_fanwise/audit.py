@@ -1,5 +1,6 @@
 """Whether the weights of a model meet the conditions of a good start."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -60,9 +61,13 @@ class _Measured(NamedTuple):
     evidence: Evidence
 
     @property
+    def is_kernel(self) -> bool:
+        return self.owned.variable.name.endswith("kernel")
+
+    @property
     def is_random(self) -> bool:
-        """Whether it should differ from value to value."""
-        return self.asked is not None or self.owned.variable.name.endswith("kernel")
+        """Whether its values should look like draws: not those of, say, `identity`."""
+        return self.asked is not None or (self.given is None and self.is_kernel)
 
 
 def audit(model: keras.Layer) -> AuditReport:
@@ -80,16 +85,17 @@ def audit(model: keras.Layer) -> AuditReport:
       the scale.
 
     What a weight is compared with is the initializer that its layer was given, by name or
-    by `initialize`. Constant weights of constant initializers (biases, γ, moving
-    statistics) are not tested, but kernels are. Tolerances come from the sizes of the
-    weights, such that of a thousand well-started models about one has a finding. A model
-    that was trained is no longer at its start, and has findings.
+    by `initialize`. Of weights whose initializers are not random (biases, γ, moving
+    statistics), only kernels are tested, for being constant. Tolerances come from the
+    sizes of the weights, such that of a thousand well-started models about one has a
+    finding. A model that was trained is no longer at its start, and has findings.
 
     Args:
         model: a built model, or a built layer.
 
     Returns:
-        An `AuditReport`: print it, or read its `rows` and `findings`.
+        An `AuditReport` of every weight of a float type that has values: print it, or
+        read its `rows` and `findings`.
 
     Raises:
         TypeError: `model` is not a Keras model or layer.
@@ -111,15 +117,14 @@ def audit(model: keras.Layer) -> AuditReport:
         _measured(owned, given)
         for owned, given in zip(weights, given_initializers(weights), strict=True)
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
+        and math.prod(owned.variable.shape)
     ]
-    findings: list[Finding] = []
     allowed = limit(FALSE_ALARMS / 2, _TESTS * len(measured))
-    for weight in measured:
-        findings += _of_weight(weight, allowed, len(measured))
-    findings += _between_weights([weight for weight in measured if weight.is_random])
-    order = {weight.owned.variable.path: i for i, weight in enumerate(measured)}
-    findings.sort(key=lambda finding: order[finding.path])
-    return AuditReport([_row(weight, findings) for weight in measured], findings)
+    found = [list(_of_weight(weight, allowed, len(measured))) for weight in measured]
+    for index, finding in _between_weights(measured):
+        found[index].append(finding)
+    rows = [_row(weight, own) for weight, own in zip(measured, found, strict=True)]
+    return AuditReport(rows, list(itertools.chain(*found)))
 
 
 def _measured(owned: OwnedWeight, given: Any) -> _Measured:
@@ -148,10 +153,10 @@ def _asked(owned: OwnedWeight, given: Any) -> _Asked | None:
 
 
 def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
-    path, found = weight.owned.variable.path, weight.evidence
+    found = weight.evidence
     variance = found.std**2
     return WeightAudit(
-        path=path,
+        path=weight.owned.variable.path,
         layer=type(weight.owned.layer).__name__,
         shape=tuple(weight.owned.variable.shape),
         fans=weight.fans,
@@ -162,7 +167,7 @@ def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
         std=found.std,
         forward=weight.fans.fan_in * variance,
         backward=weight.fans.fan_out * variance,
-        findings=tuple(f.condition for f in findings if f.path == path),
+        findings=tuple(finding.condition for finding in findings),
     )
 
 
@@ -177,12 +182,14 @@ def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[Find
     if not np.all(np.isfinite(weight.values)):
         yield _finding(weight, Condition.SCALE, "values that are not finite", "overflow")
         return
-    if not weight.is_random or weight.values.size < 2:
+    if weight.values.size < 2 or not (weight.is_random or weight.is_kernel):
         return
     if weight.values.min() == weight.values.max():
         cause = _REPLACED if weight.asked else f"it was given {_name(weight.given)}"
         constant = f"all values are {float(weight.values.flat[0]):.4g}"
         yield _finding(weight, Condition.SYMMETRY, constant, cause)
+        return
+    if not weight.is_random:
         return
     equal = _equal_units(weight, FALSE_ALARMS / (2 * weights))
     if equal:
@@ -207,7 +214,7 @@ def _equal_units(weight: _Measured, false_alarms: float) -> str:
         size = units.shape[1]
         pairs = count * (count - 1) / 2
         # By chance alone two short units of a coarse type are equal.
-        if pairs and pairs * 2.0 ** (-_DIGITS[dtype] * size) < false_alarms:
+        if pairs and pairs * 2.0 ** (-_DIGITS.get(dtype, 1) * size) < false_alarms:
             seen: dict[bytes, int] = {}
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)
@@ -278,23 +285,22 @@ def _cause_of_scale(weight: _Measured) -> tuple[str, str]:
     return _REPLACED, ""
 
 
-def _between_weights(weights: Sequence[_Measured]) -> Iterator[Finding]:
-    """Weights whose values are those of another, perhaps times a factor."""
-    long = [weight for weight in weights if weight.values.size >= _COMPARED]
+def _between_weights(weights: Sequence[_Measured]) -> Iterator[tuple[int, Finding]]:
+    """Weights whose values are those of an earlier one, perhaps times a factor."""
+    long = [
+        index
+        for index, weight in enumerate(weights)
+        if weight.is_random and weight.values.size >= _COMPARED
+    ]
     if len(long) < 2:
         return
-    rows = np.stack(
-        [weight.values.reshape(-1)[:_COMPARED].astype(np.float64) for weight in long]
-    )
-    deviations = np.abs(correlation_deviations(rows))
+    first = [weights[index].values.reshape(-1)[:_COMPARED] for index in long]
+    deviations = np.abs(correlation_deviations(np.stack(first).astype(np.float64)))
     allowed = limit(FALSE_ALARMS / 2, len(long) * (len(long) - 1) // 2)
-    for index, weight in enumerate(long):
-        other = int(np.argmax(deviations[index, :index])) if index else 0
-        if index and deviations[index, other] > allowed:
-            path = long[other].owned.variable.path
-            yield _finding(
-                weight,
-                Condition.SYMMETRY,
-                f"its values are those of {path}",
-                "one initializer and seed for several weights",
-            )
+    for place, index in enumerate(long[1:], 1):
+        earlier = int(np.argmax(deviations[place, :place]))
+        if deviations[place, earlier] > allowed:
+            repeated = weights[long[earlier]].owned.variable.path
+            numbers = f"its values are those of {repeated}"
+            cause = "one initializer and seed for several weights"
+            yield index, _finding(weights[index], Condition.SYMMETRY, numbers, cause)

@@ -84,7 +84,8 @@ class AuditReport(Report[WeightAudit]):
     """Every weight of a model, measured; prints as a table and a list of findings.
 
     Attributes:
-        rows: list of `WeightAudit`, one for each weight, in the order of the model.
+        rows: list of `WeightAudit`, one for each weight of a float type, in the order of
+            the model.
         findings: list of `Finding`; empty for a good start.
     """
 

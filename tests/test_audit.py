@@ -235,6 +235,32 @@ def test_applications(name):
     assert depthwise <= named
 
 
+def test_kernels_that_are_meant_to_be_as_they_are():
+    layer = layers.SimpleRNNCell(64, recurrent_initializer="identity")
+    layer.build((None, 8))
+    kf.initialize(layer, kf.Rule("fanwise_he_normal", weight="kernel"), seed=0)
+    assert not kf.audit(layer).findings
+    kf.initialize(layer, kf.Rule("zeros", weight="kernel"))
+    [finding] = kf.audit(layer).findings
+    assert finding.condition == SYMMETRY
+    assert finding.cause == "it was given Zeros"
+
+
+def test_weights_without_values_and_with_equal_paths():
+    class Layer(layers.Layer):
+        def build(self, _):
+            self.empty = self.add_weight(shape=(0, 3), name="kernel")
+            self.some = [self.add_weight(shape=(30, 30), name="kernel") for _ in range(2)]
+
+    layer = Layer()
+    layer.build(None)
+    kf.reinitialize(layer, seed=0)
+    layer.some[1].assign(layer.some[1] * 2)
+    report = kf.audit(layer)
+    assert [row.findings for row in report.rows] == [(), (SCALE, GLOROT)]
+    assert len({row.path for row in report.rows}) == 1
+
+
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_any_model(make):
     model = make()
