@@ -20,11 +20,10 @@ from keras_fanwise.evidence import (
 )
 from keras_fanwise.fans import Fans
 from keras_fanwise.fans_table import keras_fans
-from keras_fanwise.given import given_initializers
+from keras_fanwise.given import given_initializers, initializer_name
 from keras_fanwise.initializers import FanwiseVarianceScaling
 from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.private_keras import OwnedWeight, owned_weights
-from keras_fanwise.scaling import standard_deviation
 
 _REPLACED = "its values are not those that its initializer draws"
 # In how many audits of well-started models there may be a finding.
@@ -147,9 +146,9 @@ def _asked(owned: OwnedWeight, given: Any) -> _Asked | None:
         ours.input_axes = ours.output_axes = None
     shape = tuple(owned.variable.shape)
     bound = ours._bound_to(owned.layer, owned.variable.name, shape)
-    distribution, spread, mean = bound._parameters(shape)
+    drawn = bound._parameters(shape)
     scale = ours.scale if isinstance(ours, FanwiseVarianceScaling) else None
-    return _Asked(mean, standard_deviation(distribution, spread), scale)
+    return _Asked(drawn.mean, drawn.std, scale)
 
 
 def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
@@ -160,7 +159,7 @@ def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
         layer=type(weight.owned.layer).__name__,
         shape=tuple(weight.owned.variable.shape),
         fans=weight.fans,
-        initializer=_name(weight.given),
+        initializer="" if weight.given is None else initializer_name(weight.given),
         mean=found.mean,
         positive=found.positive,
         std_asked=weight.asked.std if weight.asked else None,
@@ -171,21 +170,17 @@ def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
     )
 
 
-def _name(initializer: Any) -> str:
-    if initializer is None:
-        return ""
-    return getattr(initializer, "__name__", type(initializer).__name__)
-
-
 def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[Finding]:
-    """What is wrong with a weight by itself, the gravest first and nothing after that."""
+    """What is wrong with a weight by itself."""
     if not np.all(np.isfinite(weight.values)):
         yield _finding(weight, Condition.SCALE, "values that are not finite", "overflow")
         return
     if weight.values.size < 2 or not (weight.is_random or weight.is_kernel):
         return
     if weight.values.min() == weight.values.max():
-        cause = _REPLACED if weight.asked else f"it was given {_name(weight.given)}"
+        cause = (
+            _REPLACED if weight.asked else f"it was given {initializer_name(weight.given)}"
+        )
         constant = f"all values are {float(weight.values.flat[0]):.4g}"
         yield _finding(weight, Condition.SYMMETRY, constant, cause)
         return
@@ -274,13 +269,13 @@ def _glorot(weight: _Measured, allowed: float) -> Iterator[Finding]:
 def _cause_of_scale(weight: _Measured) -> tuple[str, str]:
     """The cause, and the remedy if it is another than that of the condition."""
     owned, given = weight.owned, weight.given
-    theirs = keras_fans(owned.layer, owned.variable.name, weight.values.shape)
     if given is None:
         return "its initializer is unknown", ""
+    theirs = keras_fans(owned.layer, owned.variable.name, weight.values.shape)
     if counterpart(given) and theirs != weight.fans:
         counted = f"fan_in {theirs.fan_in:g} and fan_out {theirs.fan_out:g}"
         right = f"{weight.fans.fan_in:g} and {weight.fans.fan_out:g}"
-        cause = f"{_name(given)} counts {counted} in place of {right}"
+        cause = f"{initializer_name(given)} counts {counted} in place of {right}"
         return cause, Condition.GLOROT.remedy
     return _REPLACED, ""
 

@@ -11,6 +11,7 @@ from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
 from keras_fanwise.naming import weight_key, weight_path
 from keras_fanwise.private_keras import is_shape_inference
 from keras_fanwise.sampling import DTYPES, draw
+from keras_fanwise.scaling import Parameters
 from keras_fanwise.streams import stream_key
 from keras_fanwise.tensors import to_tensor
 
@@ -116,14 +117,14 @@ class RandomInitializer(keras.initializers.Initializer):
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
-            return self._draw(shape, dtype, *self._parameters(shape))
+            return self._draw(shape, dtype, self._parameters(shape))
         except (TypeError, ValueError) as error:
             if self._weight_path:
                 raise in_weight(error, self._weight_path, shape) from error
             raise
 
-    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
-        """The distribution, its spread and its mean."""
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
+        """What is drawn for a weight of this shape."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -140,31 +141,18 @@ class RandomInitializer(keras.initializers.Initializer):
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _draw(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        distribution: str,
-        spread: float,
-        mean: float,
-    ) -> Any:
+    def _draw(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Any:
         if self.sampler == "backend":
-            return _BACKEND_DRAWS[distribution](
-                shape, spread, mean, dtype=dtype, seed=self.seed
+            return _BACKEND_DRAWS[drawn.distribution](
+                shape, drawn.spread, drawn.mean, dtype=dtype, seed=self.seed
             )
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
-        return to_tensor(self._values(shape, dtype, distribution, spread, mean))
+        return to_tensor(self._values(shape, dtype, drawn))
 
-    def _values(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        distribution: str,
-        spread: float,
-        mean: float,
-    ) -> np.ndarray:
+    def _values(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> np.ndarray:
         key = stream_key(self._seed_for_draw(), self._stream_name)
+        distribution, spread, mean = drawn
         return draw(key, distribution, shape, dtype, spread=spread, mean=mean)
 
     def _is_placeholder(self) -> bool:

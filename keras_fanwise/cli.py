@@ -89,8 +89,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _init(options: argparse.Namespace) -> int:
     output = options.output
-    if output.suffix not in (".keras", ".h5"):
-        raise _BadInputError(f"the output must be a .keras or .h5 file: {output}")
+    _check_kind("output", output)
     if not output.parent.is_dir():
         raise _BadInputError(f"no such folder: {output.parent}")
     if output.exists() and not options.overwrite:
@@ -111,8 +110,7 @@ def _loaded(path: Path, compile: bool = False) -> keras.Model:  # noqa: A002 (Ke
         raise _BadInputError(f"no such file: {path}")
     if not path.is_file():
         raise _BadInputError(f"not a file: {path}")
-    if path.suffix not in (".keras", ".h5"):
-        raise _BadInputError(f"the model must be a .keras or .h5 file: {path}")
+    _check_kind("model", path)
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise _BadInputError(f"{path} is not a .keras file, or only a part of one")
     if path.suffix == ".h5":
@@ -120,6 +118,11 @@ def _loaded(path: Path, compile: bool = False) -> keras.Model:  # noqa: A002 (Ke
     with _complaints(f"{path} cannot be loaded: "), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return keras.saving.load_model(path, compile=compile)
+
+
+def _check_kind(argument: str, path: Path) -> None:
+    if path.suffix not in (".keras", ".h5"):
+        raise _BadInputError(f"the {argument} must be a .keras or .h5 file: {path}")
 
 
 def _refuse_lambda(path: Path) -> None:

@@ -12,6 +12,7 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.base import RandomInitializer
 from keras_fanwise.initializers import FanwiseVarianceScaling, Seed
 from keras_fanwise.sampling import DTYPES, aligned_empty
+from keras_fanwise.scaling import Parameters
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
     getattr(keras.initializers, name): getattr(initializers, f"Fanwise{name}")
@@ -68,15 +69,15 @@ def _of_family(
     return cls(seed=given_seed(initializer), fans=fans, **arguments)
 
 
-class _Shifted(RandomInitializer):
-    """A distribution with a spread and a mean."""
+class _Drawn(RandomInitializer):
+    """Draws with parameters that do not depend on the shape."""
 
-    def __init__(self, distribution: str, spread: float, mean: float, seed: Seed) -> None:
+    def __init__(self, drawn: Parameters, seed: Seed) -> None:
         super().__init__(seed, "portable")
-        self._drawn_from = distribution, spread, mean
+        self._drawn = drawn
 
-    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
-        return self._drawn_from
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
+        return self._drawn
 
 
 class _Orthogonal(RandomInitializer):
@@ -91,24 +92,18 @@ class _Orthogonal(RandomInitializer):
         super().__init__(seed, "portable")
         self._gain = gain
 
-    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
         if len(shape) < 2:
             raise fail(ValueError, "shape", "of two axes or more", shape)
         longest = max(math.prod(shape[:-1]), shape[-1])
-        return "untruncated_normal", self._gain / math.sqrt(longest), 0.0
+        return Parameters("untruncated_normal", self._gain / math.sqrt(longest))
 
-    def _values(
-        self,
-        shape: tuple[int, ...],
-        dtype: str,
-        distribution: str,
-        spread: float,
-        mean: float,
-    ) -> np.ndarray:
+    def _values(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> np.ndarray:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = max(rows, columns), min(rows, columns)
         # In float64, so that on a machine all backends round the same numbers.
-        q, r = np.linalg.qr(super()._values(tall, "float64", distribution, 1.0, mean))
+        normals = super()._values(tall, "float64", drawn._replace(spread=1.0))
+        q, r = np.linalg.qr(normals)
         q *= np.copysign(self._gain, np.diag(r))
         values = aligned_empty(q.size, DTYPES[dtype]).reshape(rows, columns)
         values[:] = q if rows >= columns else q.T
@@ -116,16 +111,14 @@ class _Orthogonal(RandomInitializer):
 
 
 _OTHERS: dict[type, Callable[[Any], RandomInitializer]] = {
-    keras.initializers.RandomNormal: lambda own: _Shifted(
-        "untruncated_normal", own.stddev, own.mean, given_seed(own)
+    keras.initializers.RandomNormal: lambda own: _Drawn(
+        Parameters("untruncated_normal", own.stddev, own.mean), given_seed(own)
     ),
-    keras.initializers.TruncatedNormal: lambda own: _Shifted(
-        "truncated_normal", own.stddev, own.mean, given_seed(own)
+    keras.initializers.TruncatedNormal: lambda own: _Drawn(
+        Parameters("truncated_normal", own.stddev, own.mean), given_seed(own)
     ),
-    keras.initializers.RandomUniform: lambda own: _Shifted(
-        "uniform",
-        (own.maxval - own.minval) / 2,
-        (own.maxval + own.minval) / 2,
+    keras.initializers.RandomUniform: lambda own: _Drawn(
+        Parameters("uniform", (own.maxval - own.minval) / 2, (own.maxval + own.minval) / 2),
         given_seed(own),
     ),
     keras.initializers.Orthogonal: lambda own: _Orthogonal(own.gain, given_seed(own)),

@@ -25,6 +25,11 @@ def given_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
     return given
 
 
+def initializer_name(initializer: Any) -> str:
+    """That of its class, or of the function that it is."""
+    return getattr(initializer, "__name__", type(initializer).__name__)
+
+
 def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
     """By name, what another layer of the same config gives its weights.
 

@@ -10,7 +10,7 @@ from keras_fanwise.arguments import choice, fail, positive, real
 from keras_fanwise.base import RandomInitializer
 from keras_fanwise.fans import Fans, axes_fans, shape_fans, validated_axes
 from keras_fanwise.layer_fans import layer_fans
-from keras_fanwise.scaling import DISTRIBUTIONS, MODES, spread
+from keras_fanwise.scaling import DISTRIBUTIONS, MODES, Parameters, spread
 
 FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
 Seed: TypeAlias = int | keras.random.SeedGenerator | None
@@ -89,9 +89,9 @@ class FanwiseVarianceScaling(RandomInitializer):
             bound.fans = layer_fans(layer, weight_name, shape)
         return bound
 
-    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
         parameter = spread(self.scale, self.mode, self.distribution, self._fans_of(shape))
-        return self.distribution, parameter, 0.0
+        return Parameters(self.distribution, parameter)
 
     def _fans_of(self, shape: tuple[int, ...]) -> Fans:
         if self.input_axes is not None and self.output_axes is not None:

@@ -5,6 +5,7 @@ from typing import Any
 from keras_fanwise.arguments import positive, real
 from keras_fanwise.base import RandomInitializer
 from keras_fanwise.initializers import Seed
+from keras_fanwise.scaling import Parameters
 
 
 class FanwiseNormal(RandomInitializer):
@@ -42,8 +43,8 @@ class FanwiseNormal(RandomInitializer):
         self.mean = real("mean", mean)
         self.stddev = positive("stddev", stddev)
 
-    def _parameters(self, shape: tuple[int, ...]) -> tuple[str, float, float]:
-        return "untruncated_normal", self.stddev, self.mean
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
+        return Parameters("untruncated_normal", self.stddev, self.mean)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""

@@ -13,11 +13,11 @@ from rich.progress import Progress
 from keras_fanwise.arguments import fail, in_weight
 from keras_fanwise.base import RandomInitializer, checked_shape_and_dtype
 from keras_fanwise.counterparts import portable
+from keras_fanwise.given import initializer_name
 from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.moments import moments
 from keras_fanwise.naming import weight_key
 from keras_fanwise.private_keras import OwnedWeight
-from keras_fanwise.scaling import standard_deviation
 from keras_fanwise.start_report import StartReport, WeightStart
 from keras_fanwise.streams import stream_key
 
@@ -122,8 +122,7 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
             return _Step(variable, row, _called(chosen, variable, seed, name))
         bound = drawn._bound_to(owned.layer, variable.name, shape)
         bound = bound._streamed(seed, name, chosen.own_seed)
-        distribution, spread, _ = bound._parameters(shape)
-        row = row._replace(std_asked=standard_deviation(distribution, spread))
+        row = row._replace(std_asked=bound._parameters(shape).std)
         checked_shape_and_dtype(shape, variable.dtype)
         return _Step(variable, row, lambda: bound(shape, dtype=variable.dtype))
     except (TypeError, ValueError) as error:
@@ -133,7 +132,7 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
 def _label(initializer: Any) -> str:
     if isinstance(initializer, RandomInitializer):
         return repr(initializer)
-    return getattr(initializer, "__name__", type(initializer).__name__)
+    return initializer_name(initializer)
 
 
 def _called(

@@ -153,6 +153,7 @@ def _shares(size: int, threads: int) -> list[tuple[int, int]]:
 
 
 def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
+    """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
     memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
     offset = -memory.ctypes.data % alignment
     return memory[offset : offset + size * dtype.itemsize].view(dtype)

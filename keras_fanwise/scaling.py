@@ -4,6 +4,7 @@ Pure Python: nothing here knows Keras.
 """
 
 import math
+from typing import NamedTuple
 
 from keras_fanwise.fans import Fans
 
@@ -91,3 +92,22 @@ def standard_deviation(distribution: str, spread: float) -> float:
     if distribution == "truncated_normal":
         return spread * TRUNCATED_STD
     return spread
+
+
+class Parameters(NamedTuple):
+    """What is drawn: a distribution, its spread and its mean.
+
+    Example:
+
+    >>> Parameters("untruncated_normal", 0.02).std
+    0.02
+    """
+
+    distribution: str
+    spread: float
+    mean: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of what is drawn."""
+        return standard_deviation(self.distribution, self.spread)

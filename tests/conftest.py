@@ -1,5 +1,6 @@
 import os
 
+import pytest
 from hypothesis import settings
 
 # One backend per process; the default test command runs on TensorFlow.
@@ -9,3 +10,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The same examples in every run; the first call on a backend is slow.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def nothing_left_behind():
+    """After the test Keras is as it was before any of them."""
+    # Not above: it imports Keras, for which the backend must be set.
+    from keras import layers
+
+    from retrofit_checks import GETS, class_name
+
+    yield
+    for module, get in GETS.items():
+        assert module.get is get
+    assert class_name(layers.Dense(1).kernel_initializer) == "GlorotUniform"

@@ -1,12 +1,14 @@
 """What the tests of `retrofit` share."""
 
 import keras
+import keras.src.initializers
 import numpy as np
 
 from keras_fanwise.binding import given_initializer
 from keras_fanwise.naming import snake_case
 
 layers = keras.layers
+GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}
 
 # Scale, mode and distribution of each, written out and not asked of either side.
 RECIPES = {

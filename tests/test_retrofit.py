@@ -14,6 +14,7 @@ from keras_fanwise.binding import given_initializer
 from processes import run_python
 from retrofit_checks import (
     FORMS,
+    GETS,
     RECIPES,
     TAILS,
     TheirHeNormal,
@@ -28,15 +29,7 @@ from retrofit_checks import (
 )
 
 layers = keras.layers
-GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind():
-    before = [keras.initializers.get, keras.src.initializers.get]
-    yield
-    assert [keras.initializers.get, keras.src.initializers.get] == before
-    assert class_name(layers.Dense(1).kernel_initializer) == "GlorotUniform"
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 # What is replaced

@@ -3,7 +3,6 @@
 import json
 
 import keras
-import keras.src.initializers
 import numpy as np
 import pytest
 
@@ -24,15 +23,7 @@ from retrofit_checks import (
 )
 
 layers = keras.layers
-GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind():
-    before = [keras.initializers.get, keras.src.initializers.get]
-    yield
-    assert [keras.initializers.get, keras.src.initializers.get] == before
-    assert class_name(layers.Dense(1).kernel_initializer) == "GlorotUniform"
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 # Weights that a layer makes by itself
