@@ -1,8 +1,10 @@
-"""Peak memory of one draw, for `draws.py`. On Linux alone."""
+"""Peak memory of a call, and of one draw for `draws.py`. On Linux alone."""
 
 import math
 import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from contenders import KERAS, OURS, TORCH, Shape, initializers
 from harness import console, fresh_process, progress, results_table
@@ -21,15 +23,20 @@ def peak_memory(distribution: str, contender: str) -> tuple[float, str]:
     """
     # Loads what is loaded at the first draw.
     initializers(distribution, (2, 2))[contender]()
-    draw = initializers(distribution, SHAPE)[contender]
+    growth, source = peak_growth(initializers(distribution, SHAPE)[contender])
+    return growth / _RESULT_BYTES, source
+
+
+def peak_growth(call: Callable[[], Any]) -> tuple[int, str]:
+    """By how many bytes a call raises the peak memory, and where the number is from."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the present
-        source, peak = "VmHWM, reset before the draw", _vm_hwm
+        source, peak = "VmHWM, reset before the call", _vm_hwm
     except OSError:
         source, peak = "growth of ru_maxrss, from which earlier peaks can hide", _ru_maxrss
     before = peak()
-    draw()
-    return (peak() - before) / _RESULT_BYTES, source
+    call()
+    return peak() - before, source
 
 
 def _vm_hwm() -> int:

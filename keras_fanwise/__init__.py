@@ -26,6 +26,7 @@ from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.registration import register
 from keras_fanwise.retrofit import retrofit
 from keras_fanwise.rules import Rule, recipes
+from keras_fanwise.signal import signal
 from keras_fanwise.whole_model import initialize, reinitialize
 
 __version__ = version("keras_fanwise")
@@ -51,6 +52,7 @@ __all__ = [
     "register_fans",
     "reinitialize",
     "retrofit",
+    "signal",
 ]
 
 register()

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from keras_fanwise.fans import Fans
+from keras_fanwise.figures import Panel
 from keras_fanwise.report import Report, number_text, shape_text, table
 
 
@@ -92,6 +93,16 @@ class AuditReport(Report[WeightAudit]):
     def __init__(self, rows: list[WeightAudit], findings: list[Finding]) -> None:
         super().__init__(rows)
         self.findings = findings
+
+    def _panels(self) -> list[Panel]:
+        rows = [row for row in self.rows if row.std_asked or row.findings]
+        series = {
+            "forward": [row.forward for row in rows],
+            "backward": [row.backward for row in rows],
+        }
+        marked = [i for i, row in enumerate(rows) if row.findings]
+        names = [row.path for row in rows]
+        return [Panel("fan · Var(w)", names, series, marked)]
 
     def __rich__(self) -> RenderableType:
         headers = ("mean", "positive", "std asked", "std", "forward", "backward")

@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # Read when Keras imports TensorFlow: its log would stand between the lines of a report.
@@ -21,6 +22,7 @@ import keras_fanwise
 from keras_fanwise.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
+_FIGURES = (".pdf", ".png", ".svg")
 
 
 class _BadInputError(Exception):
@@ -34,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default of this process.
 
     Returns:
-        The exit code: 0, or 1 if an audit has findings, or 2 for bad input.
+        The exit code: 0, or 1 if `audit` or `signal` has findings, or 2 for bad input.
     """
     options = _parser().parse_args(arguments)
     try:
+        _check_figure(options.plot)
         return options.run(options)
     except _BadInputError as error:
         print(f"keras-fanwise: {error}", file=sys.stderr)
@@ -56,12 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("fans", _fans, "the fans of every weight, and Keras's"),
         ("audit", _audit, "whether the model meets the conditions of a good start"),
+        ("signal", _signal, "whether a signal survives the depth of the model"),
         ("init", _init, "write the model with new weights to a new file"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         command.add_argument("model", type=Path, help="a .keras or .h5 file")
         command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--plot", type=Path, metavar="FILE", help="draw a figure")
         if name == "init":
             command.add_argument("output", type=Path, help="the file to write")
             command.add_argument(
@@ -77,21 +82,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fans(options: argparse.Namespace) -> int:
-    _print(keras_fanwise.fans_table(_built(_loaded(options.model))), options.json)
+    _show(keras_fanwise.fans_table(_built(_loaded(options.model))), options)
     return CLEAN
 
 
 def _audit(options: argparse.Namespace) -> int:
     report = keras_fanwise.audit(_built(_loaded(options.model)))
-    _print(report, options.json)
+    _show(report, options)
+    return FINDINGS if report.findings else CLEAN
+
+
+def _signal(options: argparse.Namespace) -> int:
+    model = _built(_loaded(options.model))
+    with _complaints("no signal can be sent: "):
+        report = keras_fanwise.signal(model)
+    _show(report, options)
     return FINDINGS if report.findings else CLEAN
 
 
 def _init(options: argparse.Namespace) -> int:
     output = options.output
     _check_kind("output", output)
-    if not output.parent.is_dir():
-        raise _BadInputError(f"no such folder: {output.parent}")
+    _check_folder(output)
     if output.exists() and not options.overwrite:
         raise _BadInputError(f"{output} exists; --overwrite replaces it")
     model = _built(_loaded(options.model, compile=True))
@@ -100,8 +112,8 @@ def _init(options: argparse.Namespace) -> int:
             report = keras_fanwise.reinitialize(model, options.seed)
         else:
             report = keras_fanwise.initialize(model, options.recipe, options.seed)
-    _save(model, output)
-    _print(report, options.json)
+    _write(output, lambda whole: model.save(whole))
+    _show(report, options)
     return CLEAN
 
 
@@ -158,18 +170,35 @@ def _one_line(error: Exception) -> str:
     return first[:300] or type(error).__name__
 
 
-def _save(model: keras.Model, output: Path) -> None:
+def _check_figure(path: Path | None) -> None:
+    if path is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        raise _BadInputError('--plot needs matplotlib: pip install "keras_fanwise[plot]"')
+    if path.suffix not in _FIGURES:
+        raise _BadInputError(f"the figure must be a {', '.join(_FIGURES)} file: {path}")
+    _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise _BadInputError(f"no such folder: {path.parent}")
+
+
+def _write(output: Path, save: Callable[[Path], object]) -> None:
     """All of the file or nothing: it is written beside its place, then moved there."""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".keras-fanwise-") as folder:
         whole = Path(folder) / output.name
         with _complaints(f"{output} cannot be written: "), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that .h5 is the older format
-            model.save(whole)
+            save(whole)
             whole.replace(output)
 
 
-def _print(report: Report, as_json: bool) -> None:
-    if as_json:
+def _show(report: Report, options: argparse.Namespace) -> None:
+    if options.plot:
+        _write(options.plot, lambda whole: report.plot().savefig(whole))
+    if options.json:
         print(report.to_json())
     elif sys.stdout.isatty():
         Console().print(report)

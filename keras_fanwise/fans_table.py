@@ -8,6 +8,7 @@ from rich.table import Table
 
 from keras_fanwise.einsum_fans import parse_equation
 from keras_fanwise.fans import Fans, axes_fans, shape_fans
+from keras_fanwise.figures import Panel
 from keras_fanwise.layer_fans import layer_fans
 from keras_fanwise.private_keras import owned_weights
 from keras_fanwise.report import Report, number_text, shape_text, table
@@ -47,6 +48,13 @@ class FansTable(Report[WeightFans]):
     Attributes:
         rows: list of `WeightFans`, one for each weight, in the order of the layers.
     """
+
+    def _panels(self) -> list[Panel]:
+        series = {
+            "he, lecun": [row.fan_in_ratio for row in self.rows],
+            "glorot": [row.fan_avg_ratio for row in self.rows],
+        }
+        return [Panel("std, ours / Keras's", [row.path for row in self.rows], series)]
 
     def __rich__(self) -> Table:
         columns = table(("weight", "layer", "shape"), _NUMBERS)

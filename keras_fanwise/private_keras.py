@@ -57,8 +57,8 @@ def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
         raise fail(ValueError, "model", "built: it has no weights yet", model)
     owners: dict[int, keras.Layer] = {}
     holders: dict[int, list[keras.Layer]] = {}
-    for layer in _layers(model):
-        inner = {id(weight) for sub in _layers(layer)[1:] for weight in sub.weights}
+    for layer in all_layers(model):
+        inner = {id(weight) for sub in all_layers(layer)[1:] for weight in sub.weights}
         for weight in layer.weights:
             holders.setdefault(id(weight), []).append(layer)
             if id(weight) not in inner:
@@ -69,7 +69,7 @@ def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     ]
 
 
-def _layers(layer: keras.Layer) -> list[keras.Layer]:
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer itself, then all inside it."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
 

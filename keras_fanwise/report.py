@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
+from keras_fanwise.figures import Panel, stacked
+
 Row = TypeVar("Row")
 
 # More than any table needs: a path that is cut off names no weight.
@@ -35,6 +37,22 @@ class Report(Generic[Row]):
         return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
     __repr__ = __str__
+
+    def _panels(self) -> list[Panel]:
+        """What `plot` shows."""
+        raise NotImplementedError
+
+    def plot(self) -> Any:
+        """Draws the report against the depth of the model, on a logarithmic scale.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which pyplot shows too; to write a file, call
+            its `savefig`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return stacked(self._panels())
 
     def to_json(self) -> str:
         """The report as a JSON object, with all numbers as they are.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from keras_fanwise.fans import Fans
+from keras_fanwise.figures import Panel
 from keras_fanwise.report import Report, number_text, shape_text, table
 
 
@@ -46,6 +47,14 @@ class StartReport(Report[WeightStart]):
     def __init__(self, rows: list[WeightStart], seed: int) -> None:
         super().__init__(rows)
         self.seed = seed
+
+    def _panels(self) -> list[Panel]:
+        rows = [row for row in self.rows if row.std_asked]
+        series = {
+            "asked": [row.std_asked for row in rows],
+            "measured": [row.std for row in rows],
+        }
+        return [Panel("std", [row.path for row in rows], series)]
 
     def __rich__(self) -> Table:
         columns = table(

@@ -56,11 +56,96 @@ def test_exit_codes(folder, capsys, suffix):
     assert "× 4" in output
 
 
+def test_signal(folder, capsys):
+    network().save("good.keras")
+    code, output, errors = run(capsys, "signal", "good.keras")
+    assert (code, errors) == (0, "")
+    assert output.endswith("0 findings\n")
+    deep = [layers.Dense(64, "relu", kernel_initializer="zeros") for _ in range(3)]
+    keras.Sequential([keras.Input((64,)), *deep]).save("bad.keras")
+    code, output, errors = run(capsys, "signal", "bad.keras")
+    assert (code, errors) == (1, "")
+    assert "dead forward: 100% of the units are 0 for the whole batch" in output
+
+
+def test_signal_of_a_model_that_takes_what_cannot_be_drawn(folder, capsys):
+    text = keras.Input((), dtype="string")
+    model = keras.Model(text, layers.Dense(2)(layers.Embedding(9, 4)(Letters()(text))))
+    model.save("model.keras")
+    code, output, errors = run(capsys, "signal", "model.keras")
+    assert (code, output) == (2, "")
+    assert errors.startswith("keras-fanwise: no signal can be sent: ")
+    assert errors.count("\n") == 1
+
+
+@keras.saving.register_keras_serializable("test_cli")
+class Letters(layers.Layer):
+    """Turns text into indices, or would."""
+
+    def compute_output_spec(self, text):
+        return keras.KerasTensor((*text.shape, 3), "int32")
+
+    def call(self, text):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("command", ["fans", "audit", "signal", "init"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plot_writes_a_figure(folder, capsys, command, suffix):
+    pytest.importorskip("matplotlib").use("Agg")
+    network().save("model.keras")
+    more = ["new.keras"] if command == "init" else []
+    arguments = (command, "model.keras", *more, "--plot", f"figure.{suffix}")
+    _, plain, _ = run(capsys, *arguments[: 2 + len(more)], *["--seed", 1][: 2 * len(more)])
+    assert not (folder / f"figure.{suffix}").exists()
+    if more:
+        arguments += ("--overwrite", "--seed", 1)
+    code, output, errors = run(capsys, *arguments)
+    assert (code, errors, output) == (0, "", plain)
+    begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    assert (folder / f"figure.{suffix}").read_bytes().startswith(begin)
+    assert len(list(folder.iterdir())) == 2 + len(more)
+
+
+BAD_FIGURES = {
+    "another kind of file": ("model.keras", "must be a .pdf, .png, .svg file"),
+    "a missing folder": ("missing/figure.png", "no such folder: missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIGURES)
+def test_bad_figures(folder, capsys, case):
+    pytest.importorskip("matplotlib")
+    figure, message = BAD_FIGURES[case]
+    network().save("model.keras")
+    before = (folder / "model.keras").read_bytes()
+    code, output, errors = run(capsys, "audit", "model.keras", "--plot", figure)
+    assert (code, output) == (2, "")
+    assert message in errors
+    assert (folder / "model.keras").read_bytes() == before
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_plot_without_matplotlib(folder, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    network().save("model.keras")
+    code, output, errors = run(capsys, "audit", "model.keras", "--plot", "figure.png")
+    assert (code, output) == (2, "")
+    assert "keras_fanwise[plot]" in errors
+
+
 def test_json_has_every_number(folder, capsys):
     network("he_normal").save("model.keras")
     model = keras.saving.load_model("model.keras")
-    for command, report in (("fans", kf.fans_table(model)), ("audit", kf.audit(model))):
+    for command, report in (
+        ("signal", kf.signal(model)),
+        ("fans", kf.fans_table(model)),
+        ("audit", kf.audit(model)),
+    ):
         _, output, _ = run(capsys, command, "model.keras", "--json")
+        assert output == report.to_json() + "\n"
+        if command == "signal":  # its rows are layers: tests/test_figures.py
+            continue
         content = json.loads(output)
         assert len(content["rows"]) == len(model.weights)
         for row, found in zip(report.rows, content["rows"], strict=True):
@@ -120,8 +205,9 @@ def test_bad_files(folder, capsys):
     words = damaged(folder)
     before = sorted(folder.iterdir())
     for name, word in words.items():
-        for command in (["fans", name], ["audit", name], ["init", name, "new.keras"]):
-            code, output, errors = run(capsys, *command)
+        for command in (["fans"], ["audit"], ["signal"], ["init", "new.keras"]):
+            command.insert(1, name)
+            code, output, errors = run(capsys, *command, "--plot", "figure.png")
             assert (code, output) == (2, ""), name
             assert errors.startswith("keras-fanwise: "), name
             assert errors.count("\n") == 1, name

@@ -1,0 +1,523 @@
+"""Signals through models: closed forms, a second route, kinds of models, nothing changed."""
+
+import json
+import math
+import random
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fanwise as kf
+from keras_fanwise.sampling import draw
+from keras_fanwise.signal_report import Verdict
+from keras_fanwise.streams import stream_key
+
+from models import MODELS
+from processes import BACKENDS, run_python, skip_if_missing
+
+layers = keras.layers
+BACKEND = keras.backend.backend()
+DEEP, WIDTH = 30, 512
+
+
+def relu_network(initializer, depth=DEEP, width=WIDTH, head=()):
+    body = [
+        layers.Dense(width, "relu", kernel_initializer=initializer, name=f"body_{i}")
+        for i in range(depth)
+    ]
+    return keras.Sequential([keras.Input((width,)), *body, *head], name="net")
+
+
+def labels(report):
+    return [(finding.verdict.label, finding.direction) for finding in report.findings]
+
+
+CLOSED_FORMS = {
+    "he": ("fanwise_he_normal", 1.0, []),
+    "lecun": ("fanwise_lecun_normal", 0.5, ["vanishing"]),
+    "scale 4": (kf.FanwiseVarianceScaling(4.0, "fan_in"), 2.0, ["exploding"]),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED_FORMS)
+def test_closed_forms_of_relu_networks(case):
+    """Each layer multiplies the second moment by half the scale: He et al. 2015."""
+    initializer, factor, verdicts = CLOSED_FORMS[case]
+    keras.utils.set_random_seed(1)
+    report = kf.signal(relu_network(initializer))
+    assert len(report.rows) == DEEP
+    forward = np.array([row.std**2 + row.mean**2 for row in report.rows])
+    backward = np.array([row.gradient_std**2 for row in report.rows])[::-1]
+    layer = np.arange(DEEP)
+    # Of independent layers of this width the logarithm has a variance of 5 / width each
+    # (Hanin and Rolnick 2018); of the first, which is compared with, as well.
+    errors = np.sqrt(5 * (layer + 1) / WIDTH)
+    for moments in (forward, backward):
+        deviation = np.log(moments / moments[0]) - layer * math.log(factor)
+        assert np.all(np.abs(deviation) < 4 * errors)
+    assert labels(report) == [(v, way) for v in verdicts for way in ("forward", "backward")]
+    for trend in (report.forward, report.backward):
+        assert trend.layers == DEEP - 2
+        error = math.sqrt(5 / WIDTH / (DEEP / 2))
+        assert abs(math.log(trend.rate**2 / factor)) < 4 * error
+        assert trend.total == pytest.approx(trend.rate**trend.layers)
+    for finding in report.findings:
+        trend = getattr(report, finding.direction)
+        assert f"× {trend.rate:.3g} per layer" in finding.numbers
+        assert finding.path.startswith("net/body_")
+
+
+def test_the_closed_form_has_teeth():
+    """A scale that is 1.3 times as large is found."""
+    initializer = kf.FanwiseVarianceScaling(2 * 1.3, "fan_in")
+    keras.utils.set_random_seed(1)
+    rows = kf.signal(relu_network(initializer)).rows
+    moments = np.array([row.std**2 + row.mean**2 for row in rows])
+    assert abs(math.log(moments[-1] / moments[0])) > 4 * math.sqrt(5 * DEEP / WIDTH)
+
+
+def test_the_same_by_hand():
+    """Every number against NumPy's own forward and backward pass."""
+    keras.utils.set_random_seed(0)
+    network = relu_network("fanwise_he_normal", 4, 24, [layers.Dense(5, name="head")])
+    x = np.random.default_rng(0).standard_normal((16, 24)).astype("float32")
+    report = kf.signal(network, x)
+    kernels = [keras.ops.convert_to_numpy(w.value) for w in network.weights[::2]]
+    outputs = [x.astype("float64")]
+    for kernel in kernels[:-1]:
+        outputs.append(np.maximum(outputs[-1] @ kernel, 0))
+    outputs.append(outputs[-1] @ kernels[-1])
+    gradient = draw(stream_key(0, "cotangent 0"), "untruncated_normal", (16, 5))
+    arriving = [gradient.astype("float64")]
+    passed = arriving[0]  # the head has no ReLU
+    for kernel, output in zip(kernels[:0:-1], outputs[-2:0:-1], strict=True):
+        arriving.append(passed @ kernel.T)
+        passed = arriving[-1] * (output > 0)
+    for row, output, gradient in zip(report.rows, outputs[1:], arriving[::-1], strict=True):
+        assert row.shape == output.shape
+        assert row.mean == pytest.approx(output.mean(), rel=1e-3, abs=1e-6)
+        assert row.std == pytest.approx(output.std(), rel=1e-5)
+        assert row.dead == np.mean(np.all(output == 0, axis=0))
+        assert row.gradient_std == pytest.approx(gradient.std(), rel=1e-5)
+
+
+class Branching(keras.Model):
+    """Two outputs, a shared layer, weights made when it is called."""
+
+    def __init__(self):
+        super().__init__(name="branching")
+        self.shared = layers.Dense(8, "tanh")
+        self.norm = layers.BatchNormalization()
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x):
+        once = self.shared(x)
+        return {"once": once, "twice": self.drop(self.norm(self.shared(once)))}
+
+
+def branching():
+    model = Branching()
+    model(np.zeros((2, 8), "float32"))
+    return model
+
+
+def several_inputs():
+    image = keras.Input((8, 8, 3), name="image")
+    words = keras.Input((5,), dtype="int32", name="words")
+    flags = keras.Input((4,), dtype="bool", name="flags")
+    parts = [
+        layers.Flatten()(layers.Conv2D(4, 3)(image)),
+        layers.GlobalAveragePooling1D()(layers.Embedding(7, 6)(words)),
+        layers.Rescaling(1.0)(flags),
+    ]
+    return keras.Model(
+        {"image": image, "words": words, "flags": flags},
+        layers.Dense(3)(layers.Concatenate()(parts)),
+    )
+
+
+def float_indices():
+    return keras.Sequential(
+        [keras.Input((6,)), layers.Embedding(9, 8, mask_zero=True), layers.LSTM(4)]
+    )
+
+
+def states():
+    inputs = keras.Input((5, 3))
+    _, state, cell = layers.LSTM(4, return_state=True, return_sequences=True)(inputs)
+    return keras.Model(inputs, layers.Dense(2)(layers.Concatenate()([state, cell])))
+
+
+def stateful():
+    inputs = keras.Input(batch_shape=(6, 5, 3))
+    return keras.Model(inputs, layers.GRU(4, stateful=True)(inputs))
+
+
+def open_sizes():
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(4, 3)(inputs)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+
+
+def frozen():
+    model = MODELS["nested"]()
+    model.trainable = False
+    return model
+
+
+def transformer():
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(11, 8)(inputs)
+    attended = layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x, use_causal_mask=True)
+    x = layers.LayerNormalization()(layers.Add()([x, attended]))
+    return keras.Model(inputs, layers.Dense(11)(x))
+
+
+KINDS = MODELS | {
+    make.__name__: make
+    for make in (
+        branching, several_inputs, float_indices, states, stateful, open_sizes, frozen,
+        transformer,
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    keras.utils.set_random_seed(0)
+    return KINDS[request.param]()
+
+
+def state(model):
+    """All that a call could change: variables, generators, what the layers do."""
+    variables = [keras.ops.convert_to_numpy(v.value).tobytes() for v in model.variables]
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        variables += [keras.ops.convert_to_numpy(v).tobytes() for v in optimizer.variables]
+    replaced = ["call" in vars(layer) for layer in model._flatten_layers()]
+    generators = [random.getstate(), np.random.get_state()[1].tobytes()]
+    if BACKEND == "torch":
+        import torch
+
+        generators.append(torch.random.get_rng_state().numpy().tobytes())
+        generators += [parameter.grad for parameter in model.parameters()]
+    return variables, replaced, generators
+
+
+def test_every_kind_of_model(kind):
+    before = state(kind)
+    report = kf.signal(kind)
+    assert state(kind) == before
+    assert not any(before[1])
+    assert len(report.rows) >= 1
+    for row in report.rows:
+        assert math.isfinite(row.mean)
+        assert row.std > 0
+        assert row.gradient_std is None or math.isfinite(row.gradient_std)
+    assert [row.gradient_std for row in report.rows][-1] > 0
+    assert str(report) == str(kf.signal(kind))
+
+
+def test_training_is_not_disturbed():
+    """Trains after a signal as without: Dropout, BatchNormalization, the optimizer."""
+    x, y = np.ones((32, 8), "float32"), np.zeros((32, 3), "float32")
+
+    def trained(measured):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential(
+            [
+                keras.Input((8,)),
+                layers.Dense(6, "relu"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.5),
+                layers.SpectralNormalization(layers.Dense(3)),
+            ]
+        )
+        model.compile("adam", "mse")
+        for _ in range(2):
+            if measured:
+                kf.signal(model)
+            model.fit(x, y, verbose=0)
+        return [keras.ops.convert_to_numpy(w.value).tobytes() for w in model.variables]
+
+    assert trained(True) == trained(False)
+
+
+class Breaking(layers.Layer):
+    """Stops forward, or on the way back."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+
+    def call(self, x):
+        if self.where == "forward":
+            raise RuntimeError("broken")
+        if BACKEND == "jax":
+            import jax
+
+            def broken(_, g):
+                raise RuntimeError("broken")
+
+            passed = jax.custom_vjp(lambda x: x)
+            passed.defvjp(lambda x: (x, None), broken)
+            return passed(x)
+        if BACKEND == "torch":
+            import torch
+
+            class Passed(torch.autograd.Function):
+                @staticmethod
+                def forward(context, x):
+                    return x.clone()
+
+                @staticmethod
+                def backward(context, g):
+                    raise RuntimeError("broken")
+
+            return Passed.apply(x)
+        import tensorflow as tf
+
+        def broken(g):
+            raise RuntimeError("broken")
+
+        return tf.custom_gradient(lambda x: (tf.identity(x), broken))(x)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_nothing_is_changed_after_an_error(where):
+    breaking = Breaking("backward")
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(4), layers.BatchNormalization(), layers.Dropout(0.5),
+         breaking, layers.Dense(2)]
+    )  # fmt: skip
+    breaking.where = where
+    before = state(model)
+    with pytest.raises(RuntimeError, match="broken"):
+        kf.signal(model)
+    assert state(model) == before
+    assert not any(before[1])
+
+
+def test_rows_of_shared_layers_and_several_outputs():
+    model = branching()
+    report = kf.signal(model)
+    names = [(row.layer, row.call, row.depth) for row in report.rows]
+    assert names == [
+        ("Dense", 1, 1), ("Dense", 2, 2), ("BatchNormalization", 1, 2), ("Dropout", 1, 2)
+    ]  # fmt: skip
+    assert "(2)" in report.rows[1].name
+    rows = {row.layer: row for row in kf.signal(states()).rows}
+    # The sequence is not used: no gradient comes there, and it counts for nothing.
+    assert rows["LSTM"].gradient_std == pytest.approx(rows["Concatenate"].gradient_std)
+
+
+def test_gradients_add_up_where_a_tensor_is_used_twice():
+    inputs = keras.Input((64,))
+    x = layers.Dense(64, name="start")(inputs)
+    model = keras.Model(inputs, layers.Add()([layers.Activation("linear")(x), x]))
+    rows = {row.layer: row for row in kf.signal(model).rows}
+    assert rows["Dense"].gradient_std == pytest.approx(2 * rows["Add"].gradient_std)
+    assert rows["Activation"].gradient_std == pytest.approx(rows["Add"].gradient_std)
+
+
+def test_no_gradient_where_none_comes():
+    inputs = keras.Input((8,))
+    x = layers.Dense(8)(inputs)
+    stopped = layers.Lambda(keras.ops.stop_gradient)(x)
+    report = kf.signal(keras.Model(inputs, layers.Dense(3)(stopped)))
+    assert report.rows[0].gradient_std in (None, 0.0)
+    assert report.rows[-1].gradient_std > 0
+
+
+def test_dropout_and_normalization_as_in_training():
+    x = np.random.default_rng(0).normal(3.0, 5.0, (512, 64)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.BatchNormalization(), layers.Dropout(0.75)]
+    )
+    norm, drop = kf.signal(model, x).rows
+    assert norm.std == pytest.approx(1.0, rel=1e-3)
+    # A quarter stays, four times as large. 5 standard errors of a variance of kurtosis 12.
+    assert drop.std**2 == pytest.approx(4.0, rel=5 * math.sqrt(11 / x.size))
+
+
+def planted(kind):
+    """A model in which `dense_3` does something to the signal."""
+    model = relu_network("fanwise_he_normal", 8, 64, [layers.Dense(3, name="head")])
+    middle = model.layers[3]
+    if kind == "dead":
+        middle.bias.assign(middle.bias - 100.0)
+    elif kind == "nearly dead":
+        middle.bias.assign([-100.0] * 60 + [0.0] * 4)
+    elif kind == "infinite":
+        middle.kernel.assign(middle.kernel * np.inf)
+    elif kind == "too large":
+        middle.kernel.assign(middle.kernel * 1e30)
+    elif kind == "too small":
+        middle.kernel.assign(middle.kernel * 1e-6)
+    return model
+
+
+PLANTED = {
+    "nothing": [],
+    "dead": [("dead", "forward"), ("vanishing", "forward"), ("vanishing", "backward")],
+    "nearly dead": [("dead", "forward")],
+    "infinite": [("non-finite", "forward")],
+    "too large": [("exploding", "forward"), ("exploding", "backward")],
+    "too small": [("vanishing", "forward"), ("vanishing", "backward")],
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_planted_faults_are_named(kind):
+    keras.utils.set_random_seed(0)
+    report = kf.signal(planted(kind))
+    assert labels(report) == PLANTED[kind]
+    if report.findings:
+        assert report.findings[0].path == "net/body_3"
+        assert report.findings[0].remedy in str(report)
+
+
+def test_a_gradient_that_is_not_finite():
+    """The square root has an infinite slope at 0."""
+    root = layers.Lambda(keras.ops.sqrt)
+    zero = layers.Rescaling(0.0, name="zero")
+    model = keras.Sequential([keras.Input((16,)), zero, root, layers.Dense(3)], name="net")
+    report = kf.signal(model)
+    assert ("non-finite", "backward") in labels(report)
+    assert report.findings[0].path == "net/zero"
+    assert Verdict.NON_FINITE in report.rows[0].verdicts
+
+
+def test_half_of_the_units_may_be_silent_by_chance():
+    """All samples equal: a ReLU is silent for all of them, or for none."""
+    quiet = 0
+    for seed in range(100):
+        keras.utils.set_random_seed(seed)
+        report = kf.signal(
+            relu_network("fanwise_he_normal", 3, 24), np.ones((8, 24), "float32")
+        )
+        quiet += bool(report.findings)
+    # False alarms are one in a thousand; three of a hundred would be 1 in 6,000.
+    assert quiet <= 2
+
+
+def test_half_precision_is_measured_without_overflow():
+    model = keras.Sequential(
+        [
+            keras.Input((8,), dtype="float16"),
+            layers.Rescaling(30000.0, dtype="float16"),
+            layers.Rescaling(1e-7, dtype="float32"),
+        ]
+    )
+    x = np.array([[1.0, -1.0] * 4] * 4, "float16")
+    large, small = kf.signal(model, x).rows
+    assert large.std == pytest.approx(30000)  # whose square float16 does not hold
+    assert small.std == pytest.approx(0.003, rel=1e-5)
+
+
+def test_tiny_signals_are_measured():
+    model = keras.Sequential([keras.Input((8,)), layers.Rescaling(1e-30)])
+    [row] = kf.signal(model, np.array([[1.0, -1.0] * 4] * 4, "float32")).rows
+    assert row.std == pytest.approx(1e-30, rel=1e-5)  # whose square float32 does not hold
+
+
+def test_a_layer_alone():
+    layer = layers.Dense(4, kernel_initializer="fanwise_he_normal")
+    layer.build((None, 8))
+    [row] = kf.signal(layer).rows
+    assert row.shape == (32, 4)
+    assert row.depth == 1
+
+
+def test_large_inputs_take_fewer_samples():
+    model = keras.Sequential([keras.Input((300, 300, 3)), layers.GlobalAveragePooling2D()])
+    layer = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    assert kf.signal(keras.Sequential([model, layer])).rows[0].shape[0] == 3
+
+
+def unbuilt():
+    return keras.Sequential([layers.Dense(2)])
+
+
+def silent():
+    class Silent(keras.Model):
+        def call(self, x, y=None):
+            return x
+
+    model = Silent()
+    model.built = True
+    return model
+
+
+BAD = {
+    "no model": (lambda: "model", TypeError, "`model` must be a Keras model or layer"),
+    "not built": (unbuilt, ValueError, "`model` must be built"),
+    "nothing said of its inputs": (silent, ValueError, "`x` must be given"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    make, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        kf.signal(make())
+
+
+def test_code_that_is_compiled_is_passed_over():
+    """Layers called within it are not seen; the others are."""
+    inner = layers.Dense(8)
+    inner.build((None, 8))
+
+    class Compiled(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = inner, layers.Dense(2)
+
+        def call(self, x):
+            return self.head(compiled(self.inner)(x))
+
+    def compiled(function):
+        if BACKEND == "jax":
+            import jax
+
+            return jax.checkpoint(function)
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            return tf.function(function)
+        return function
+
+    model = Compiled()
+    model(np.zeros((2, 8), "float32"))
+    rows = kf.signal(model).rows
+    assert len(rows) == 1 + (BACKEND == "torch")
+    assert rows[-1].gradient_std > 0
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import keras, keras_fanwise
+from keras import layers
+inputs = keras.Input((8, 8, 3))
+x = layers.SeparableConv2D(8, 3, activation="relu")(inputs)
+x = layers.BatchNormalization()(x)
+x = layers.Flatten()(layers.Conv2DTranspose(4, 3, 2, activation="gelu")(x))
+model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+keras_fanwise.initialize(model, "he", seed=1)
+print(keras_fanwise.signal(model).to_json())
+"""
+
+
+def test_the_same_on_every_backend(request):
+    found = []
+    for backend in BACKENDS:
+        skip_if_missing(backend)
+        output = run_python(SCRIPT, request.config.rootpath, backend=backend)
+        found.append(json.loads(output)["rows"])
+    numbers = ("mean", "std", "dead", "gradient_std")
+    values = np.array([[[row[n] for n in numbers] for row in rows] for rows in found])
+    scale = values[0, :, 1:2]  # a mean may be about 0
+    assert np.all(np.abs(values[:, :, :3] - values[0, :, :3]) < 1e-5 * (1 + scale))
+    assert np.allclose(values[:, :, 3], values[0, :, 3], rtol=1e-4)
