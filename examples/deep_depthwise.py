@@ -2,9 +2,10 @@
 
     python examples/deep_depthwise.py --figure deep_depthwise.png
 
-Trains the same networks on scikit-learn's digits from `he_normal` and from
-`fanwise_he_normal`: 4, 8 and 16 blocks of a 3×3 depthwise and a 1×1 convolution, each
-with a ReLU, first as they are and then with BatchNormalization before the last ReLU of
+Trains the same networks on scikit-learn's digits from different starts: 4, 8 and 16
+blocks of a 3×3 depthwise and a 1×1 convolution, each with a ReLU. First as they are, from
+Keras's default, from `he_normal`, from that with depthwise kernels of standard deviation
+√(1/9), and from `fanwise_he_normal`; then with BatchNormalization before the last ReLU of
 every block. Prints the accuracies, and draws the training losses of the networks
 without normalization. The exit code is 0 only if of those the deepest learns with
 `fanwise_he_normal` from every seed and with `he_normal` from none.
@@ -34,8 +35,17 @@ from sklearn.model_selection import train_test_split
 
 import keras_fanwise  # noqa: F401 (makes the names known to Keras)
 
-BUILT_IN, OURS = INITIALIZERS = "he_normal", "fanwise_he_normal"
-COLOURS = {BUILT_IN: "#d55e00", OURS: "#0072b2"}
+DEFAULT, BUILT_IN, OURS = "glorot_uniform", "he_normal", "fanwise_he_normal"
+# He's rule but for the depthwise kernels, which get LeCun's with the right fan_in, 9.
+MIXED = "he_normal, depthwise √(1/9)"
+# By the start, the initializers of the depthwise kernels and of the others.
+INITIALIZERS = {
+    DEFAULT: (DEFAULT, DEFAULT),
+    BUILT_IN: (BUILT_IN, BUILT_IN),
+    MIXED: ("fanwise_lecun_normal", BUILT_IN),
+    OURS: (OURS, OURS),
+}
+COLOURS = {DEFAULT: "#e69f00", BUILT_IN: "#d55e00", MIXED: "#56b4e9", OURS: "#0072b2"}
 DEPTHS = (4, 8, 16)
 SEEDS = (0, 1, 2)
 EPOCHS = 15
@@ -54,7 +64,7 @@ class Setting(NamedTuple):
 
     normalized: bool
     blocks: int
-    initializer: str
+    start: str
 
 
 class Run(NamedTuple):
@@ -75,20 +85,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=only)
     arguments = parser.parse_args()
 
+    compared = [BUILT_IN, OURS]
     if arguments.quick:
-        results = train_all((False,), DEPTHS[-1:], SEEDS[:1])
+        results = train_all(settings(False, DEPTHS[-1:], compared), SEEDS[:1])
     else:
-        results = train_all((False, True), DEPTHS, SEEDS)
+        plain = settings(False, DEPTHS, list(INITIALIZERS))
+        results = train_all(plain + settings(True, DEPTHS, compared), SEEDS)
     Console().print(table(results))
     draw_losses(results, arguments.figure)
     check(results)
 
 
-def train_all(
-    normalized: Sequence[bool], depths: Sequence[int], seeds: Sequence[int]
-) -> Results:
-    product = itertools.product(normalized, depths, INITIALIZERS)
-    results: Results = {Setting(*values): [] for values in product}
+def settings(
+    normalized: bool, depths: Sequence[int], starts: Sequence[str]
+) -> list[Setting]:
+    return [Setting(normalized, *values) for values in itertools.product(depths, starts)]
+
+
+def train_all(networks: Sequence[Setting], seeds: Sequence[int]) -> Results:
+    results: Results = {setting: [] for setting in networks}
     for setting, seed in track(list(itertools.product(results, seeds)), "training"):
         results[setting].append(train(setting, seed))
     return results
@@ -111,12 +126,12 @@ def split_digits() -> list[np.ndarray]:
 
 
 def build_network(setting: Setting) -> keras.Model:
-    name = setting.initializer
+    depthwise, name = INITIALIZERS[setting.start]
     network = keras.Sequential([keras.Input((8, 8, 1))])
     network.add(layers.Conv2D(CHANNELS, 3, 1, "same", kernel_initializer=name))
     network.add(layers.ReLU())
     for _ in range(setting.blocks):
-        network.add(layers.DepthwiseConv2D(3, 1, "same", depthwise_initializer=name))
+        network.add(layers.DepthwiseConv2D(3, 1, "same", depthwise_initializer=depthwise))
         network.add(layers.ReLU())
         network.add(layers.Conv2D(CHANNELS, 1, kernel_initializer=name))
         if setting.normalized:
@@ -132,7 +147,7 @@ def build_network(setting: Setting) -> keras.Model:
 
 def table(results: Results) -> Table:
     title = "digits: validation accuracy, and mean training loss of two epochs"
-    result = Table("blocks", "batch\nnorm", "initializer", box=None, title=title)
+    result = Table("blocks", "batch\nnorm", "start", box=None, title=title)
     for heading in ("mean", "each seed", "range", "first\nloss", "last\nloss"):
         result.add_column(heading, justify="right")
     result.pad_edge = False
@@ -157,13 +172,13 @@ def draw_losses(results: Results, file: Path) -> None:
         draw_panel(panel, results, blocks)
     panels[0].set_ylabel("training loss")
     legend = panels[0].get_legend_handles_labels()
-    figure.legend(*legend, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*legend, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(file, dpi=150)
 
 
 def draw_panel(panel: Axes, results: Results, blocks: int) -> None:
     epochs = range(1, EPOCHS + 1)
-    for name in INITIALIZERS:
+    for name in dict.fromkeys(setting.start for setting in results):
         runs = results[Setting(False, blocks, name)]
         losses = np.transpose([run.losses for run in runs])
         first, *_ = panel.plot(epochs, losses, color=COLOURS[name], linewidth=1.3)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
+from keras_fanwise.layouts import Part, placed, spread_out
 from keras_fanwise.naming import weight_key, weight_path
 from keras_fanwise.private_keras import is_shape_inference
 from keras_fanwise.sampling import DTYPES, draw
@@ -102,22 +103,28 @@ class RandomInitializer(keras.initializers.Initializer):
             copy.seed = stream_key(seed, name) % _SEED_LIMITS["backend"]
         return copy
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Draws a tensor.
 
         Args:
             shape: list or tuple of integers that are 0 or more.
             dtype: float16, bfloat16, float32 or float64; by default
                 `keras.config.floatx()`.
+            layout: `None`, or, on JAX, a `keras.distribution.TensorLayout` or a
+                `jax.sharding.Sharding`, for a tensor that is spread over devices. Its
+                values are those of the whole tensor; the portable sampler draws each
+                shard on its own, and only those of this process.
 
         Raises:
-            TypeError: `shape` is not a list or tuple of integers.
-            ValueError: a dimension is negative, `dtype` is not one of the four, or
-                the axes that fans are counted from do not fit the shape.
+            TypeError: `shape` is not a list or tuple of integers, or `layout` is of
+                another type.
+            ValueError: a dimension is negative, `dtype` is not one of the four,
+                the axes that fans are counted from do not fit the shape, or the shape
+                cannot be divided as `layout` says.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
-            return self._draw(shape, dtype, self._parameters(shape))
+            return self._draw(shape, dtype, layout, self._parameters(shape))
         except (TypeError, ValueError) as error:
             if self._weight_path:
                 raise in_weight(error, self._weight_path, shape) from error
@@ -141,19 +148,26 @@ class RandomInitializer(keras.initializers.Initializer):
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _draw(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Any:
+    def _draw(
+        self, shape: tuple[int, ...], dtype: str, layout: Any, drawn: Parameters
+    ) -> Any:
         if self.sampler == "backend":
-            return _BACKEND_DRAWS[drawn.distribution](
+            values = _BACKEND_DRAWS[drawn.distribution](
                 shape, drawn.spread, drawn.mean, dtype=dtype, seed=self.seed
             )
+            return values if layout is None else spread_out(values, layout)
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
-        return to_tensor(self._values(shape, dtype, drawn))
+        part = self._parts(shape, dtype, drawn)
+        return to_tensor(part(None)) if layout is None else placed(shape, layout, part)
 
-    def _values(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> np.ndarray:
+    def _parts(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Part:
+        """One draw, of which any part can be had."""
         key = stream_key(self._seed_for_draw(), self._stream_name)
         distribution, spread, mean = drawn
-        return draw(key, distribution, shape, dtype, spread=spread, mean=mean)
+        return lambda index: draw(
+            key, distribution, shape, dtype, spread=spread, mean=mean, index=index
+        )
 
     def _is_placeholder(self) -> bool:
         # The state of a generator can be neither read nor advanced there.

@@ -11,6 +11,7 @@ from keras_fanwise import initializers
 from keras_fanwise.arguments import fail
 from keras_fanwise.base import RandomInitializer
 from keras_fanwise.initializers import FanwiseVarianceScaling, Seed
+from keras_fanwise.layouts import Part
 from keras_fanwise.sampling import DTYPES, aligned_empty
 from keras_fanwise.scaling import Parameters
 
@@ -98,16 +99,17 @@ class _Orthogonal(RandomInitializer):
         longest = max(math.prod(shape[:-1]), shape[-1])
         return Parameters("untruncated_normal", self._gain / math.sqrt(longest))
 
-    def _values(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> np.ndarray:
+    def _parts(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Part:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = max(rows, columns), min(rows, columns)
         # In float64, so that on a machine all backends round the same numbers.
-        normals = super()._values(tall, "float64", drawn._replace(spread=1.0))
+        normals = super()._parts(tall, "float64", drawn._replace(spread=1.0))(None)
         q, r = np.linalg.qr(normals)
         q *= np.copysign(self._gain, np.diag(r))
         values = aligned_empty(q.size, DTYPES[dtype]).reshape(rows, columns)
         values[:] = q if rows >= columns else q.T
-        return values.reshape(shape)
+        whole = values.reshape(shape)
+        return lambda index: whole if index is None else whole[tuple(index)].copy()
 
 
 _OTHERS: dict[type, Callable[[Any], RandomInitializer]] = {

@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
 
 def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     """Compares a sample with a symmetric distribution of this mean and this deviation."""
-    sample = moments(values)
+    sample = moments([values])
     count = values.size
     above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
     around = math.hypot(sample.std, sample.mean - mean)

@@ -1,6 +1,7 @@
 """Mean and standard deviation of a tensor of any size, in float64 and little memory."""
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,22 +17,20 @@ class Moments(NamedTuple):
     std: float
 
 
-def moments(values: np.ndarray) -> Moments:
-    """The moments of all values, block by block.
+def moments(parts: Iterable[np.ndarray]) -> Moments:
+    """The moments of all values of the parts of a tensor, block by block.
 
     Reference: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm
     for computing sample variances", for the sum of two blocks.
 
     Example:
 
-    >>> moments(np.array([1.0, 3.0]))
-    Moments(mean=2.0, std=1.0)
+    >>> moments([np.array([1.0, 3.0])]), moments([np.array([1.0]), np.array([3.0])])
+    (Moments(mean=2.0, std=1.0), Moments(mean=2.0, std=1.0))
     """
-    flat = values.reshape(-1)
     count, mean, squares = 0, 0.0, 0.0
     with np.errstate(invalid="ignore"):  # infinite values have no deviation
-        for start in range(0, flat.size, _BLOCK):
-            block = flat[start : start + _BLOCK].astype(np.float64)
+        for block in _blocks(parts):
             difference = float(block.mean()) - mean
             total = count + block.size
             block -= mean + difference
@@ -39,3 +38,10 @@ def moments(values: np.ndarray) -> Moments:
             mean += difference * block.size / total
             count = total
     return Moments(mean, math.sqrt(squares / count) if count else math.nan)
+
+
+def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for part in parts:
+        flat = part.reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            yield flat[start : start + _BLOCK].astype(np.float64)

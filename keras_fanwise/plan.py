@@ -15,6 +15,7 @@ from keras_fanwise.base import RandomInitializer, checked_shape_and_dtype
 from keras_fanwise.counterparts import portable
 from keras_fanwise.given import initializer_name
 from keras_fanwise.layer_fans import layer_fans
+from keras_fanwise.layouts import layout_of, local_parts
 from keras_fanwise.moments import moments
 from keras_fanwise.naming import weight_key
 from keras_fanwise.private_keras import OwnedWeight
@@ -88,11 +89,9 @@ class Plan:
         ) as progress:
             task = progress.add_task("weights", total=sum(elements))
             for step, advance in zip(self._steps, elements, strict=True):
-                values = step.variable
                 if step.fill is not None:
-                    values = step.fill()
-                    step.variable.assign(values)
-                std = moments(keras.ops.convert_to_numpy(values)).std
+                    step.variable.assign(step.fill())
+                std = moments(local_parts(step.variable.value)).std
                 rows.append(step.row._replace(std=std))
                 progress.advance(task, advance)
         return StartReport(rows, self._seed)
@@ -124,7 +123,8 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
         bound = bound._streamed(seed, name, chosen.own_seed)
         row = row._replace(std_asked=bound._parameters(shape).std)
         checked_shape_and_dtype(shape, variable.dtype)
-        return _Step(variable, row, lambda: bound(shape, dtype=variable.dtype))
+        dtype, layout = variable.dtype, layout_of(variable.value)
+        return _Step(variable, row, lambda: bound(shape, dtype=dtype, layout=layout))
     except (TypeError, ValueError) as error:
         raise in_weight(error, variable.path, shape) from error
 

@@ -2,12 +2,11 @@
 
 Element i of a tensor is made of word i of the Philox stream of the tensor's key:
 32-bit words for float32, float16 and bfloat16, 64-bit words for float64. Philox
-is counter-based, so any range of elements can be drawn without the others, and by
+is counter-based, so any part of a tensor can be drawn without the rest, and by
 any number of threads, with the same result.
 """
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from keras_fanwise.arguments import fail
 from keras_fanwise.quantile import Slope, fill_normal, fill_truncated, slope_32, slope_64
+from keras_fanwise.regions import Region, Stretch
 
 # Elements that share a counter range; a thread's share is made of whole blocks.
 BLOCK = 1 << 16
@@ -25,6 +26,8 @@ BLOCK = 1 << 16
 _CHUNK_ALONE, _CHUNK_SHARED = BLOCK, 2 * BLOCK
 # A thread is worth its start (some 50 microseconds) from about this many elements.
 _ELEMENTS_PER_THREAD = 4 * BLOCK
+# The environment variable that limits them.
+_THREADS = "KERAS_FANWISE_THREADS"
 # Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
 # as it is, without a copy.
 _ALIGNMENT = 64
@@ -79,10 +82,10 @@ def draw(
     *,
     spread: float = 1.0,
     mean: float = 0.0,
-    span: tuple[int, int] | None = None,
+    index: Sequence[slice] | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Draws a tensor, or a range of its elements.
+    """Draws a tensor, or a part of it.
 
     Args:
         key: the 128-bit key of the stream, from `stream_key`.
@@ -94,39 +97,44 @@ def draw(
             two are the float32 draw, rounded.
         spread: see `distribution`.
         mean: is added to what is drawn.
-        span: `(start, stop)`, the elements to draw, counted in row-major order.
-        threads: how many threads may share the work, by default as many as there
-            are cores. The result does not depend on it.
+        index: a slice, with a step of 1, of each axis; by default the whole tensor.
+        threads: how many threads may share the work, by default the number in
+            `KERAS_FANWISE_THREADS`, or as many as there are cores. The result does not
+            depend on it.
 
     Returns:
-        An array of shape `shape`, or of shape `(stop - start,)` if `span` is
-        given.
+        An array of shape `shape`, or, if `index` is given, of the shape of the part.
 
-    Example: a slice drawn alone is the slice of the whole.
+    Raises:
+        ValueError: `KERAS_FANWISE_THREADS` is set to something else than a number.
+
+    Example: a part drawn alone is the part of the whole.
 
     >>> whole = draw(7, "uniform", (100, 10))
-    >>> np.array_equal(whole[3], draw(7, "uniform", (100, 10), span=(30, 40)))
+    >>> columns = (slice(None), slice(3, 5))
+    >>> np.array_equal(whole[columns], draw(7, "uniform", (100, 10), index=columns))
     True
     """
-    start, stop = span or (0, math.prod(shape))
-    out = aligned_empty(stop - start, DTYPES[dtype])
+    region = Region(shape, index)
+    out = aligned_empty(region.size, DTYPES[dtype])
     words = _WORDS_64 if dtype == "float64" else _WORDS_32
 
-    shares = _shares(out.size, threads or _cores())
+    shares = _shares(out.size, threads or _threads())
     # The scratch of several threads, in one piece, is worth huge pages: to touch it page
     # by page takes longer than many a draw.
     chunk, alignment = (
         (_CHUNK_ALONE, _ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
     )
-    chunk = min(chunk, out.size + words.per_counter)  # room for what a first chunk skips
+    chunk = max(1, min(chunk, out.size))
     rows = 1 if distribution == "uniform" else 4
     scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
     scratches = scratch.reshape(len(shares), rows, chunk)
 
     def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
-        left, right = share
-        part = out[left:right]
-        _fill(part, key, start + left, words, distribution, spread, mean, scratch)
+        for left in range(*share, chunk):
+            right = min(left + chunk, share[1])
+            integers = _integers(key, words, region, left, right)
+            _fill(out[left:right], integers, words, distribution, spread, mean, scratch)
 
     if len(shares) == 1:
         fill(shares[0], scratches[0])
@@ -134,7 +142,16 @@ def draw(
         with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
             for _ in pool.map(fill, shares, scratches):
                 pass
-    return out if span else out.reshape(shape)
+    return out.reshape(region.shape)
+
+
+def _threads() -> int:
+    text = os.environ.get(_THREADS)
+    if text is None:
+        return _cores()
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise fail(ValueError, _THREADS, "an integer of 1 or more", text)
+    return int(text)
 
 
 def _cores() -> int:
@@ -159,54 +176,58 @@ def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
 
 
+def _integers(key: int, words: _Words, region: Region, left: int, right: int) -> np.ndarray:
+    """Odd integers, one for each element of the region from number `left` to `right`."""
+    found = [_raw(key, words, stretch) for stretch in region.stretches(left, right)]
+    integers = found[0] if len(found) == 1 else np.concatenate(found)
+    integers >>= words.shift
+    integers |= 1
+    return integers
+
+
+def _raw(key: int, words: _Words, stretch: Stretch) -> np.ndarray:
+    counter, skip = divmod(stretch.start, words.per_counter)
+    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
+    bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
+    count = skip + stretch.stop - stretch.start
+    raw = bits.random_raw(-(-count * words.dtype.itemsize // 8))
+    drawn = raw.view(words.dtype)[skip:count]
+    return drawn if stretch.wanted is None else drawn[stretch.wanted]
+
+
 def _fill(
-    out: np.ndarray,
-    key: int,
-    start: int,
+    part: np.ndarray,
+    integers: np.ndarray,
     words: _Words,
     distribution: str,
     spread: float,
     mean: float,
     scratch: np.ndarray,
 ) -> None:
-    """Fills `out` with the elements of the stream from `start` on."""
-    counter, skip = divmod(start, words.per_counter)
-    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
-    bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
-    per_raw = 8 // words.dtype.itemsize
+    """Makes values of the distribution of odd integers."""
     uniform = distribution == "uniform"
     values, work = scratch[0], scratch[1:]
     if uniform:
         values = values.view(words.result)
-    position = 0
-    while position < out.size:
-        # Every chunk starts at a whole counter; the first drops what is before it.
-        count = min(scratch.shape[1], skip + out.size - position)
-        integers = bits.random_raw(-(-count // per_raw)).view(words.dtype)[skip:count]
-        integers >>= words.shift
-        integers |= 1
-        part = out[position : position + integers.size]
-        chunk = part if uniform and out.dtype == words.result else values[: integers.size]
-        np.copyto(chunk, integers, casting="unsafe")  # exact
-        if uniform:
-            chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
-        else:
-            chunk *= 2.0**-words.bits
-            _NORMALS[distribution](chunk, spread, words.slope, work)
-        if mean:
-            chunk += mean
-        if out.dtype.itemsize < words.result.itemsize:
-            chunk = chunk.astype(words.result, copy=False)
-        if out.dtype != np.float32 and distribution != "untruncated_normal":
-            # To a number that the type has, so that rounding to it stays within. float32
-            # does so by itself: the last normal falls short of the bound by 3e-7 of it,
-            # and the uniform's factor is rounded down.
-            bound = _rounded_down(spread if uniform else 2.0 * spread, out.dtype)
-            np.clip(chunk, mean - bound, mean + bound, out=chunk)
-        if chunk is not part:
-            part[:] = chunk
-        position += part.size
-        skip = 0
+    chunk = part if uniform and part.dtype == words.result else values[: integers.size]
+    np.copyto(chunk, integers, casting="unsafe")  # exact
+    if uniform:
+        chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
+    else:
+        chunk *= 2.0**-words.bits
+        _NORMALS[distribution](chunk, spread, words.slope, work)
+    if mean:
+        chunk += mean
+    if part.dtype.itemsize < words.result.itemsize:
+        chunk = chunk.astype(words.result, copy=False)
+    if part.dtype != np.float32 and distribution != "untruncated_normal":
+        # To a number that the type has, so that rounding to it stays within. float32
+        # does so by itself: the last normal falls short of the bound by 3e-7 of it,
+        # and the uniform's factor is rounded down.
+        bound = _rounded_down(spread if uniform else 2.0 * spread, part.dtype)
+        np.clip(chunk, mean - bound, mean + bound, out=chunk)
+    if chunk is not part:
+        part[:] = chunk
 
 
 def _rounded_down(limit: float, dtype: np.dtype) -> float:

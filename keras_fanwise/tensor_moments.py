@@ -58,8 +58,7 @@ def _measured_on_device(tensor: Any, by_units: bool) -> Any:
     """Mean and variance, and, where each column is a unit, the number of dead ones."""
     ops = keras.ops
     values = tensor if dtype_name(tensor) == "float64" else ops.cast(tensor, "float32")
-    mean = ops.mean(values)
-    numbers = [mean, ops.mean(ops.square(values - mean))]
+    numbers = [ops.mean(values), ops.var(values)]
     if by_units:
         alive = ops.any(ops.not_equal(values, 0), axis=0)
         numbers.append(ops.sum(ops.cast(ops.logical_not(alive), values.dtype)))

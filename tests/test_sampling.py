@@ -1,11 +1,12 @@
 import hashlib
 import itertools
 import math
+import multiprocessing
 import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -61,16 +62,52 @@ def test_a_slice_drawn_alone_is_the_slice_of_the_whole(data, distribution, dtype
     start = data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size))
     whole = draw(KEY, distribution, (size,), dtype)
-    part = draw(KEY, distribution, (size,), dtype, span=(start, stop))
+    part = draw(KEY, distribution, (size,), dtype, index=[slice(start, stop)])
     assert part.shape == (stop - start,)
     assert np.array_equal(whole[start:stop], part)
+
+
+@st.composite
+def parts(draw):
+    """A shape, and a slice of each of its axes."""
+    rank = draw(st.integers(0, 5))
+    # Long enough in places for runs that are drawn apart, and for several chunks.
+    sizes = st.sampled_from([1, 2, 3, 5, 8, 40, 300, 7000])
+    shape = tuple(draw(sizes) for _ in range(rank))
+    assume(math.prod(shape) <= 3_000_000)
+    starts = [draw(st.integers(0, size)) for size in shape]
+    stops = [
+        draw(st.integers(start, size)) for start, size in zip(starts, shape, strict=True)
+    ]
+    return shape, tuple(map(slice, starts, stops))
+
+
+@settings(max_examples=200)
+@given(parts(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
+def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
+    shape, index = part
+    whole = draw(KEY, distribution, shape, dtype)
+    alone = draw(KEY, distribution, shape, dtype, index=index)
+    assert alone.tobytes() == whole[index].tobytes()
+    assert alone.shape == whole[index].shape
+
+
+@pytest.mark.parametrize("columns", [slice(0, 1), slice(5, 6), slice(1, 7), slice(90, 99)])
+@pytest.mark.parametrize("width", [8, 100, 2999, 3000, 3001, 3002, 9000])
+def test_columns(columns, width, monkeypatch):
+    """Passing over the others, or beginning anew behind them; by several threads."""
+    monkeypatch.setattr(sampling, "_ELEMENTS_PER_THREAD", 1)
+    shape = (2 * 10**6 // width, width)
+    whole = draw(KEY, "uniform", shape)
+    alone = draw(KEY, "uniform", shape, index=(slice(3, None), columns), threads=3)
+    assert np.array_equal(alone, whole[3:, columns])
 
 
 def test_slices_far_into_a_stream():
     # Where the counter no longer fits into 32 bits.
     start = 2**36 + 5
-    part = draw(KEY, "uniform", (2**37,), span=(start, start + 100))
-    again = draw(KEY, "uniform", (2**37,), span=(start - 3, start + 50))
+    part = draw(KEY, "uniform", (2**37,), index=[slice(start, start + 100)])
+    again = draw(KEY, "uniform", (2**37,), index=[slice(start - 3, start + 50)])
     assert np.array_equal(part[:50], again[3:])
 
 
@@ -251,3 +288,59 @@ def test_the_golden_hashes_catch_a_changed_coefficient(monkeypatch):
     monkeypatch.setattr(quantile, "_REST", changed)
     values = draw(KEY, "truncated_normal", GOLDEN_SHAPE, spread=0.1)
     assert sha(values) != GOLDEN["truncated_normal", "float32"]
+
+
+def digest(_number):
+    """What a process of its own draws, with threads."""
+    values = draw(KEY, "truncated_normal", (2**20,), threads=2)
+    return sha(values), threading.active_count()
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
+def test_workers_of_multiprocessing_draw_the_same(method):
+    """Also those that are forked while another thread draws."""
+    stop = threading.Event()
+
+    def keep_drawing():
+        while not stop.is_set():
+            draw(KEY, "uniform", (2**19,), threads=2)
+
+    thread = threading.Thread(target=keep_drawing)
+    thread.start()
+    try:
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            found = pool.map_async(digest, range(4)).get(timeout=60)
+    finally:
+        stop.set()
+        thread.join()
+    assert {sha for sha, _ in found} == {digest(0)[0]}
+
+
+def test_the_setting_of_threads(monkeypatch):
+    started = []
+
+    class Counted(sampling.ThreadPoolExecutor):
+        def __init__(self, threads, **kwargs):
+            started.append(threads)
+            super().__init__(threads, **kwargs)
+
+    monkeypatch.setattr(sampling, "ThreadPoolExecutor", Counted)
+    found = []
+    for text in ("1", "2", "3", "16"):
+        monkeypatch.setenv("KERAS_FANWISE_THREADS", text)
+        found.append(sha(draw(KEY, "truncated_normal", (2**20,))))
+    assert len(set(found)) == 1
+    assert started == [2, 3, 4]  # not more than one for 2**18 elements
+    started.clear()
+    draw(KEY, "truncated_normal", (2**20,), threads=2)
+    assert started == [2]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", " 2", "²", "1e3"])
+def test_bad_settings_of_threads(text, monkeypatch):
+    monkeypatch.setenv("KERAS_FANWISE_THREADS", text)
+    message = "`KERAS_FANWISE_THREADS` must be an integer of 1 or more. Received: "
+    with pytest.raises(ValueError, match=message):
+        draw(KEY, "uniform", (2, 2))

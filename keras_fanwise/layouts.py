@@ -1,0 +1,97 @@
+"""Tensors that are spread over devices: drawn shard by shard, looked at shard by shard."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fanwise.arguments import fail
+
+# Makes the part of a tensor at an index: a slice of each axis, or `None` for the whole.
+Part = Callable[[Sequence[slice] | None], np.ndarray]
+
+
+def placed(shape: Sequence[int], layout: Any, part: Part) -> Any:
+    """A JAX array with a layout, of which each process makes the shards that it holds.
+
+    Shards are made one after the other, those that several devices hold once.
+
+    Args:
+        shape: of the whole.
+        layout: a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or
+            whatever has one as its `sharding`. Over an abstract mesh it means the
+            current one.
+        part: makes a shard.
+
+    Raises:
+        TypeError: `layout` is none of these.
+        ValueError: the backend is not JAX, there is no current mesh, or JAX cannot divide
+            the shape so.
+    """
+    sharding = _sharding(layout)
+    import jax
+
+    devices: dict[tuple[tuple[int, int], ...], list[Any]] = {}
+    places = sharding.addressable_devices_indices_map(tuple(shape))
+    for device, index in places.items():
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    arrays = []
+    for bounds, holders in devices.items():
+        shard = part(tuple(slice(start, stop) for start, stop in bounds))
+        copies = [jax.device_put(shard, device) for device in holders]
+        # On an accelerator the copies may still be on their way from the host's memory.
+        arrays += jax.block_until_ready(copies)
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
+
+
+def spread_out(values: Any, layout: Any) -> Any:
+    """A tensor with a layout, from one that has none; raises what `placed` raises."""
+    sharding = _sharding(layout)
+    import jax
+
+    return jax.device_put(values, sharding)
+
+
+def _sharding(layout: Any) -> Any:
+    """The `jax.sharding.Sharding` over the devices that a layout means."""
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise fail(ValueError, "layout", f"None on the {backend} backend", layout)
+    import jax
+
+    found = layout
+    if isinstance(found, keras.distribution.TensorLayout):
+        found = getattr(found, "backend_layout", found)  # which Keras 3.8 does not have
+    found = getattr(found, "sharding", found)
+    if not isinstance(found, jax.sharding.Sharding):
+        allowed = "None, a keras.distribution.TensorLayout or a jax.sharding.Sharding"
+        raise fail(TypeError, "layout", allowed, layout)
+    mesh = getattr(found, "mesh", None)
+    if type(mesh).__name__ == "AbstractMesh":  # which JAX 0.4 does not export
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            allowed = "over devices, or over the current mesh, which there is none of"
+            raise fail(ValueError, "layout", allowed, layout)
+        found = jax.sharding.NamedSharding(mesh, found.spec)  # type: ignore[attr-defined]
+    return found
+
+
+def layout_of(value: Any) -> Any:
+    """The layout of a tensor that is spread over devices, `None` for any other."""
+    sharding = getattr(value, "sharding", None)
+    return sharding if len(getattr(sharding, "device_set", ())) > 1 else None
+
+
+def local_parts(value: Any) -> Iterator[np.ndarray]:
+    """All values of a tensor that this process holds, each once, as arrays."""
+    if layout_of(value) is None:
+        yield keras.ops.convert_to_numpy(value)
+        return
+    seen = set()
+    for shard in value.addressable_shards:
+        bounds = str(shard.index)
+        if bounds not in seen:
+            seen.add(bounds)
+            yield np.asarray(shard.data)

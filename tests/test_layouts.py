@@ -1,0 +1,90 @@
+"""Tensors spread over devices have the values of the whole, drawn shard by shard."""
+
+import inspect
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fanwise as kf
+
+from processes import run_python, skip_if_missing
+
+layers = keras.layers
+PROGRAMS = [
+    "draws(), large_draws(), a_fault_is_noticed(), each_shard_is_drawn_once()",
+    "bad_layouts(), replicas_stay_apart(), memory()",
+    "models()",
+    "whole_models()",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_on_eight_devices(program):
+    skip_if_missing("jax")
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from eight_devices import *; {program}"
+    run_python(code, Path(__file__).parent, backend="jax")
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has layouts")
+def test_other_backends_have_no_layouts():
+    with pytest.raises(ValueError, match=r"`layout` must be None on the .* backend"):
+        kf.FanwiseHeNormal()((2, 2), layout=(None, "model"))
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.skipif(
+    "layout" not in inspect.signature(keras.Variable.__init__).parameters,
+    reason="Keras 3.8 does not build models over several processes",
+)
+def test_two_processes_draw_their_own_shards(tmp_path):
+    """The union is what one process draws."""
+    skip_if_missing("jax")
+    program = Path(__file__).parent / "two_processes.py"
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, program, str(port), str(number), tmp_path],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error[-4000:]
+
+    whole = keras.ops.convert_to_numpy(kf.FanwiseHeNormal(seed=7)((64, 48)))
+    covered = np.zeros(whole.shape, int)
+    for number in range(2):
+        for index, values in np.load(tmp_path / f"{number}.npz").items():
+            assert np.array_equal(values, whole[slices(index)])
+            covered[slices(index)] += 1
+    assert np.all(covered == 1)
+
+    dense = [layers.Dense(n, name=name) for n, name in ((32, "body"), (8, "head"))]
+    model = keras.Sequential([keras.Input((16,)), *dense])
+    kf.initialize(model, [kf.Rule("fanwise_he_normal", weight="kernel")], seed=5)
+    wholes = {
+        weight.path: keras.ops.convert_to_numpy(weight.value) for weight in model.weights
+    }
+    for number in range(2):
+        for name, values in np.load(tmp_path / f"model-{number}.npz").items():
+            path, _, index = name.partition(" ")
+            expected = wholes[f"{model.name}/{path.partition('/')[2]}"]
+            assert np.array_equal(values, expected[slices(index)])
+
+
+def slices(text):
+    """A tuple of slices, from how it is printed."""
+    return eval(text, {"slice": slice, "None": None})
