@@ -73,7 +73,9 @@ def finished(tensor: Any) -> Any:
     return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
 
 
-def fastest_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def fastest_seconds(
+    calls: dict[str, Callable[[], Any]], repeats: int, rounds: int = _ROUNDS
+) -> dict[str, float]:
     """The shortest duration of each call, once it is warm.
 
     Not the mean or the median, because whatever else the machine does only ever adds, and
@@ -87,7 +89,7 @@ def fastest_seconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[s
     durations: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(_SETTLE_SECONDS)
             for _ in range(repeats):

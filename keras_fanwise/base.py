@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
-from keras_fanwise.layouts import Part, placed, spread_out
+from keras_fanwise.layouts import Part, placed, sharding_of, spread_out
 from keras_fanwise.naming import weight_key, weight_path
 from keras_fanwise.private_keras import is_shape_inference
 from keras_fanwise.sampling import DTYPES, draw
@@ -124,7 +124,11 @@ class RandomInitializer(keras.initializers.Initializer):
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
-            return self._draw(shape, dtype, layout, self._parameters(shape))
+            drawn = self._parameters(shape)
+            if layout is None:
+                return self._draw(shape, dtype, drawn)
+            with sharding_of(layout) as sharding:
+                return self._draw(shape, dtype, drawn, sharding)
         except (TypeError, ValueError) as error:
             if self._weight_path:
                 raise in_weight(error, self._weight_path, shape) from error
@@ -149,17 +153,17 @@ class RandomInitializer(keras.initializers.Initializer):
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def _draw(
-        self, shape: tuple[int, ...], dtype: str, layout: Any, drawn: Parameters
+        self, shape: tuple[int, ...], dtype: str, drawn: Parameters, sharding: Any = None
     ) -> Any:
         if self.sampler == "backend":
             values = _BACKEND_DRAWS[drawn.distribution](
                 shape, drawn.spread, drawn.mean, dtype=dtype, seed=self.seed
             )
-            return values if layout is None else spread_out(values, layout)
+            return values if sharding is None else spread_out(values, sharding)
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
         part = self._parts(shape, dtype, drawn)
-        return to_tensor(part(None)) if layout is None else placed(shape, layout, part)
+        return to_tensor(part(None)) if sharding is None else placed(shape, sharding, part)
 
     def _parts(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Part:
         """One draw, of which any part can be had."""

@@ -1,5 +1,6 @@
 """Tensors that are spread over devices: drawn shard by shard, looked at shard by shard."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,24 +13,19 @@ from keras_fanwise.arguments import fail
 Part = Callable[[Sequence[slice] | None], np.ndarray]
 
 
-def placed(shape: Sequence[int], layout: Any, part: Part) -> Any:
-    """A JAX array with a layout, of which each process makes the shards that it holds.
+def placed(shape: Sequence[int], sharding: Any, part: Part) -> Any:
+    """A JAX array of which each process makes the shards that it holds.
 
     Shards are made one after the other, those that several devices hold once.
 
     Args:
         shape: of the whole.
-        layout: a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or
-            whatever has one as its `sharding`. Over an abstract mesh it means the
-            current one.
+        sharding: a `jax.sharding.Sharding`.
         part: makes a shard.
 
     Raises:
-        TypeError: `layout` is none of these.
-        ValueError: the backend is not JAX, there is no current mesh, or JAX cannot divide
-            the shape so.
+        ValueError: JAX cannot divide the shape so.
     """
-    sharding = _sharding(layout)
     import jax
 
     devices: dict[tuple[tuple[int, int], ...], list[Any]] = {}
@@ -43,19 +39,34 @@ def placed(shape: Sequence[int], layout: Any, part: Part) -> Any:
         copies = [jax.device_put(shard, device) for device in holders]
         # On an accelerator the copies may still be on their way from the host's memory.
         arrays += jax.block_until_ready(copies)
+        del shard  # before the next is drawn
     return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
 
 
-def spread_out(values: Any, layout: Any) -> Any:
-    """A tensor with a layout, from one that has none; raises what `placed` raises."""
-    sharding = _sharding(layout)
+def spread_out(values: Any, sharding: Any) -> Any:
+    """A JAX array, spread over devices."""
     import jax
 
     return jax.device_put(values, sharding)
 
 
-def _sharding(layout: Any) -> Any:
-    """The `jax.sharding.Sharding` over the devices that a layout means."""
+@contextlib.contextmanager
+def sharding_of(layout: Any) -> Iterator[Any]:
+    """The `jax.sharding.Sharding` over the devices that a layout means.
+
+    Keras calls initializers that take a layout in a context where JAX wants to know the
+    sharding of every result. In the context of this it does not: what is read there, the
+    state of a `SeedGenerator`, was made outside.
+
+    Args:
+        layout: a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or
+            whatever has one as its `sharding`. Over an abstract mesh it means the
+            current one.
+
+    Raises:
+        TypeError: `layout` is none of these.
+        ValueError: the backend is not JAX, or there is no current mesh.
+    """
     backend = keras.backend.backend()
     if backend != "jax":
         raise fail(ValueError, "layout", f"None on the {backend} backend", layout)
@@ -69,13 +80,15 @@ def _sharding(layout: Any) -> Any:
         allowed = "None, a keras.distribution.TensorLayout or a jax.sharding.Sharding"
         raise fail(TypeError, "layout", allowed, layout)
     mesh = getattr(found, "mesh", None)
-    if type(mesh).__name__ == "AbstractMesh":  # which JAX 0.4 does not export
-        mesh = jax.sharding.get_mesh()
-        if mesh.empty:
-            allowed = "over devices, or over the current mesh, which there is none of"
-            raise fail(ValueError, "layout", allowed, layout)
-        found = jax.sharding.NamedSharding(mesh, found.spec)  # type: ignore[attr-defined]
-    return found
+    if type(mesh).__name__ != "AbstractMesh":  # which JAX 0.4 does not export
+        yield found
+        return
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        allowed = "over devices, or over the current mesh, which there is none of"
+        raise fail(ValueError, "layout", allowed, layout)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield jax.sharding.NamedSharding(mesh, found.spec)  # type: ignore[attr-defined]
 
 
 def layout_of(value: Any) -> Any:

@@ -272,6 +272,31 @@ def whole_models():
             assert math.isclose(one.std, other.std, rel_tol=1e-9)
 
 
+def generators():
+    """Made inside the scope of a distribution or outside, drawn from by layers."""
+
+    def kernels(generator, sampler):
+        initializer = kf.FanwiseHeNormal(seed=generator, sampler=sampler)
+        dense = [
+            layers.Dense(8, kernel_initializer=initializer, name="dense_x") for _ in "12"
+        ]
+        for layer in dense:
+            layer.build((None, 16))
+        state = generator.state.value
+        return [*(np.asarray(layer.kernel.value) for layer in dense), np.asarray(state * 1)]
+
+    for sampler in ("portable", "backend"):
+        expected = kernels(keras.random.SeedGenerator(3), sampler)
+        assert not np.array_equal(*expected[:2])
+        for distribution in ("data", "model"):
+            outside = keras.random.SeedGenerator(3)
+            keras.distribution.set_distribution(distributions()[distribution])
+            inside = keras.random.SeedGenerator(3)
+            found = [kernels(generator, sampler) for generator in (outside, inside)]
+            keras.distribution.set_distribution(None)
+            assert all(same(expected, each) for each in found)
+
+
 def replicas_stay_apart():
     """Devices that were given one piece of memory may write to theirs."""
     layout = spread_over(MESHES["a"], (None, None))

@@ -25,19 +25,27 @@ MIRRORED = (
     """
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 import keras, keras_fanwise
 """
     + BUILD
     + """
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
 with strategy.scope():
     model = build()
 for weight, expected in zip([w for w in model.weights if w.name == "kernel"], alone):
     replicas = strategy.experimental_local_results(weight.value)
-    assert len(replicas) == 2
+    assert len(replicas) == 4
     for replica in replicas:
         assert np.array_equal(replica.numpy(), expected)
+
+one = build()
+report = keras_fanwise.reinitialize(one, seed=3)
+spread = keras_fanwise.reinitialize(model, seed=3)
+assert [row.std for row in spread.rows] == [row.std for row in report.rows]
+for weight, expected in zip(model.weights, one.weights):
+    for replica in strategy.experimental_local_results(weight.value):
+        assert np.array_equal(replica.numpy(), expected.numpy())
 print("equal")
 """
 )

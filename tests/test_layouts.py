@@ -18,7 +18,7 @@ from processes import run_python, skip_if_missing
 layers = keras.layers
 PROGRAMS = [
     "draws(), large_draws(), a_fault_is_noticed(), each_shard_is_drawn_once()",
-    "bad_layouts(), replicas_stay_apart(), memory()",
+    "bad_layouts(), generators(), replicas_stay_apart(), memory()",
     "models()",
     "whole_models()",
 ]
