@@ -50,20 +50,29 @@ class Region:
     """
 
     def __init__(self, shape: Sequence[int], index: Sequence[slice] | None = None) -> None:
-        slices = [slice(None)] * len(shape) if index is None else index
-        bounds = [each.indices(n)[:2] for each, n in zip(slices, shape, strict=True)]
-        self.shape = tuple(max(0, stop - start) for start, stop in bounds)
+        self._first = 0
+        self._outer: tuple[int, ...] = ()
+        self.shape = tuple(shape)
+        if index is not None:
+            self._cut(shape, index)
         self.size = math.prod(self.shape)
+
+    def _cut(self, shape: Sequence[int], index: Sequence[slice]) -> None:
+        bounds = [each.indices(n)[:2] for each, n in zip(index, shape, strict=True)]
+        self.shape = tuple(max(0, stop - start) for start, stop in bounds)
         strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        first = sum(b[0] * stride for b, stride in zip(bounds, strides, strict=True))
+        self._first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
         partial = [axis for axis, n in enumerate(shape) if self.shape[axis] != n]
         inner = partial[-1] if partial else 0  # from this axis on there are no gaps
         self._run = math.prod(self.shape[inner:])
-        self._first, self._outer = first, self.shape[:inner]
+        self._outer = self.shape[:inner]
         self._strides = np.array(strides[:inner], np.int64)
 
     def stretches(self, left: int, right: int) -> Iterator[Stretch]:
         """What to draw for the elements of the region from number `left` to `right`."""
+        if not self._outer:
+            yield Stretch(self._first + left, self._first + right, None)
+            return
         first, last = left // self._run, (right - 1) // self._run
         starts = self._starts(first, last + 1)
         stops = starts + self._run
@@ -83,8 +92,6 @@ class Region:
 
     def _starts(self, first: int, stop: int) -> np.ndarray:
         """The elements with which the runs from number `first` to `stop` begin."""
-        if not self._outer:
-            return np.array([self._first])
         places = np.unravel_index(np.arange(first, stop), self._outer)
         return self._first + self._strides @ np.stack(places)
 
