@@ -11,6 +11,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# Programs that tests run in processes of their own.
+collect_ignore = ["eight_devices.py", "two_processes.py"]
+
 
 @pytest.fixture
 def nothing_left_behind():
