@@ -430,6 +430,16 @@ def test_a_layer_alone():
     assert row.depth == 1
 
 
+def test_networks_of_keras_applications():
+    """The one that normalizes is well, the one whose depth made its authors pretrain it is
+    not: Simonyan and Zisserman 2014, section 3.1."""
+    keras.utils.set_random_seed(0)
+    small = {"weights": None, "include_top": False, "input_shape": (64, 64, 3)}
+    assert labels(kf.signal(keras.applications.MobileNetV2(alpha=0.35, **small))) == []
+    vanishing = labels(kf.signal(keras.applications.VGG16(**small)))
+    assert ("vanishing", "backward") in vanishing
+
+
 def test_large_inputs_take_fewer_samples():
     model = keras.Sequential([keras.Input((300, 300, 3)), layers.GlobalAveragePooling2D()])
     layer = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
