@@ -182,7 +182,9 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
     if forward:
         yield _finding(Verdict.NON_FINITE, "forward", forward, "values that are not finite")
     elif backward:
-        yield _finding(Verdict.NON_FINITE, "backward", backward, "gradients that are not")
+        yield _finding(
+            Verdict.NON_FINITE, "backward", backward, "gradients that are not finite"
+        )
     if dead:
         share = f"{dead[0].dead:.0%} of the units are 0 for the whole batch"
         yield _finding(Verdict.DEAD, "forward", dead, share)
