@@ -7,12 +7,15 @@ Other initializers pass through that untouched.
 
 from importlib.metadata import version
 
-from keras_fanwise.audit import audit
-from keras_fanwise.binding import install
-from keras_fanwise.fans import Fans
-from keras_fanwise.fans_table import fans_table
-from keras_fanwise.gains import gain
-from keras_fanwise.initializers import (
+from keras_fanwise.diagnostics.audit import audit
+from keras_fanwise.diagnostics.comparison import fans_table
+from keras_fanwise.diagnostics.signal import signal
+from keras_fanwise.fans.counting import Fans
+from keras_fanwise.fans.lookup import layer_fans, register_fans
+from keras_fanwise.initializers.gains import gain
+from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
+from keras_fanwise.initializers.registration import register
+from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
     FanwiseHeNormal,
@@ -21,13 +24,10 @@ from keras_fanwise.initializers import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
-from keras_fanwise.layer_fans import layer_fans, register_fans
-from keras_fanwise.normal import FanwiseGammaNoise, FanwiseNormal
-from keras_fanwise.registration import register
-from keras_fanwise.retrofit import retrofit
-from keras_fanwise.rules import Rule, recipes
-from keras_fanwise.signal import signal
-from keras_fanwise.whole_model import initialize, reinitialize
+from keras_fanwise.models.initialize import initialize, reinitialize
+from keras_fanwise.models.rules import Rule, recipes
+from keras_fanwise.seam.binding import install
+from keras_fanwise.seam.retrofit import retrofit
 
 __version__ = version("keras_fanwise")
 __all__ = [

@@ -19,7 +19,7 @@ import keras
 from rich.console import Console
 
 import keras_fanwise
-from keras_fanwise.report import Report
+from keras_fanwise.reports.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
 _FIGURES = (".pdf", ".png", ".svg")

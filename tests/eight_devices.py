@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
-from keras_fanwise import layouts, regions, sampling
+from keras_fanwise.backends import sharding as layouts
+from keras_fanwise.sampling import regions
+from keras_fanwise.sampling import sampler as sampling
 
 layers = keras.layers
 MESHES = {
@@ -142,7 +144,7 @@ def spread_over(mesh, axes):
 
 def recorded_draws():
     """The shapes of all that is drawn from now on."""
-    import keras_fanwise.base as base
+    import keras_fanwise.initializers.base as base
 
     drawn, original = [], sampling.draw
 

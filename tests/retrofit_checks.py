@@ -4,8 +4,8 @@ import keras
 import keras.src.initializers
 import numpy as np
 
-from keras_fanwise.binding import given_initializer
 from keras_fanwise.naming import snake_case
+from keras_fanwise.seam.binding import given_initializer
 
 layers = keras.layers
 GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}

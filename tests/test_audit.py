@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.audit_report import Condition
+from keras_fanwise.reports.audit_report import Condition
 
 from models import MODELS, arrays, equal
 

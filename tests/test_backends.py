@@ -10,7 +10,7 @@ DRAW = """
 import hashlib, json
 import keras, numpy as np
 import keras_fanwise
-from keras_fanwise.registration import CLASSES
+from keras_fanwise.initializers.registration import CLASSES
 
 if keras.backend.backend() == "jax":
     import jax

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise import binding
 from keras_fanwise.naming import snake_case, weight_key
+from keras_fanwise.seam import binding
 
 from processes import run_python
 

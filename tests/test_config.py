@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
-from keras_fanwise.registration import CLASSES
-from keras_fanwise.scaling import DISTRIBUTIONS, MODES
+from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES
 
 from processes import run_python
 

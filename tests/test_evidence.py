@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.evidence import (
+from keras_fanwise.diagnostics.evidence import (
     correlation_deviations,
     evidence,
     limit,
     variance_deviation,
 )
-from keras_fanwise.sampling import draw
-from keras_fanwise.scaling import DISTRIBUTIONS, standard_deviation
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, standard_deviation
+from keras_fanwise.sampling.sampler import draw
 
 NORMAL = stats.norm()
 

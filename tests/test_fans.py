@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.fans import Fans, axes_fans, shape_fans, validated_axes
+from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
 
 dimensions = st.integers(1, 5)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.figures import Panel, stacked
+from keras_fanwise.reports.figures import Panel, stacked
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import keras_fanwise as kf
-from keras_fanwise import plan
+from keras_fanwise.models import plan
 
 from models import MODELS, arrays, equal
 from statistics_checks import (

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from keras import layers
 
 from keras_fanwise import Fans, layer_fans, register_fans
-from keras_fanwise.fan_table import CONVOLUTIONAL_CELL, TABLE
-from keras_fanwise.fans import shape_fans
+from keras_fanwise.fans.counting import shape_fans
+from keras_fanwise.fans.table import CONVOLUTIONAL_CELL, TABLE
 
 import fan_oracle
 from fan_oracle import STATE, Map, build, measure, ones
@@ -24,8 +24,8 @@ from layer_examples import EXAMPLES, MANY, gates
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
-# `import keras_fanwise.layer_fans` would give the function of that name.
-MODULE = importlib.import_module("keras_fanwise.layer_fans")
+# `import keras_fanwise.fans.lookup` would give the function of that name.
+MODULE = importlib.import_module("keras_fanwise.fans.lookup")
 
 
 def check(lookups, cache=None):

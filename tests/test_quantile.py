@@ -4,8 +4,8 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from keras_fanwise import quantile
-from keras_fanwise.quantile import fill_normal, fill_truncated, slope_32, slope_64
+from keras_fanwise.sampling import quantile
+from keras_fanwise.sampling.quantile import fill_normal, fill_truncated, slope_32, slope_64
 
 mp.mp.dps = 40
 

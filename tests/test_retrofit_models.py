@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.binding import given_initializer
+from keras_fanwise.seam.binding import given_initializer
 
 from processes import run_python
 from retrofit_checks import (

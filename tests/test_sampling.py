@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_fanwise import quantile, sampling
-from keras_fanwise.sampling import BLOCK, DTYPES, draw
-from keras_fanwise.scaling import DISTRIBUTIONS
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS
+from keras_fanwise.sampling import quantile
+from keras_fanwise.sampling import sampler as sampling
+from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
 
 from statistics_checks import (
     KURTOSIS,

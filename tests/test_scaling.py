@@ -5,8 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_fanwise.fans import Fans
-from keras_fanwise.scaling import DISTRIBUTIONS, MODES, TRUNCATED_STD, spread, weight_std
+from keras_fanwise.fans.counting import Fans
+from keras_fanwise.initializers.scaling import (
+    DISTRIBUTIONS,
+    MODES,
+    TRUNCATED_STD,
+    spread,
+    weight_std,
+)
 
 positive = st.floats(1e-3, 1e6)
 

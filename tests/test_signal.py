@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.sampling import draw
-from keras_fanwise.signal_report import Verdict
-from keras_fanwise.streams import stream_key
+from keras_fanwise.reports.signal_report import Verdict
+from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.streams import stream_key
 
 from models import MODELS
 from processes import BACKENDS, run_python, skip_if_missing

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.streams import stream_key
+from keras_fanwise.sampling.streams import stream_key
 
 seeds = st.integers(0, 2**64 - 1)
 

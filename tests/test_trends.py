@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.trends import trend
+from keras_fanwise.diagnostics.trends import trend
 
 
 @given(

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import keras_fanwise as kf
-import keras_fanwise.base as base
+import keras_fanwise.initializers.base as base
 
 SHAPE = (64, 48)
 drawn, draw = [], base.draw

@@ -1,0 +1,1 @@
+"""What differs between backends, and what Keras keeps private."""

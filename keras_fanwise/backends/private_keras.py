@@ -1,0 +1,59 @@
+"""The only module that uses what Keras keeps private, and may change at any time."""
+
+import sys
+from types import ModuleType
+
+import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+
+
+def is_shape_inference(variable: keras.Variable) -> bool:
+    """Whether Keras is only inferring shapes, so that no value drawn now is kept.
+
+    A model that creates its weights in `call` is traced once to learn their shapes.
+    Weights are not filled then but asked for placeholders, by a call of their
+    initializer that looks like any other. Keras has no public way to ask for this
+    state.
+
+    Args:
+        variable: one that would be read; in a stateless scope to which the caller gave
+            a value for it, values drawn from it are meant to be kept.
+    """
+    return (
+        in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
+    )
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer itself, then all inside it."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def new_optimizer_state(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each variable of a built optimizer, with that of a new one of the same config.
+
+    Which weights it has state for, an optimizer tells nobody in public.
+    """
+    new = type(optimizer).from_config(optimizer.get_config())
+    # A LossScaleOptimizer of Keras 3.8 leaves the list to the one inside it.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    new.build(inner._trainable_variables)
+    return list(zip(optimizer.variables, new.variables, strict=True))
+
+
+def initializer_modules() -> list[ModuleType]:
+    """The modules in which code may find `keras.initializers.get`.
+
+    Keras's own layers look in the first. The public one has a second name in `tf.keras`,
+    and before Keras 3.9 an import statement makes another module of it.
+    """
+    names = (
+        "keras.src.initializers",
+        "keras.initializers",
+        "keras.api.initializers",
+        "keras._tf_keras.keras.initializers",
+    )
+    found = [*(sys.modules.get(name) for name in names), keras.initializers]
+    return list(dict.fromkeys(module for module in found if module is not None))

@@ -1,0 +1,94 @@
+"""What a sample tells about the distribution that it should come from.
+
+Every test is two-sided and gives a number of standard deviations of a normal, so that
+one limit serves all. None gives more false alarms than that number says for the
+distributions of this package, whatever the size of the sample: their tails are no
+heavier than a normal's.
+"""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_fanwise.diagnostics.moments import moments
+
+
+class Evidence(NamedTuple):
+    """How far a sample is from what is expected of it, in standard deviations.
+
+    Attributes:
+        mean: of the sample.
+        std: of the sample, around the mean that is expected, if a deviation is.
+        positive: the share of values above the mean that is expected, zeros counted half.
+        mean_deviation: of the mean.
+        sign_deviation: of the share of positive values from a half.
+        std_deviation: of the standard deviation.
+    """
+
+    mean: float
+    std: float
+    positive: float
+    mean_deviation: float
+    sign_deviation: float
+    std_deviation: float
+
+
+def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
+    """Compares a sample with a symmetric distribution of this mean and this deviation."""
+    sample = moments([values])
+    count = values.size
+    above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
+    around = math.hypot(sample.std, sample.mean - mean)
+    # Values that are too large have too large a mean as well, which is not its fault.
+    error = max(std, sample.std) / math.sqrt(count)
+    return Evidence(
+        mean=sample.mean,
+        std=around if std else sample.std,
+        positive=above / count,
+        mean_deviation=(sample.mean - mean) / error if error else 0.0,
+        sign_deviation=(2 * above - count) / math.sqrt(count),
+        std_deviation=variance_deviation(around**2 / std**2, count) if std else 0.0,
+    )
+
+
+def variance_deviation(ratio: float, count: int) -> float:
+    """Of a sum of `count` squares of normals, by its ratio to what is expected of it.
+
+    Reference: Wilson and Hilferty 1931, "The distribution of chi-square".
+    """
+    variance = 2 / (9 * count)
+    return (ratio ** (1 / 3) - 1 + variance) / math.sqrt(variance)
+
+
+def correlation_deviations(rows: np.ndarray) -> np.ndarray:
+    """The correlations of each two rows, in standard deviations; 0 for a row with itself.
+
+    Reference: Fisher 1915, "Frequency distribution of the values of the correlation
+    coefficient".
+
+    Args:
+        rows: shape (rows, values), 30 values or more.
+    """
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    directions = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    correlations = np.clip(directions @ directions.T, -1 + 1e-15, 1 - 1e-15)
+    np.fill_diagonal(correlations, 0.0)
+    return np.arctanh(correlations) * math.sqrt(rows.shape[1] - 3)
+
+
+def limit(false_alarms: float, tests: int) -> float:
+    """How many standard deviations to allow each of many tests.
+
+    Args:
+        false_alarms: the probability that any of the tests gives one.
+        tests: how many there are.
+
+    Example:
+
+    >>> round(limit(0.05, 1), 2)
+    1.96
+    """
+    return -NormalDist().inv_cdf(false_alarms / (2 * max(1, tests)))

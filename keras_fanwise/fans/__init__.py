@@ -1,0 +1,1 @@
+"""How many inputs feed a unit, and how many units an input feeds."""

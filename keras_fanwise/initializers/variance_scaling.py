@@ -1,0 +1,320 @@
+"""The variance-scaling family."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import keras
+
+from keras_fanwise.arguments import choice, fail, positive, real
+from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
+from keras_fanwise.fans.lookup import layer_fans
+from keras_fanwise.initializers.base import RandomInitializer
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES, Parameters, spread
+
+FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
+Seed: TypeAlias = int | keras.random.SeedGenerator | None
+
+
+class FanwiseVarianceScaling(RandomInitializer):
+    """Draws weights whose variance is `scale / fan`.
+
+    With `fan` the number that `mode` names:
+
+    - `"truncated_normal"`: normal with mean 0, truncated at two standard
+      deviations, and corrected so that what comes out has the standard deviation
+      `sqrt(scale / fan)`.
+    - `"untruncated_normal"`: normal with mean 0 and that standard deviation.
+    - `"uniform"`: uniform in `(-limit, limit)` with `limit = sqrt(3 * scale / fan)`.
+
+    Args:
+        scale: a number above 0.
+        mode: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their mean) or `"fan_geo_avg"`
+            (the square root of their product). A fan below 1 counts as 1.
+        distribution: `"truncated_normal"` (or `"normal"`, as in Keras),
+            `"untruncated_normal"` or `"uniform"`.
+        seed: an integer, `None`, or a `keras.random.SeedGenerator`; see the README.
+        fans: `"layer"` counts the fans by the layer that is being built, and by
+            the shape outside a layer; `"shape"` by the shape everywhere, as Keras
+            does; a pair `(fan_in, fan_out)` is taken as given.
+        input_axes: list of the axes whose dimensions multiply to fan_in. Goes with
+            `output_axes`; together they win over `fans`.
+        output_axes: list of the axes whose dimensions multiply to fan_out.
+        sampler: `"portable"`, the same bits on every backend, or `"backend"`,
+            which calls `keras.random`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
+
+    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
+    14; Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
+    equation 12.
+
+    Example:
+
+    >>> import keras
+    >>> initializer = FanwiseVarianceScaling(2.0, "fan_out", "uniform", seed=1)
+    >>> initializer((3, 3, 16, 32)).shape == (3, 3, 16, 32)
+    True
+    >>> layer = keras.layers.Dense(8, kernel_initializer=initializer)
+    """
+
+    def __init__(
+        self,
+        scale: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        seed: Seed = None,
+        *,
+        fans: FansArgument = "layer",
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        sampler: str = "portable",
+    ) -> None:
+        super().__init__(seed, sampler)
+        self.scale = positive("scale", scale)
+        self.mode = choice("mode", mode, MODES)
+        if isinstance(distribution, str) and distribution.lower() == "normal":
+            distribution = "truncated_normal"
+        self.distribution = choice("distribution", distribution, DISTRIBUTIONS)
+        self.fans = _validated_fans(fans)
+        self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
+
+    def _bound_to(
+        self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
+    ) -> "FanwiseVarianceScaling":
+        bound = super()._bound_to(layer, weight_name, shape)
+        if self.fans == "layer" and self.input_axes is None:
+            bound.fans = layer_fans(layer, weight_name, shape)
+        return bound
+
+    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
+        parameter = spread(self.scale, self.mode, self.distribution, self._fans_of(shape))
+        return Parameters(self.distribution, parameter)
+
+    def _fans_of(self, shape: tuple[int, ...]) -> Fans:
+        if self.input_axes is not None and self.output_axes is not None:
+            return axes_fans(shape, self.input_axes, self.output_axes)
+        if isinstance(self.fans, str):
+            return shape_fans(shape)
+        return Fans(*self.fans)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, JSON-serializable."""
+        return {
+            "scale": self.scale,
+            "mode": self.mode,
+            "distribution": self.distribution,
+            **self._common_config(),
+        }
+
+    def _common_config(self) -> dict[str, Any]:
+        # A copy, so that a changed config changes no initializer.
+        lists = {"input_axes": self.input_axes, "output_axes": self.output_axes}
+        return copy.deepcopy({"fans": self.fans, **lists}) | super().get_config()
+
+
+def _validated_fans(fans: Any) -> str | list[float]:
+    allowed = "'layer', 'shape' or a pair of numbers above 0, (fan_in, fan_out)"
+    if isinstance(fans, str):
+        if fans in ("layer", "shape"):
+            return fans
+        raise fail(ValueError, "fans", allowed, fans)
+    if not isinstance(fans, (list, tuple)):
+        raise fail(TypeError, "fans", allowed, fans)
+    if len(fans) != 2:
+        raise fail(ValueError, "fans", allowed, fans)
+    try:
+        return [positive("fans", fan) for fan in fans]
+    except (TypeError, ValueError) as error:
+        raise fail(type(error), "fans", allowed, fans) from None
+
+
+class _Named(FanwiseVarianceScaling):
+    """A member of the family: scale, mode and distribution are the class's own."""
+
+    _recipe: tuple[float, str, str]
+
+    def __init__(
+        self,
+        seed: Seed = None,
+        *,
+        fans: FansArgument = "layer",
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        sampler: str = "portable",
+    ) -> None:
+        super().__init__(
+            *self._recipe,
+            seed,
+            fans=fans,
+            input_axes=input_axes,
+            output_axes=output_axes,
+            sampler=sampler,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, JSON-serializable."""
+        return self._common_config()
+
+
+class FanwiseGlorotNormal(_Named):
+    """Glorot's (Xavier's) normal initializer: `stddev = sqrt(2 / (fan_in + fan_out))`.
+
+    A normal truncated at two standard deviations, corrected so that what comes out
+    has that `stddev`. A compromise between a signal that keeps its variance on the
+    way forward and gradients that keep theirs on the way back, for layers that are
+    linear around 0, such as tanh.
+
+    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
+    `sampler`, and raises what `FanwiseVarianceScaling` does.
+
+    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
+    equation 12.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_normal")
+    >>> values = FanwiseGlorotNormal(seed=1)((64, 64))
+    """
+
+    _recipe = (1.0, "fan_avg", "truncated_normal")
+
+
+class FanwiseGlorotUniform(_Named):
+    """Glorot's (Xavier's) uniform initializer: `limit = sqrt(6 / (fan_in + fan_out))`.
+
+    Uniform in `(-limit, limit)`, for layers that are linear around 0, such as tanh.
+
+    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
+    `sampler`, and raises what `FanwiseVarianceScaling` does.
+
+    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
+    equation 16.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_uniform")
+    >>> values = FanwiseGlorotUniform(seed=1)((64, 64))
+    """
+
+    _recipe = (1.0, "fan_avg", "uniform")
+
+
+class FanwiseLecunNormal(_Named):
+    """LeCun's normal initializer: `stddev = sqrt(1 / fan_in)`.
+
+    A normal truncated at two standard deviations, corrected so that what comes out
+    has that `stddev`: a linear layer gives out the variance that it takes in. The
+    one for selu.
+
+    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
+    `sampler`, and raises what `FanwiseVarianceScaling` does.
+
+    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16;
+    Klambauer et al. 2017, <https://arxiv.org/abs/1706.02515>.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_normal")
+    >>> values = FanwiseLecunNormal(seed=1)((64, 64))
+    """
+
+    _recipe = (1.0, "fan_in", "truncated_normal")
+
+
+class FanwiseLecunUniform(_Named):
+    """LeCun's uniform initializer: `limit = sqrt(3 / fan_in)`.
+
+    Uniform in `(-limit, limit)`, with the variance of `FanwiseLecunNormal`.
+
+    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
+    `sampler`, and raises what `FanwiseVarianceScaling` does.
+
+    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_uniform")
+    >>> values = FanwiseLecunUniform(seed=1)((64, 64))
+    """
+
+    _recipe = (1.0, "fan_in", "uniform")
+
+
+class _He(_Named):
+    """Scale `2 / (1 + negative_slope**2)`: what a (leaky) ReLU takes away, put back."""
+
+    def __init__(
+        self,
+        seed: Seed = None,
+        *,
+        negative_slope: float = 0.0,
+        fans: FansArgument = "layer",
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
+        sampler: str = "portable",
+    ) -> None:
+        super().__init__(
+            seed, fans=fans, input_axes=input_axes, output_axes=output_axes, sampler=sampler
+        )
+        self.negative_slope = real("negative_slope", negative_slope)
+        self.scale = 2.0 / (1.0 + self.negative_slope * self.negative_slope)
+        if self.scale == 0.0:
+            raise fail(ValueError, "negative_slope", "below 1e154", negative_slope)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, JSON-serializable."""
+        return {"negative_slope": self.negative_slope, **super().get_config()}
+
+
+class FanwiseHeNormal(_He):
+    """He's (Kaiming's) normal initializer: `stddev = sqrt(2 / ((1 + a**2) fan_in))`.
+
+    A normal truncated at two standard deviations, corrected so that what comes out
+    has that `stddev`: the signal keeps its variance through a layer and the ReLU
+    (`a = 0`) or leaky ReLU of negative slope `a` that follows it.
+
+    Takes `seed`, `negative_slope` (a number, 0 by default) and the keyword arguments
+    `fans`, `input_axes`, `output_axes` and `sampler`, and raises what
+    `FanwiseVarianceScaling` does.
+
+    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
+    15.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_normal")
+    >>> leaky = FanwiseHeNormal(seed=1, negative_slope=0.2)
+    >>> layer = keras.layers.Conv2D(8, 3, kernel_initializer=leaky)
+    """
+
+    _recipe = (2.0, "fan_in", "truncated_normal")
+
+
+class FanwiseHeUniform(_He):
+    """He's (Kaiming's) uniform initializer: `limit = sqrt(6 / ((1 + a**2) fan_in))`.
+
+    Uniform in `(-limit, limit)`, with the variance of `FanwiseHeNormal`.
+
+    Takes `seed`, `negative_slope` (a number, 0 by default) and the keyword arguments
+    `fans`, `input_axes`, `output_axes` and `sampler`, and raises what
+    `FanwiseVarianceScaling` does.
+
+    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
+    15.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_uniform")
+    >>> values = FanwiseHeUniform(seed=1, negative_slope=0.2)((64, 64))
+    """
+
+    _recipe = (2.0, "fan_in", "uniform")

@@ -1,0 +1,249 @@
+"""Which weights of a model get which initializer: rules, and the recipes made of them."""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fanwise.arguments import fail
+from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.naming import snake_case
+from keras_fanwise.seam.owners import OwnedWeight
+
+LayerTypes = type | tuple[type, ...]
+
+_DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
+_CONVOLUTIONS = tuple(
+    getattr(keras.layers, f"{kind}{rank}")
+    for kind, ranks in (
+        ("Conv", ("1D", "2D", "3D", "1DTranspose", "2DTranspose", "3DTranspose")),
+        ("DepthwiseConv", ("1D", "2D")),
+        ("SeparableConv", ("1D", "2D")),
+    )
+    for rank in ranks
+)
+
+
+_LSTM = tuple(
+    getattr(keras.layers, name)
+    for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rule:
+    """An initializer, and the weights that it is for: those that meet all conditions.
+
+    Args:
+        initializer: a name, an instance or a class of an initializer, of Keras or of
+            this package, or a function of `shape` and `dtype`.
+        path: a glob on the weight's path, such as `"head/*"`; `*` stands for any
+            characters, slashes too. It may leave out the first layers of the path:
+            `"head/*"` is also met by `"model/head/kernel"`.
+        layer: a layer class, or a tuple of them. Met by weights of a layer of that
+            class, also of one that is inside it: the weights of an `LSTM` belong to its
+            cell, those of a `MultiHeadAttention` to its `EinsumDense` layers.
+        weight: the weight's name, or a glob, such as `"*kernel"`.
+        optional: whether the rule may go without a weight; by default this is an error.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `initializer` is not the name of one.
+
+    Example:
+
+    >>> import keras
+    >>> Rule("fanwise_he_normal", layer=keras.layers.Conv2D, weight="kernel")
+    Rule('fanwise_he_normal', layer=Conv2D, weight='kernel')
+    """
+
+    initializer: Any
+    path: str | None = None
+    layer: LayerTypes | None = None
+    weight: str | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        resolved(self.initializer)
+        for name in ("path", "weight"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise fail(TypeError, name, "a glob, such as '*kernel', or None", value)
+        types = (
+            self.layer if isinstance(self.layer, tuple) else (self.layer or keras.Layer,)
+        )
+        if not all(isinstance(cls, type) and issubclass(cls, keras.Layer) for cls in types):
+            allowed = "a subclass of keras.Layer, a tuple of them, or None"
+            raise fail(TypeError, "layer", allowed, self.layer)
+        if not isinstance(self.optional, bool):
+            raise fail(TypeError, "optional", "True or False", self.optional)
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """Whether a weight meets all conditions."""
+        return (
+            (self.path is None or glob_matches(self.path, owned.variable.path))
+            and (
+                self.layer is None
+                or any(isinstance(holder, self.layer) for holder in owned.holders)
+            )
+            and (
+                self.weight is None or fnmatch.fnmatchcase(owned.variable.name, self.weight)
+            )
+        )
+
+    def __repr__(self) -> str:
+        parts = [_shown(self.initializer)]
+        parts += [
+            f"{name}={_shown(value)}"
+            for name in ("path", "layer", "weight", "optional")
+            if (value := getattr(self, name))
+        ]
+        return f"Rule({', '.join(parts)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        more = f" and {len(value) - 3} more" if len(value) > 3 else ""
+        return f"({', '.join(map(_shown, value[:3]))}{more})"
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def glob_matches(glob: str, path: str) -> bool:
+    """Whether a path, or what follows one of its slashes, is as the glob says."""
+    return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path, f"*/{glob}")
+
+
+def recipes() -> dict[str, list[Rule]]:
+    """The named ways to start a model, each a list of rules.
+
+    - `"dcgan"`: convolutions N(0, 0.02²), γ N(1, 0.02²), biases of convolutions and β 0
+      (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4, and the code
+      of its authors).
+    - `"kaiming"`: kernels of dense layers and convolutions `fanwise_he_normal`, their
+      biases and β 0, γ 1 (He et al. 2015, <https://arxiv.org/abs/1502.01852>).
+    - `"normal"`: the same kernels N(0, 0.02²), their biases and β 0, γ 1.
+    - `"glorot"`, `"he"`, `"lecun"`: kernels of all layers, recurrent ones too,
+      `fanwise_glorot_uniform`, `fanwise_he_normal` or `fanwise_lecun_normal`, biases and
+      β 0, but 1 for the forget gate of an LSTM, γ 1.
+
+    All of them set moving means to 0 and moving variances to 1. What no rule names, such
+    as embeddings, stays as it is.
+
+    Example:
+
+    >>> recipes()["dcgan"][2]
+    Rule('fanwise_gamma_noise', weight='gamma', optional=True)
+    """
+    return {
+        "dcgan": [
+            Rule("fanwise_normal", layer=_CONVOLUTIONS, weight="*kernel"),
+            Rule("zeros", layer=_CONVOLUTIONS, weight="bias", optional=True),
+            *_normalization("fanwise_gamma_noise"),
+        ],
+        "kaiming": _dense_and_convolutions("fanwise_he_normal"),
+        "normal": _dense_and_convolutions("fanwise_normal"),
+        "glorot": _all_kernels("fanwise_glorot_uniform"),
+        "he": _all_kernels("fanwise_he_normal"),
+        "lecun": _all_kernels("fanwise_lecun_normal"),
+    }
+
+
+def _dense_and_convolutions(initializer: Any) -> list[Rule]:
+    layers = (*_DENSE, *_CONVOLUTIONS)
+    return [
+        Rule(initializer, layer=layers, weight="*kernel"),
+        Rule("zeros", layer=layers, weight="bias", optional=True),
+        *_normalization("ones"),
+    ]
+
+
+def _all_kernels(initializer: Any) -> list[Rule]:
+    return [
+        Rule(initializer, weight="*kernel"),
+        Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
+        Rule("zeros", weight="bias", optional=True),
+        *_normalization("ones"),
+    ]
+
+
+def _normalization(gamma: Any) -> list[Rule]:
+    return [
+        Rule(gamma, weight="gamma", optional=True),
+        Rule("zeros", weight="beta", optional=True),
+        Rule("zeros", weight="moving_mean", optional=True),
+        Rule("ones", weight="moving_variance", optional=True),
+    ]
+
+
+def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
+    """The bias of an LSTM: 1 for the forget gate, the second of four, and 0 for the rest.
+
+    Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>,
+    who find that it closes the gap between the LSTM and the GRU. Keras's default too.
+    """
+    values = np.zeros(shape, keras.backend.standardize_dtype(dtype))
+    units = shape[0] // 4
+    values[units : 2 * units] = 1
+    return values
+
+
+def rules_of(recipe: Any) -> list[Rule]:
+    """The rules that an argument of `initialize` stands for.
+
+    Raises:
+        TypeError: it is a list of something other than rules.
+        ValueError: it is an unknown name, or an empty list.
+    """
+    if isinstance(recipe, Rule):
+        return [recipe]
+    if isinstance(recipe, (list, tuple)):
+        if not all(isinstance(rule, Rule) for rule in recipe):
+            raise fail(TypeError, "recipe", "a list of keras_fanwise.Rule", recipe)
+        if not recipe:
+            raise fail(ValueError, "recipe", "a list of at least one Rule", recipe)
+        return list(recipe)
+    known = recipes()
+    if isinstance(recipe, str) and recipe in known:
+        return known[recipe]
+    resolved(recipe, "recipe", tuple(known))
+    return _all_kernels(recipe)
+
+
+def resolved(
+    identifier: Any, argument: str = "initializer", also: Sequence[str] = ()
+) -> Any:
+    """The initializer that an identifier stands for.
+
+    Args:
+        identifier: what `keras.initializers.get` takes.
+        argument: what to call it in an error.
+        also: other names that the argument could be.
+
+    Raises:
+        TypeError: it is neither a name nor an initializer.
+        ValueError: it is not a known name; the nearest one is in the message.
+    """
+    try:
+        found = keras.initializers.get(identifier)
+    except (TypeError, ValueError):
+        found = None
+    if found is not None:
+        return found
+    allowed = "a name, an instance or a class of an initializer"
+    if also:
+        allowed = f"{allowed}, a list of rules, or one of {', '.join(map(repr, also))}"
+    if not isinstance(identifier, str):
+        raise fail(TypeError, argument, allowed, identifier)
+    names = [*also, *(snake_case(cls.__name__) for cls in CLASSES), *_keras_names()]
+    near = difflib.get_close_matches(identifier.lower(), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise fail(ValueError, argument, allowed + hint, identifier)
+
+
+def _keras_names() -> list[str]:
+    names = (name for name in dir(keras.initializers) if name.islower())
+    return [name for name in names if isinstance(getattr(keras.initializers, name), type)]

@@ -1,0 +1,106 @@
+"""What was counted or done, as objects that print as a table."""
+
+import enum
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+
+from keras_fanwise.reports.figures import Panel, stacked
+
+Row = TypeVar("Row")
+
+# More than any table needs: a path that is cut off names no weight.
+_WIDE = 10_000
+
+
+class Report(Generic[Row]):
+    """Rows that print as a table, in a terminal and in a notebook.
+
+    Attributes:
+        rows: list of named tuples.
+    """
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __rich__(self) -> RenderableType:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        console = _recorded(self)
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+    __repr__ = __str__
+
+    def _panels(self) -> list[Panel]:
+        """What `plot` shows."""
+        raise NotImplementedError
+
+    def plot(self) -> Any:
+        """Draws the report against the depth of the model, on a logarithmic scale.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which pyplot shows too; to write a file, call
+            its `savefig`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return stacked(self._panels())
+
+    def to_json(self) -> str:
+        """The report as a JSON object, with all numbers as they are.
+
+        Lists hold an object for each row or finding, whose keys are the names of its
+        attributes. Numbers that are not finite are null.
+        """
+        content = {name: _plain(value) for name, value in vars(self).items()}
+        return json.dumps(content, indent=2)
+
+    def _repr_html_(self) -> str:
+        page = "<pre style='line-height: 1.2'>{code}</pre>"
+        return _recorded(self).export_html(inline_styles=True, code_format=page)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: named tuples as objects, conditions as their labels."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.label  # type: ignore[attr-defined]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no other word for it
+    return value
+
+
+def _recorded(renderable: Any) -> Console:
+    console = Console(width=_WIDE, file=io.StringIO(), record=True)
+    console.width = max(1, Measurement.get(console, console.options, renderable).maximum)
+    console.print(renderable)
+    return console
+
+
+def table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table with a column for each text and each number of a row."""
+    columns = Table(*texts, box=None, pad_edge=False)
+    for header in numbers:
+        columns.add_column(header, justify="right")
+    return columns
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Such as 3×3×64."""
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def number_text(number: float) -> str:
+    """As short as a column of counts or deviations needs it."""
+    return f"{number:.6g}"

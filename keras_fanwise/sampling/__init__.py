@@ -1,0 +1,1 @@
+"""Which bits a draw is made of, by NumPy alone."""

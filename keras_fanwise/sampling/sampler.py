@@ -1,0 +1,244 @@
+"""From a stream key to values, with NumPy alone.
+
+Element i of a tensor is made of word i of the Philox stream of the tensor's key:
+32-bit words for float32, float16 and bfloat16, 64-bit words for float64. Philox
+is counter-based, so any part of a tensor can be drawn without the rest, and by
+any number of threads, with the same result.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from keras_fanwise.arguments import fail
+from keras_fanwise.sampling.quantile import (
+    Slope,
+    fill_normal,
+    fill_truncated,
+    slope_32,
+    slope_64,
+)
+from keras_fanwise.sampling.regions import Region, Stretch
+
+# Elements that share a counter range; a thread's share is made of whole blocks.
+BLOCK = 1 << 16
+# Elements worked on at a time: alone, so few that the scratch stays in the cache; among
+# threads, so many that they seldom wait for each other to start the next NumPy call.
+_CHUNK_ALONE, _CHUNK_SHARED = BLOCK, 2 * BLOCK
+# A thread is worth its start (some 50 microseconds) from about this many elements.
+_ELEMENTS_PER_THREAD = 4 * BLOCK
+# The environment variable that limits them.
+_THREADS = "KERAS_FANWISE_THREADS"
+# Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
+# as it is, without a copy.
+_ALIGNMENT = 64
+# In bytes, on x86 and most others. NumPy asks for them, on Linux, from 4 MiB on.
+_HUGE_PAGE = 2**21
+
+_FillNormal = Callable[[np.ndarray, float, Slope, np.ndarray], None]
+_NORMALS: dict[str, _FillNormal] = {
+    "truncated_normal": fill_truncated,
+    "untruncated_normal": fill_normal,
+}
+
+
+class _Words(NamedTuple):
+    """How a random word becomes an odd integer k, and k / 2**bits a uniform in (-1, 1)."""
+
+    dtype: np.dtype
+    shift: int
+    bits: int
+    per_counter: int
+    result: np.dtype
+    slope: Slope
+
+
+_WORDS_32 = _Words(np.dtype(np.int32), 7, 24, 8, np.dtype(np.float32), slope_32)
+_WORDS_64 = _Words(np.dtype(np.int64), 10, 53, 4, np.dtype(np.float64), slope_64)
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Gives Philox its key: `Philox(key=...)` gathers entropy first, to no use."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
+
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+def draw(
+    key: int,
+    distribution: str,
+    shape: Sequence[int],
+    dtype: str = "float32",
+    *,
+    spread: float = 1.0,
+    mean: float = 0.0,
+    index: Sequence[slice] | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Draws a tensor, or a part of it.
+
+    Args:
+        key: the 128-bit key of the stream, from `stream_key`.
+        distribution: `"uniform"` on (-spread, spread); `"truncated_normal"`, a
+            normal of standard deviation `spread` truncated at twice that; or
+            `"untruncated_normal"`, of standard deviation `spread`.
+        shape: of the whole tensor.
+        dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first
+            two are the float32 draw, rounded.
+        spread: see `distribution`.
+        mean: is added to what is drawn.
+        index: a slice, with a step of 1, of each axis; by default the whole tensor.
+        threads: how many threads may share the work, by default the number in
+            `KERAS_FANWISE_THREADS`, or as many as there are cores. The result does not
+            depend on it.
+
+    Returns:
+        An array of shape `shape`, or, if `index` is given, of the shape of the part.
+
+    Raises:
+        ValueError: `KERAS_FANWISE_THREADS` is set to something else than a number.
+
+    Example: a part drawn alone is the part of the whole.
+
+    >>> whole = draw(7, "uniform", (100, 10))
+    >>> columns = (slice(None), slice(3, 5))
+    >>> np.array_equal(whole[columns], draw(7, "uniform", (100, 10), index=columns))
+    True
+    """
+    region = Region(shape, index)
+    out = aligned_empty(region.size, DTYPES[dtype])
+    words = _WORDS_64 if dtype == "float64" else _WORDS_32
+
+    shares = _shares(out.size, threads or _threads())
+    # The scratch of several threads, in one piece, is worth huge pages: to touch it page
+    # by page takes longer than many a draw.
+    chunk, alignment = (
+        (_CHUNK_ALONE, _ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
+    )
+    chunk = max(1, min(chunk, out.size))
+    rows = 1 if distribution == "uniform" else 4
+    scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
+    scratches = scratch.reshape(len(shares), rows, chunk)
+
+    def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
+        for left in range(*share, chunk):
+            right = min(left + chunk, share[1])
+            integers = _integers(key, words, region, left, right)
+            _fill(out[left:right], integers, words, distribution, spread, mean, scratch)
+
+    if len(shares) == 1:
+        fill(shares[0], scratches[0])
+    else:
+        with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
+            for _ in pool.map(fill, shares, scratches):
+                pass
+    return out.reshape(region.shape)
+
+
+def _threads() -> int:
+    text = os.environ.get(_THREADS)
+    if text is None:
+        return _cores()
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise fail(ValueError, _THREADS, "an integer of 1 or more", text)
+    return int(text)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Windows and macOS do not have it
+        return os.cpu_count() or 1
+
+
+def _shares(size: int, threads: int) -> list[tuple[int, int]]:
+    """Splits `size` elements into contiguous ranges of whole blocks."""
+    count = max(1, min(threads, size // _ELEMENTS_PER_THREAD))
+    blocks = -(-size // BLOCK)
+    edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
+    return list(itertools.pairwise(edges))
+
+
+def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
+    """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
+    memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    offset = -memory.ctypes.data % alignment
+    return memory[offset : offset + size * dtype.itemsize].view(dtype)
+
+
+def _integers(key: int, words: _Words, region: Region, left: int, right: int) -> np.ndarray:
+    """Odd integers, one for each element of the region from number `left` to `right`."""
+    found = [_raw(key, words, stretch) for stretch in region.stretches(left, right)]
+    integers = found[0] if len(found) == 1 else np.concatenate(found)
+    integers >>= words.shift
+    integers |= 1
+    return integers
+
+
+def _raw(key: int, words: _Words, stretch: Stretch) -> np.ndarray:
+    counter, skip = divmod(stretch.start, words.per_counter)
+    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
+    bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
+    count = skip + stretch.stop - stretch.start
+    raw = bits.random_raw(-(-count * words.dtype.itemsize // 8))
+    drawn = raw.view(words.dtype)[skip:count]
+    return drawn if stretch.wanted is None else drawn[stretch.wanted]
+
+
+def _fill(
+    part: np.ndarray,
+    integers: np.ndarray,
+    words: _Words,
+    distribution: str,
+    spread: float,
+    mean: float,
+    scratch: np.ndarray,
+) -> None:
+    """Makes values of the distribution of odd integers."""
+    uniform = distribution == "uniform"
+    values, work = scratch[0], scratch[1:]
+    if uniform:
+        values = values.view(words.result)
+    chunk = part if uniform and part.dtype == words.result else values[: integers.size]
+    np.copyto(chunk, integers, casting="unsafe")  # exact
+    if uniform:
+        chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
+    else:
+        chunk *= 2.0**-words.bits
+        _NORMALS[distribution](chunk, spread, words.slope, work)
+    if mean:
+        chunk += mean
+    if part.dtype.itemsize < words.result.itemsize:
+        chunk = chunk.astype(words.result, copy=False)
+    if part.dtype != np.float32 and distribution != "untruncated_normal":
+        # To a number that the type has, so that rounding to it stays within. float32
+        # does so by itself: the last normal falls short of the bound by 3e-7 of it,
+        # and the uniform's factor is rounded down.
+        bound = _rounded_down(spread if uniform else 2.0 * spread, part.dtype)
+        np.clip(chunk, mean - bound, mean + bound, out=chunk)
+    if chunk is not part:
+        part[:] = chunk
+
+
+def _rounded_down(limit: float, dtype: np.dtype) -> float:
+    """The largest number of `dtype` that is not above `limit`."""
+    nearest: Any = dtype.type(limit)
+    if float(nearest) > limit:
+        nearest = np.nextafter(nearest, dtype.type(0))
+    return float(nearest)

@@ -1,0 +1,1 @@
+"""Which weight of which layer is being filled."""

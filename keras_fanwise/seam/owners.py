@@ -1,0 +1,50 @@
+"""Which layer has which weight of a model."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_fanwise.arguments import fail
+from keras_fanwise.backends.private_keras import all_layers
+
+
+class OwnedWeight(NamedTuple):
+    """A weight and where it is.
+
+    Attributes:
+        layer: the innermost layer that has it.
+        holders: all layers that have it, from the model inwards.
+        variable: the weight itself.
+    """
+
+    layer: keras.Layer
+    holders: tuple[keras.Layer, ...]
+    variable: keras.Variable
+
+
+def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
+    """Every weight of a model once, in the model's order.
+
+    A layer's public `weights` hold those of the layers inside it too, and only models
+    list their layers in public.
+
+    Raises:
+        TypeError: `model` is not a Keras model or layer.
+        ValueError: `model` has no weights yet.
+    """
+    if not isinstance(model, keras.Layer):
+        raise fail(TypeError, "model", "a Keras model or layer", model)
+    if not model.weights:
+        raise fail(ValueError, "model", "built: it has no weights yet", model)
+    owners: dict[int, keras.Layer] = {}
+    holders: dict[int, list[keras.Layer]] = {}
+    for layer in all_layers(model):
+        inner = {id(weight) for sub in all_layers(layer)[1:] for weight in sub.weights}
+        for weight in layer.weights:
+            holders.setdefault(id(weight), []).append(layer)
+            if id(weight) not in inner:
+                owners.setdefault(id(weight), layer)
+    return [
+        OwnedWeight(owners[id(weight)], tuple(holders[id(weight)]), weight)
+        for weight in model.weights
+    ]
