@@ -12,9 +12,12 @@ from keras_fanwise.diagnostics.comparison import fans_table
 from keras_fanwise.diagnostics.signal import signal
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.lookup import layer_fans, register_fans
+from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.gains import gain
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.registration import register
+from keras_fanwise.initializers.scaling import Distribution
+from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -26,22 +29,27 @@ from keras_fanwise.initializers.variance_scaling import (
 )
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.rules import Rule, recipes
+from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam.binding import install
-from keras_fanwise.seam.retrofit import retrofit
+from keras_fanwise.seam.retrofit import retrofit, retrofitted
 
 __version__ = version("keras_fanwise")
 __all__ = [
+    "Distribution",
     "Fans",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
     "FanwiseHeNormal",
     "FanwiseHeUniform",
+    "FanwiseInitializer",
     "FanwiseLecunNormal",
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseVarianceScaling",
     "Rule",
+    "Site",
+    "Stream",
     "audit",
     "fans_table",
     "gain",
@@ -56,4 +64,4 @@ __all__ = [
 ]
 
 register()
-install()
+install(retrofitted)

@@ -5,7 +5,7 @@ import keras.src.initializers
 import numpy as np
 
 from keras_fanwise.naming import snake_case
-from keras_fanwise.seam.binding import given_initializer
+from keras_fanwise.seam.record import recorded
 
 layers = keras.layers
 GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}
@@ -60,7 +60,7 @@ def kernel_initializer_of(identifier):
 def is_retrofitted():
     """Whether the code that asks is inside a block, for layers and in `add_weight`."""
     by_layer = class_name(kernel_initializer_of("he_normal"))
-    by_weight = class_name(given_initializer(layers.Layer().add_weight()))
+    by_weight = class_name(recorded(layers.Layer().add_weight()))
     assert (by_layer, by_weight) in {
         ("FanwiseHeNormal", "FanwiseGlorotUniform"),
         ("HeNormal", "str"),

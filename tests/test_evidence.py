@@ -12,7 +12,7 @@ from keras_fanwise.diagnostics.evidence import (
     limit,
     variance_deviation,
 )
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, standard_deviation
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution
 from keras_fanwise.sampling.sampler import draw
 
 NORMAL = stats.norm()
@@ -35,7 +35,7 @@ def test_a_sum_of_squares_is_as_rare_as_its_deviation_says(count, deviation):
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", [4, 9, 100])
 def test_false_alarms(distribution, size):
-    std = standard_deviation(distribution, 0.1)
+    std = Distribution(distribution, 0.1).std
     trials = 20_000
     values = draw(7, distribution, (trials, size), spread=0.1)
     found = [evidence(sample, 0.0, std) for sample in values]
@@ -48,7 +48,7 @@ def test_false_alarms(distribution, size):
 
 def test_what_is_wrong_is_seen():
     values = draw(7, "truncated_normal", (1000,), spread=0.1).astype(float)
-    std = standard_deviation("truncated_normal", 0.1)
+    std = Distribution("truncated_normal", 0.1).std
     assert evidence(values, 0.0, std * 1.2).std_deviation < -5
     assert evidence(values, 0.0, std * 0.8).std_deviation > 5
     assert evidence(values + std / 4, 0.0, std).mean_deviation > 5

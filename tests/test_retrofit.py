@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.seam.binding import given_initializer
+from keras_fanwise.seam.record import recorded
 
 from processes import run_python
 from retrofit_checks import (
@@ -41,7 +41,7 @@ def test_all_seven_by_all_their_names(name, form):
     identifier = FORMS[form](name)
     with kf.retrofit():
         found = kernel_initializer_of(identifier)
-        given = given_initializer(built_weight((2, 2), identifier))
+        given = recorded(built_weight((2, 2), identifier))
     assert class_name(found) == class_name(given) == f"Fanwise{name}"
     assert (found.scale, found.mode, found.distribution) == RECIPES[name]
     assert found.get_config()["fans"] == "layer"
@@ -150,8 +150,8 @@ def test_other_initializers_are_left_alone(initializer):
         inside.build((None, 4))
         weight = built_weight((4, 3), initializer, name="kernel")
     assert inside.kernel_initializer is initializer
-    assert given_initializer(inside.kernel) is initializer
-    assert given_initializer(weight) is initializer
+    assert recorded(inside.kernel) is initializer
+    assert recorded(weight) is initializer
     outside = layers.Dense(3, kernel_initializer=initializer)
     outside.build((None, 4))
     assert np.array_equal(values_of(inside.kernel), values_of(outside.kernel))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.seam.binding import given_initializer
+from keras_fanwise.seam.record import recorded
 
 from processes import run_python
 from retrofit_checks import (
@@ -43,7 +43,7 @@ def test_the_default_of_add_weight_is_replaced(dtype):
 
     with kf.retrofit():
         inside = built()
-    assert class_name(given_initializer(inside)) == "FanwiseGlorotUniform"
+    assert class_name(recorded(inside)) == "FanwiseGlorotUniform"
     # Glorot's limit, of 9 and 9: Keras counts 9 * 512 and 9.
     assert 0.98 * np.sqrt(6 / 18) < largest(inside) <= np.sqrt(6 / 18) * 1.001
     assert largest(built()) <= np.sqrt(6 / (9 * 513)) * 1.001
@@ -78,7 +78,7 @@ def test_initializers_given_to_add_weight(form, positional):
     layer = Bare(3)
     with kf.retrofit():
         layer.build((None, 8, 8, 512))
-    assert class_name(given_initializer(layer.kernel)) == "FanwiseLecunUniform"
+    assert class_name(recorded(layer.kernel)) == "FanwiseLecunUniform"
     assert 0.99 * np.sqrt(3 / 9) < largest(layer.kernel) <= np.sqrt(3 / 9)
 
 
@@ -86,7 +86,7 @@ def test_initializers_given_to_add_weight(form, positional):
 def test_other_initializers_given_to_add_weight(identifier):
     with kf.retrofit():
         weight = built_weight((2, 3), identifier)
-    assert type(given_initializer(weight)) is type(keras.initializers.get(identifier))
+    assert type(recorded(weight)) is type(keras.initializers.get(identifier))
 
 
 # Layers with layers inside
@@ -123,7 +123,7 @@ def test_attention(attention, seed):
         assert len(inner) == 4
         for each in inner:
             assert class_name(each.kernel_initializer) == name
-            assert class_name(given_initializer(each.kernel)) == name
+            assert class_name(recorded(each.kernel)) == name
         query = inner[0]
         if name == "FanwiseLecunUniform":
             limit = np.sqrt(3 / 512)
@@ -141,17 +141,13 @@ def test_recurrent_layers():
         both = layers.Bidirectional(layers.GRU(4, kernel_initializer="he_normal"))
         for layer in (lstm, both):
             layer.build((None, 3, 5))
-    assert {
-        weight.name: class_name(given_initializer(weight)) for weight in lstm.weights
-    } == {
+    assert {weight.name: class_name(recorded(weight)) for weight in lstm.weights} == {
         "kernel": "FanwiseGlorotUniform",
         "recurrent_kernel": "Orthogonal",
         "bias": "function",  # the cell's, for the forget gate
     }
     kernels = [weight for weight in both.weights if weight.name == "kernel"]
-    assert [class_name(given_initializer(kernel)) for kernel in kernels] == [
-        "FanwiseHeNormal"
-    ] * 2
+    assert [class_name(recorded(kernel)) for kernel in kernels] == ["FanwiseHeNormal"] * 2
     assert not np.array_equal(*map(values_of, kernels))
     for layer in (both.forward_layer, both.backward_layer):
         assert family(layer) == (set(), {"FanwiseHeNormal"})
@@ -280,7 +276,7 @@ def test_an_application(monkeypatch):
     kernels = [weight for weight in inside.weights if weight.name == "kernel"]
     assert len(kernels) == 53
     for kernel in kernels:
-        assert class_name(given_initializer(kernel)) == "FanwiseGlorotUniform"
+        assert class_name(recorded(kernel)) == "FanwiseGlorotUniform"
     # The last depthwise kernel: 9 and 9, and Keras counts 9 * 336 and 9.
     depthwise = inside.get_layer("block_16_depthwise").kernel
     limit = np.sqrt(6 / 18)
@@ -299,7 +295,7 @@ def test_a_layer_from_outside_saves_what_it_used():
     layer = layers.Dense(3, kernel_initializer=initializer, name="HeNormal")
     with kf.retrofit():
         layer.build((None, 4))
-    assert given_initializer(layer.kernel) is layer.kernel_initializer
+    assert recorded(layer.kernel) is layer.kernel_initializer
     assert class_name(layer.kernel_initializer) == "FanwiseHeNormal"
     assert layer.get_config()["kernel_initializer"]["class_name"] == "FanwiseHeNormal"
 

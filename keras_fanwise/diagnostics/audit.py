@@ -17,13 +17,13 @@ from keras_fanwise.diagnostics.evidence import (
 )
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.keras_rule import keras_fans
-from keras_fanwise.fans.lookup import layer_fans
-from keras_fanwise.initializers.base import RandomInitializer
+from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.counterparts import counterpart, portable
+from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.reports.audit_report import AuditReport, Condition, Finding, WeightAudit
-from keras_fanwise.seam.given import given_initializers, initializer_name
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
+from keras_fanwise.seam.record import initializer_name, weight_initializers
 
 _REPLACED = "its values are not those that its initializer draws"
 # In how many audits of well-started models there may be a finding.
@@ -114,7 +114,7 @@ def audit(model: keras.Layer) -> AuditReport:
     weights = owned_weights(model)
     measured = [
         _measured(owned, given)
-        for owned, given in zip(weights, given_initializers(weights), strict=True)
+        for owned, given in zip(weights, weight_initializers(weights), strict=True)
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
     ]
@@ -129,26 +129,21 @@ def audit(model: keras.Layer) -> AuditReport:
 def _measured(owned: OwnedWeight, given: Any) -> _Measured:
     variable = owned.variable
     values = keras.ops.convert_to_numpy(variable.value)
-    fans = layer_fans(owned.layer, variable.name, tuple(variable.shape))
-    asked = _asked(owned, given)
+    site = Site.of(owned.layer, variable.name, variable.shape)
+    asked = _asked(site, given)
     mean, std = (asked.mean, asked.std) if asked else (0.0, 0.0)
-    return _Measured(owned, values, fans, given, asked, evidence(values, mean, std))
+    return _Measured(owned, values, site.fans, given, asked, evidence(values, mean, std))
 
 
-def _asked(owned: OwnedWeight, given: Any) -> _Asked | None:
+def _asked(site: Site, given: Any) -> _Asked | None:
     ours = given
-    if not isinstance(given, RandomInitializer):
-        ours = counterpart(given) or portable(given)
+    if not isinstance(given, FanwiseInitializer):
+        ours = counterpart(given, axes=False) or portable(given)
     if ours is None:
         return None
-    if isinstance(ours, FanwiseVarianceScaling) and ours is not given:
-        # From Keras 3.15 on EinsumDense sets them, and counts its batch labels.
-        ours.input_axes = ours.output_axes = None
-    shape = tuple(owned.variable.shape)
-    bound = ours._bound_to(owned.layer, owned.variable.name, shape)
-    drawn = bound._parameters(shape)
+    expected = ours.expected(site.shape, site)
     scale = ours.scale if isinstance(ours, FanwiseVarianceScaling) else None
-    return _Asked(drawn.mean, drawn.std, scale)
+    return _Asked(expected.mean, expected.std, scale)
 
 
 def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -10,17 +10,19 @@ import numpy as np
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
 from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
-from keras_fanwise.backends.sharding import Part, placed, sharding_of, spread_out
-from keras_fanwise.initializers.scaling import Parameters
-from keras_fanwise.naming import weight_key, weight_path
-from keras_fanwise.sampling.sampler import DTYPES, draw
+from keras_fanwise.backends.sharding import placed, sharding_of, spread_out
+from keras_fanwise.initializers.scaling import Distribution
+from keras_fanwise.initializers.site import Site
+from keras_fanwise.sampling.sampler import DTYPES, Stream, owned
 from keras_fanwise.sampling.streams import stream_key
+
+Seed: TypeAlias = int | keras.random.SeedGenerator | None
 
 SAMPLERS = ("portable", "backend")
 # Keras packs an integer seed into 32 bits; the portable sampler hashes it.
 _SEED_LIMITS = {"portable": 2**64, "backend": 2**32}
 
-# `keras.random` by distribution: (shape, spread, mean, dtype, seed) to a tensor.
+# `keras.random` by family: (shape, spread, mean, dtype, seed) to a tensor.
 _BACKEND_DRAWS: dict[str, Callable[..., Any]] = {
     "uniform": lambda shape, spread, mean, **kwargs: keras.random.uniform(
         shape, minval=-spread, maxval=spread, **kwargs
@@ -34,12 +36,18 @@ _BACKEND_DRAWS: dict[str, Callable[..., Any]] = {
 }
 
 
-class RandomInitializer(keras.initializers.Initializer):
+class FanwiseInitializer(keras.initializers.Initializer):
     """Base of the initializers: a seed, a sampler, and a draw from both.
 
-    Not a subclass of `keras.initializers.VarianceScaling`: from Keras 3.15 on
-    `EinsumDense` rebuilds those with axes of its own and would correct the fans a
-    second time.
+    Derive from it for an initializer of your own. `expected` says what is drawn; if that
+    is none of the three families of `Distribution`, `sample` draws it. Inside a layer both
+    get the `Site`: the weight that is filled, with its fans. A stream for each weight, the
+    four float types, layouts over devices, `initialize`, `reinitialize` and `audit` follow
+    from these two. What the constructor takes, `get_config` gives back, beside what
+    `super().get_config()` does.
+
+    An initializer is never changed by being used, but for the state of its
+    `SeedGenerator`.
 
     Args:
         seed: an integer from 0 to 2**64 - 1 (to 2**32 - 1 with
@@ -53,15 +61,27 @@ class RandomInitializer(keras.initializers.Initializer):
 
     Raises:
         TypeError: `seed` is not one of these, or `sampler` is not a string.
-        ValueError: `seed` is out of range, or `sampler` is unknown.
+        ValueError: `seed` is out of range, or `sampler` is unknown, or is `"backend"` for
+            a class with a `sample` of its own.
+
+    Example: a Cauchy distribution, by its inverse CDF. (It is no good start for a network.)
+
+    >>> import math
+    >>> class Cauchy(FanwiseInitializer):
+    ...     def expected(self, shape, site=None):
+    ...         return Distribution("cauchy", math.inf)  # it has no standard deviation
+    ...     def sample(self, stream, distribution, shape, dtype, index=None, site=None):
+    ...         uniform = stream.draw("uniform", shape, dtype, index=index)
+    ...         return 0.01 * np.tan(np.pi / 2 * uniform)
+    >>> layer = keras.layers.Dense(8, kernel_initializer=Cauchy(seed=1))
+    >>> layer.build((None, 4))
     """
 
-    # Outside a layer no weight has a path, and all draws come from one stream.
-    _weight_path = ""
-    _stream_name = ""
-
-    def __init__(self, seed: Any, sampler: Any) -> None:
+    def __init__(self, seed: Seed = None, *, sampler: str = "portable") -> None:
         self.sampler = choice("sampler", sampler, SAMPLERS)
+        if self.sampler == "backend" and _has_own_sample(type(self)):
+            allowed = f"'portable' for {type(self).__name__}, which samples by itself"
+            raise fail(ValueError, "sampler", allowed, sampler)
         if isinstance(seed, dict):  # from a config
             seed = keras.saving.deserialize_keras_object(seed)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
@@ -69,41 +89,61 @@ class RandomInitializer(keras.initializers.Initializer):
         self._init_seed = seed
         self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
 
-    def _bound_to(
-        self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
-    ) -> "RandomInitializer":
-        """A copy that fills one weight of one layer; `binding.py` asks for it.
-
-        It shares the state of a `SeedGenerator` with the original, which the layer
-        keeps and serializes.
-        """
-        copy = self.__copy__()
-        copy._weight_path = weight_path(layer, weight_name)
-        copy._stream_name = weight_key(copy._weight_path)
-        if self._init_seed is None and self.sampler == "portable":
-            copy.seed = fresh_seed()
-        return copy
-
-    def _streamed(self, seed: int, name: str, own_seed: bool) -> "RandomInitializer":
-        """A copy that draws the stream of a seed and a name, by either sampler.
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """What is drawn for a weight of this shape.
 
         Args:
-            seed: an integer.
-            name: of the stream.
-            own_seed: whether the initializer's own seed, if it has one, goes first.
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
         """
-        copy = self.__copy__()
-        copy._stream_name = name
-        if own_seed and self._init_seed is not None:
-            if not isinstance(self._init_seed, int):
-                return copy  # the state of the generator advances
-            seed = self._init_seed
-        copy.seed = seed
-        if self.sampler == "backend":
-            copy.seed = stream_key(seed, name) % _SEED_LIMITS["backend"]
-        return copy
+        raise NotImplementedError
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Draws on the host; for a distribution that is none of the three families.
+
+        Args:
+            stream: where the random numbers come from, and nowhere else: one stream gives
+                the same values at every call.
+            distribution: what `expected` gave.
+            shape: of the whole weight.
+            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
+            index: a slice of each axis, for that part of the whole; `None` for all.
+            site: of the weight; `None` outside a layer.
+
+        Returns:
+            An array of `dtype`, of the shape of the part.
+        """
+        return stream.draw(
+            distribution.family,
+            shape,
+            dtype,
+            spread=distribution.spread,
+            mean=distribution.mean,
+            index=index,
+        )
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
+        """Draws a tensor, outside a layer: `draw` without a site."""
+        return self.draw(shape, dtype, layout)
+
+    def draw(
+        self,
+        shape: Sequence[int],
+        dtype: Any = None,
+        layout: Any = None,
+        *,
+        site: Site | None = None,
+        seed: int | None = None,
+        distribution: Distribution | None = None,
+    ) -> Any:
         """Draws a tensor.
 
         Args:
@@ -114,6 +154,9 @@ class RandomInitializer(keras.initializers.Initializer):
                 `jax.sharding.Sharding`, for a tensor that is spread over devices. Its
                 values are those of the whole tensor; the portable sampler draws each
                 shard on its own, and only those of this process.
+            site: of the weight that is filled; `None` outside a layer.
+            seed: an integer that goes before the initializer's own seed.
+            distribution: what `expected` gave for this shape and site, if that is known.
 
         Raises:
             TypeError: `shape` is not a list or tuple of integers, or `layout` is of
@@ -124,19 +167,24 @@ class RandomInitializer(keras.initializers.Initializer):
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
-            drawn = self._parameters(shape)
+            distribution = distribution or self.expected(shape, site)
             if layout is None:
-                return self._draw(shape, dtype, drawn)
+                return self._placed(shape, dtype, None, site, seed, distribution)
             with sharding_of(layout) as sharding:
-                return self._draw(shape, dtype, drawn, sharding)
+                return self._placed(shape, dtype, sharding, site, seed, distribution)
         except (TypeError, ValueError) as error:
-            if self._weight_path:
-                raise in_weight(error, self._weight_path, shape) from error
+            if site is not None:
+                raise in_weight(error, site.path, shape) from error
             raise
 
-    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
-        """What is drawn for a weight of this shape."""
-        raise NotImplementedError
+    def weight_seed(self) -> int | None:
+        """The seed for one more weight of a layer; `None` if its own seed serves all.
+
+        Without a seed each weight gets a fresh one, but for `sampler="backend"`, which
+        follows Keras.
+        """
+        own = self._init_seed is not None or self.sampler == "backend"
+        return None if own else fresh_seed()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""
@@ -152,26 +200,34 @@ class RandomInitializer(keras.initializers.Initializer):
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _draw(
-        self, shape: tuple[int, ...], dtype: str, drawn: Parameters, sharding: Any = None
+    def _placed(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        sharding: Any,
+        site: Site | None,
+        seed: int | None,
+        distribution: Distribution,
     ) -> Any:
+        key = site.key if site else ""  # all draws by hand come from one stream
         if self.sampler == "backend":
-            values = _BACKEND_DRAWS[drawn.distribution](
-                shape, drawn.spread, drawn.mean, dtype=dtype, seed=self.seed
+            kept = self.seed
+            if seed is not None:
+                kept = stream_key(seed, key) % _SEED_LIMITS["backend"]
+            values = _BACKEND_DRAWS[distribution.family](
+                shape, distribution.spread, distribution.mean, dtype=dtype, seed=kept
             )
             return values if sharding is None else spread_out(values, sharding)
-        if self._is_placeholder():
+        if seed is None and self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
-        part = self._parts(shape, dtype, drawn)
-        return to_tensor(part(None)) if sharding is None else placed(shape, sharding, part)
+        words = self._seed_for_draw() if seed is None else seed
+        stream = Stream(stream_key(words, key))
 
-    def _parts(self, shape: tuple[int, ...], dtype: str, drawn: Parameters) -> Part:
-        """One draw, of which any part can be had."""
-        key = stream_key(self._seed_for_draw(), self._stream_name)
-        distribution, spread, mean = drawn
-        return lambda index: draw(
-            key, distribution, shape, dtype, spread=spread, mean=mean, index=index
-        )
+        def part(index: Sequence[slice] | None) -> np.ndarray:
+            values = self.sample(stream, distribution, shape, dtype, index, site)
+            return owned(values, dtype) if _has_own_sample(type(self)) else values
+
+        return to_tensor(part(None)) if sharding is None else placed(shape, sharding, part)
 
     def _is_placeholder(self) -> bool:
         # The state of a generator can be neither read nor advanced there.
@@ -196,7 +252,7 @@ class RandomInitializer(keras.initializers.Initializer):
         # The backends hold the 32-bit words of the state in different types.
         return [int(word) & 0xFFFFFFFF for word in words]
 
-    def __copy__(self) -> "RandomInitializer":
+    def __copy__(self) -> "FanwiseInitializer":
         # Shares a SeedGenerator, where `__getstate__` would make another.
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
@@ -222,6 +278,10 @@ class RandomInitializer(keras.initializers.Initializer):
 def fresh_seed() -> int:
     """The integer that an unseeded initializer of Keras would take, from its source."""
     return keras.initializers.RandomNormal().seed
+
+
+def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:
+    return cls.sample is not FanwiseInitializer.sample
 
 
 def _state(generator: keras.random.SeedGenerator) -> np.ndarray:

@@ -1,14 +1,15 @@
 """Normal initializers whose standard deviation is given, not counted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras_fanwise.arguments import positive, real
-from keras_fanwise.initializers.base import RandomInitializer
-from keras_fanwise.initializers.scaling import Parameters
-from keras_fanwise.initializers.variance_scaling import Seed
+from keras_fanwise.initializers.base import FanwiseInitializer, Seed
+from keras_fanwise.initializers.scaling import Distribution
+from keras_fanwise.initializers.site import Site
 
 
-class FanwiseNormal(RandomInitializer):
+class FanwiseNormal(FanwiseInitializer):
     """Draws from a normal distribution, not truncated.
 
     Args:
@@ -39,12 +40,13 @@ class FanwiseNormal(RandomInitializer):
         *,
         sampler: str = "portable",
     ) -> None:
-        super().__init__(seed, sampler)
+        super().__init__(seed, sampler=sampler)
         self.mean = real("mean", mean)
         self.stddev = positive("stddev", stddev)
 
-    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
-        return Parameters("untruncated_normal", self.stddev, self.mean)
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """What is drawn, whatever the shape."""
+        return Distribution("untruncated_normal", self.stddev, self.mean)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_fanwise.initializers.base import RandomInitializer
+from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
@@ -18,7 +18,7 @@ from keras_fanwise.naming import snake_case
 # Stands in every saved model that uses an initializer: never change it.
 PACKAGE = "keras_fanwise"
 
-CLASSES: tuple[type[RandomInitializer], ...] = (
+CLASSES: tuple[type[FanwiseInitializer], ...] = (
     FanwiseGammaNoise,
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,

@@ -79,35 +79,32 @@ def spread(scale: float, mode: str, distribution: str, fans: Fans) -> float:
     return math.sqrt(variance)
 
 
-def standard_deviation(distribution: str, spread: float) -> float:
-    """The standard deviation of what is drawn with a spread: the inverse of `spread`.
+class Distribution(NamedTuple):
+    """What is drawn: a family, its spread and its mean.
+
+    Attributes:
+        family: `"uniform"`, `"truncated_normal"`, `"untruncated_normal"`, or the name of
+            another, for an initializer with a `sample` of its own.
+        spread: of a uniform, the limit: it is in `(mean - spread, mean + spread)`; of a
+            truncated normal, the standard deviation before truncation at twice that
+            value; of all others the standard deviation, infinite if there is none.
+        mean: what it is centred on.
 
     Example:
 
-    >>> standard_deviation("uniform", spread(1.0, "fan_in", "uniform", Fans(4, 1)))
-    0.5
-    """
-    if distribution == "uniform":
-        return spread / math.sqrt(3.0)
-    if distribution == "truncated_normal":
-        return spread * TRUNCATED_STD
-    return spread
-
-
-class Parameters(NamedTuple):
-    """What is drawn: a distribution, its spread and its mean.
-
-    Example:
-
-    >>> Parameters("untruncated_normal", 0.02).std
-    0.02
+    >>> Distribution("uniform", math.sqrt(3)).std
+    1.0
     """
 
-    distribution: str
+    family: str
     spread: float
     mean: float = 0.0
 
     @property
     def std(self) -> float:
         """The standard deviation of what is drawn."""
-        return standard_deviation(self.distribution, self.spread)
+        if self.family == "uniform":
+            return self.spread / math.sqrt(3.0)
+        if self.family == "truncated_normal":
+            return self.spread * TRUNCATED_STD
+        return self.spread

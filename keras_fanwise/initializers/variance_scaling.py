@@ -4,19 +4,16 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-import keras
-
 from keras_fanwise.arguments import choice, fail, positive, real
 from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
-from keras_fanwise.fans.lookup import layer_fans
-from keras_fanwise.initializers.base import RandomInitializer
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES, Parameters, spread
+from keras_fanwise.initializers.base import FanwiseInitializer, Seed
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES, Distribution, spread
+from keras_fanwise.initializers.site import Site
 
 FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
-Seed: TypeAlias = int | keras.random.SeedGenerator | None
 
 
-class FanwiseVarianceScaling(RandomInitializer):
+class FanwiseVarianceScaling(FanwiseInitializer):
     """Draws weights whose variance is `scale / fan`.
 
     With `fan` the number that `mode` names:
@@ -72,7 +69,7 @@ class FanwiseVarianceScaling(RandomInitializer):
         output_axes: Sequence[int] | None = None,
         sampler: str = "portable",
     ) -> None:
-        super().__init__(seed, sampler)
+        super().__init__(seed, sampler=sampler)
         self.scale = positive("scale", scale)
         self.mode = choice("mode", mode, MODES)
         if isinstance(distribution, str) and distribution.lower() == "normal":
@@ -81,24 +78,27 @@ class FanwiseVarianceScaling(RandomInitializer):
         self.fans = _validated_fans(fans)
         self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
 
-    def _bound_to(
-        self, layer: keras.Layer, weight_name: str, shape: Sequence[int]
-    ) -> "FanwiseVarianceScaling":
-        bound = super()._bound_to(layer, weight_name, shape)
-        if self.fans == "layer" and self.input_axes is None:
-            bound.fans = layer_fans(layer, weight_name, shape)
-        return bound
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """What is drawn: of mean 0 and variance `scale / fan`.
 
-    def _parameters(self, shape: tuple[int, ...]) -> Parameters:
-        parameter = spread(self.scale, self.mode, self.distribution, self._fans_of(shape))
-        return Parameters(self.distribution, parameter)
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer, where fans are counted by shape.
 
-    def _fans_of(self, shape: tuple[int, ...]) -> Fans:
+        Raises:
+            ValueError: the axes that fans are counted from do not fit the shape.
+        """
+        parameter = spread(
+            self.scale, self.mode, self.distribution, self._fans_of(shape, site)
+        )
+        return Distribution(self.distribution, parameter)
+
+    def _fans_of(self, shape: Sequence[int], site: Site | None) -> Fans:
         if self.input_axes is not None and self.output_axes is not None:
             return axes_fans(shape, self.input_axes, self.output_axes)
-        if isinstance(self.fans, str):
-            return shape_fans(shape)
-        return Fans(*self.fans)
+        if not isinstance(self.fans, str):
+            return Fans(*self.fans)
+        return site.fans if site and self.fans == "layer" else shape_fans(shape)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""

@@ -12,9 +12,8 @@ from keras_fanwise.initializers.base import fresh_seed
 from keras_fanwise.models.plan import Chosen, Plan
 from keras_fanwise.models.rules import Rule, glob_matches, resolved, rules_of
 from keras_fanwise.reports.start_report import StartReport
-from keras_fanwise.seam.binding import give
-from keras_fanwise.seam.given import given_initializers
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
+from keras_fanwise.seam.record import replace, weight_initializers
 
 
 def initialize(
@@ -131,7 +130,7 @@ def reinitialize(
         if not any(glob_matches(glob, path) for path in paths):
             allowed = f"globs that meet a weight, and {glob!r} meets none"
             raise fail(ValueError, "only", allowed, only)
-    given = given_initializers(weights)
+    given = weight_initializers(weights)
     choices = [
         _anew(owned, initializer, globs)
         for owned, initializer in zip(weights, given, strict=True)
@@ -208,5 +207,5 @@ def _carried_out(
         variable.assign(new)
     for owned, chosen in zip(weights, choices, strict=True):
         if chosen.initializer is not None:
-            give(owned.layer, owned.variable, chosen.initializer)
+            replace(owned.layer, owned.variable, chosen.initializer)
     return report

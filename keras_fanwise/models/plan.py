@@ -1,5 +1,6 @@
 """A plan for every weight of a model: checked as a whole, then carried out."""
 
+import functools
 import math
 import re
 from collections import Counter
@@ -13,14 +14,14 @@ from rich.progress import Progress
 from keras_fanwise.arguments import fail, in_weight
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.diagnostics.moments import moments
-from keras_fanwise.fans.lookup import layer_fans
-from keras_fanwise.initializers.base import RandomInitializer, checked_shape_and_dtype
-from keras_fanwise.initializers.counterparts import portable
+from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
+from keras_fanwise.initializers.counterparts import given_seed, portable
+from keras_fanwise.initializers.site import Site
 from keras_fanwise.naming import weight_key
 from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.streams import stream_key
-from keras_fanwise.seam.given import initializer_name
 from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.seam.record import initializer_name
 
 # From about so many elements on the user waits: some tenths of a second.
 _LONG = 50_000_000
@@ -106,31 +107,47 @@ def _key(owned: OwnedWeight) -> str:
 
 def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
     variable = owned.variable
-    shape = tuple(variable.shape)
-    fans = layer_fans(owned.layer, variable.name, shape)
-    row = WeightStart(variable.path, type(owned.layer).__name__, shape, fans)
+    site = Site.of(owned.layer, variable.name, variable.shape)
+    site = site._replace(path=variable.path, key=name)
+    shape = site.shape
+    row = WeightStart(variable.path, type(owned.layer).__name__, shape, site.fans)
     if chosen.initializer is None:
         return _Step(variable, row._replace(reason=chosen.reason), None)
     initializer = chosen.initializer
     row = row._replace(status="set", initializer=_label(initializer))
     try:
-        drawn = initializer
-        if not isinstance(initializer, RandomInitializer):
-            drawn = portable(initializer)
-        if drawn is None:
+        ours = initializer
+        if not isinstance(initializer, FanwiseInitializer):
+            ours = portable(initializer)
+        if ours is None:
             return _Step(variable, row, _called(chosen, variable, seed, name))
-        bound = drawn._bound_to(owned.layer, variable.name, shape)
-        bound = bound._streamed(seed, name, chosen.own_seed)
-        row = row._replace(std_asked=bound._parameters(shape).std)
+        expected = ours.expected(shape, site)
+        row = row._replace(std_asked=expected.std)
         checked_shape_and_dtype(shape, variable.dtype)
-        dtype, layout = variable.dtype, layout_of(variable.value)
-        return _Step(variable, row, lambda: bound(shape, dtype=dtype, layout=layout))
+        draw = functools.partial(
+            ours.draw,
+            shape,
+            variable.dtype,
+            layout_of(variable.value),
+            site=site,
+            seed=_seed(ours, chosen, seed),
+            distribution=expected,
+        )
+        return _Step(variable, row, draw)
     except (TypeError, ValueError) as error:
         raise in_weight(error, variable.path, shape) from error
 
 
+def _seed(initializer: FanwiseInitializer, chosen: Chosen, seed: int) -> int | None:
+    """That of the draw; `None` where the state of the initializer's generator advances."""
+    own = given_seed(initializer) if chosen.own_seed else None
+    if own is None:
+        return seed
+    return own if isinstance(own, int) else None
+
+
 def _label(initializer: Any) -> str:
-    if isinstance(initializer, RandomInitializer):
+    if isinstance(initializer, FanwiseInitializer):
         return repr(initializer)
     return initializer_name(initializer)
 

@@ -151,6 +151,47 @@ def draw(
     return out.reshape(region.shape)
 
 
+class Stream(NamedTuple):
+    """The random stream of one draw: every value follows from its key and its place.
+
+    An initializer of your own draws from it in `FanwiseInitializer.sample`.
+
+    Attributes:
+        key: a 128-bit integer.
+
+    Example: a Cauchy distribution, by its inverse CDF.
+
+    >>> uniform = Stream(key=7).draw("uniform", (100, 10))
+    >>> cauchy = np.tan(np.pi / 2 * uniform)
+    """
+
+    key: int
+
+    def draw(
+        self,
+        family: str,
+        shape: Sequence[int],
+        dtype: str = "float32",
+        *,
+        spread: float = 1.0,
+        mean: float = 0.0,
+        index: Sequence[slice] | None = None,
+    ) -> np.ndarray:
+        """Draws a tensor, or a part of it; the arguments are those of a `Distribution`.
+
+        Args:
+            family: `"uniform"`, `"truncated_normal"` or `"untruncated_normal"`.
+            shape: of the whole tensor.
+            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first two
+                are the float32 draw, rounded.
+            spread: of a uniform, the limit; of a normal, the standard deviation before
+                it is truncated.
+            mean: is added to what is drawn.
+            index: a slice, with a step of 1, of each axis; by default the whole tensor.
+        """
+        return draw(self.key, family, shape, dtype, spread=spread, mean=mean, index=index)
+
+
 def _threads() -> int:
     text = os.environ.get(_THREADS)
     if text is None:
@@ -180,6 +221,21 @@ def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np
     memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
     offset = -memory.ctypes.data % alignment
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
+
+
+def owned(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The values in memory that a backend can take over, copied if they are not yet."""
+    result = DTYPES[dtype]
+    if (
+        values.dtype == result
+        and values.flags.c_contiguous
+        and values.flags.writeable
+        and values.ctypes.data % _ALIGNMENT == 0
+    ):
+        return values
+    copy = aligned_empty(values.size, result).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def _integers(key: int, words: _Words, region: Region, left: int, right: int) -> np.ndarray:

@@ -3,8 +3,8 @@
 Keras gives an initializer a shape and nothing else. The one public place that knows the
 layer, the name of the weight and the initializer together is `keras.Layer.add_weight`,
 so importing the package wraps it: an initializer of ours is replaced, for this weight
-only, by a copy of it that knows the weight, and any other passes through untouched. It
-is the only thing in Keras that the package changes.
+only, by a `Bound` one, and any other passes through untouched. Inside a `retrofit()` block
+`keras.initializers.get` is replaced too; nothing else in Keras is changed.
 """
 
 import functools
@@ -14,20 +14,27 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import in_weight
+from keras_fanwise.initializers.site import Site
 from keras_fanwise.naming import weight_path
-from keras_fanwise.seam.retrofit import retrofitted
+from keras_fanwise.seam.bound import Bound, is_ours
+from keras_fanwise.seam.record import attributes_holding, record
 
 _MARK = "_keras_fanwise_seam"
-_GIVEN = "_keras_fanwise_given_initializer"
+
+# What stands in for an initializer of somebody else's; the same object if nothing does.
+Resolver = Callable[[Any], Any]
 
 
-def install() -> None:
-    """Wraps `keras.Layer.add_weight`, once."""
-    original = keras.Layer.add_weight
-    if not hasattr(original, _MARK):
-        wrapper = _wrapped(original)
-        setattr(wrapper, _MARK, True)
-        keras.Layer.add_weight = wrapper
+def install(resolver: Resolver) -> None:
+    """Wraps `keras.Layer.add_weight`, once.
+
+    Args:
+        resolver: is asked about every initializer that is not ours. That of the last call
+            counts, so that of a package that is imported anew.
+    """
+    if not hasattr(keras.Layer.add_weight, _MARK):
+        keras.Layer.add_weight = _wrapped(keras.Layer.add_weight)
+    setattr(keras.Layer.add_weight, _MARK, resolver)
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,17 +44,17 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         arguments = (
             dict(zip(("shape", "initializer", "dtype"), args, strict=False)) | kwargs
         )
-        given = arguments.get("initializer")
-        if given is None:
-            given = _default(self, arguments.get("dtype"))
-        given = _resolved(given, self)
-        bound = _bound(given, self, arguments.get("shape"), kwargs)
+        identifier = arguments.get("initializer")
+        if identifier is None:
+            identifier = _default(self, arguments.get("dtype"))
+        initializer = _resolved(identifier, self, getattr(add_weight, _MARK))
+        bound = _bound(initializer, self, arguments.get("shape"), kwargs)
         if len(args) > 1:
             args = (args[0], bound, *args[2:])
         else:
             kwargs["initializer"] = bound
         variable = original(self, *args, **kwargs)
-        setattr(variable, _GIVEN, given)
+        record(variable, initializer)
         return variable
 
     return add_weight
@@ -59,61 +66,31 @@ def _default(layer: keras.Layer, dtype: Any) -> str:
     return "glorot_uniform" if "float" in dtype else "zeros"
 
 
-def given_initializer(variable: keras.Variable) -> Any:
-    """What `add_weight` was given to fill a weight.
-
-    `None` if the weight was not made by it, or before the import of this package.
-    """
-    return getattr(variable, _GIVEN, None)
-
-
-def give(layer: keras.Layer, variable: keras.Variable, initializer: Any) -> None:
-    """Makes an initializer the one that a weight was given, also in the layer's config."""
-    before = given_initializer(variable)
-    setattr(variable, _GIVEN, initializer)
-    names = _attributes(layer, before)
-    # One that fills several weights stays with the others.
-    if isinstance(initializer, keras.initializers.Initializer) and len(names) == 1:
-        setattr(layer, names[0], initializer)
-
-
-def _attributes(layer: keras.Layer, initializer: Any) -> list[str]:
-    """The attributes of a layer that hold an initializer."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return []  # a name is the same object wherever it stands
-    return [name for name, value in vars(layer).items() if value is initializer]
-
-
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
-    # By attribute, not by class: this wrapper may meet the classes of a later import of
-    # the package.
-    bind = getattr(initializer, "_bound_to", None)
-    if bind is None:
+    if not is_ours(initializer):
         return initializer
     # Keras numbers weights that nobody named through all layers; this place is the same
     # whenever the layer is built.
     name = kwargs.get("name") or f"variable_{len(layer.variables)}"
     shape = () if shape is None else shape
     try:
-        return bind(layer, name, shape)
+        return Bound(initializer, Site.of(layer, name, shape))
     except (TypeError, ValueError) as error:
         raise in_weight(error, weight_path(layer, name), shape) from error
 
 
-def _resolved(identifier: Any, layer: keras.Layer) -> Any:
+def _resolved(identifier: Any, layer: keras.Layer, resolver: Resolver) -> Any:
     """What Keras makes of the identifier, if that is ours; otherwise the identifier."""
     if isinstance(identifier, dict):
         identifier = keras.initializers.get(identifier)
-    found = identifier
+    ours = identifier
     if isinstance(identifier, str):
-        found = keras.saving.get_registered_object(identifier)
-    if isinstance(found, type) and hasattr(found, "_bound_to"):
-        return found()
-    if hasattr(found, "_bound_to"):
-        return found
-    replacement = retrofitted(identifier)
+        ours = keras.saving.get_registered_object(identifier)
+    if is_ours(ours):
+        return ours() if isinstance(ours, type) else ours
+    replacement = resolver(identifier)
     if replacement is not identifier:
         # A layer that was made outside the block is to save what it uses.
-        for name in _attributes(layer, identifier):
+        for name in attributes_holding(layer, identifier):
             setattr(layer, name, replacement)
     return replacement

@@ -1,0 +1,122 @@
+"""The rooms of the package: who imports whom."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import keras_fanwise
+
+PACKAGE = Path(keras_fanwise.__file__).parent
+# In the order of the data: a room imports only rooms that stand before it.
+ROOMS = [
+    "arguments",
+    "naming",
+    "fans",
+    "sampling",
+    "backends",
+    "initializers",
+    "seam",
+    "reports",
+    "diagnostics",
+    "models",
+    "cli",
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module):
+    """`keras_fanwise.fans.lookup` stands in the room `fans`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def module_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(source):
+    """The modules of the package that a source imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def upward(module, source):
+    """The rooms that a module imports although they do not stand before its own."""
+    mine = room(module)
+    return [
+        name
+        for name in imported(source)
+        if name.split(".")[0] == "keras_fanwise"
+        and room(name) != mine
+        and (room(name) not in ROOMS or ROOMS.index(room(name)) > ROOMS.index(mine))
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent != PACKAGE], ids=str
+)
+def test_no_room_imports_one_that_stands_after_it(path):
+    assert upward(module_of(path), path.read_text()) == []
+
+
+def test_an_import_upward_is_seen():
+    for line in (
+        "from keras_fanwise.models.plan import Plan",
+        "def f():\n    import keras_fanwise.models.plan",
+        "from keras_fanwise import audit",
+    ):
+        assert upward("keras_fanwise.fans.lookup", line)
+    assert not upward("keras_fanwise.models.plan", "import keras_fanwise.fans.lookup")
+
+
+def test_every_file_stands_in_a_room():
+    doors = {"__init__", "__main__", "keras_fanwise"}
+    assert {room(module_of(path)) or "keras_fanwise" for path in FILES} <= {*ROOMS, *doors}
+
+
+def graph():
+    modules = {module_of(path): path.read_text() for path in FILES}
+    return {
+        module: {
+            known
+            for name in imported(source)
+            for known in (name, name.rpartition(".")[0])
+            if known in modules and known != module and known.count(".") > 0
+        }
+        for module, source in modules.items()
+    }
+
+
+def circle(edges):
+    """A module that reaches itself, or `None`."""
+    edges = {module: set(targets) for module, targets in edges.items()}
+    while leaves := [module for module, targets in edges.items() if not targets]:
+        for leaf in leaves:
+            del edges[leaf]
+        for targets in edges.values():
+            targets.difference_update(leaves)
+    return next(iter(edges), None)
+
+
+def test_no_circle():
+    assert circle(graph()) is None
+    assert circle({"a": {"b"}, "b": {"a"}})
+
+
+def test_modules_are_short():
+    long = {path.name: len(path.read_text().splitlines()) for path in FILES}
+    assert {name: lines for name, lines in long.items() if lines > 330} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if (PACKAGE / name).is_dir()])
+def test_no_room_hides_one_of_its_modules(name):
+    package = importlib.import_module(f"keras_fanwise.{name}")
+    for path in (PACKAGE / name).glob("[a-z]*.py"):
+        importlib.import_module(f"keras_fanwise.{name}.{path.stem}")
+        assert getattr(package, path.stem).__name__ == f"keras_fanwise.{name}.{path.stem}"
