@@ -30,7 +30,7 @@ from keras_fanwise.initializers.variance_scaling import (
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.rules import Rule, recipes
 from keras_fanwise.sampling.sampler import Stream
-from keras_fanwise.seam.binding import install
+from keras_fanwise.seam import binding, origin
 from keras_fanwise.seam.retrofit import retrofit, retrofitted
 
 __version__ = version("keras_fanwise")
@@ -64,4 +64,5 @@ __all__ = [
 ]
 
 register()
-install(retrofitted)
+origin.install()
+binding.install(retrofitted)

@@ -1,15 +1,12 @@
-"""Names as Keras makes them, and weight keys, which leave its numbers out."""
+"""Names as Keras makes them."""
 
-import functools
 import re
-from collections.abc import Iterator
 
 import keras
 
-_NUMBERED = re.compile(r"(?P<base>.+)_\d+")
-_SEQUENTIAL = "sequential"
-# Bidirectional puts these before the names that its two layers have.
-_DIRECTION = re.compile(r"^(forward|backward)_")
+_NUMBER = re.compile(r"_([1-9][0-9]*)")
+# Bidirectional puts one of these before the name of its layer.
+_DIRECTIONS = ("", "forward_", "backward_")
 
 
 def snake_case(name: str) -> str:
@@ -20,6 +17,7 @@ def snake_case(name: str) -> str:
     >>> snake_case("FanwiseHeNormal"), snake_case("Conv2DTranspose")
     ('fanwise_he_normal', 'conv2d_transpose')
     """
+    name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
@@ -29,41 +27,25 @@ def weight_path(layer: keras.Layer, name: str) -> str:
     return f"{layer.path or layer.name}/{name}"
 
 
-def weight_key(path: str) -> str:
-    """What tells the stream of a weight from those of others under the same seed.
+def split_number(layer: keras.Layer) -> tuple[str, int] | None:
+    """The name of a layer without its number, and the number; `None` if a user chose it.
 
-    It is the path of the weight without the numbers that Keras adds to make the names
-    of layers unique: with them, building a model twice in one process would give it
-    other weights the second time. A `Sequential` that nobody named is left out whole:
-    it is in the path of its layers or not, depending on how it was made.
+    Keras names layers after their class and numbers them through the process: `dense`,
+    `dense_1`, `dense_2`. A name that looks otherwise is a user's.
 
-    Example: `dense_7` is a name that Keras makes, `head_7` one that a user gave.
+    Example: of a `Dense`, `dense_7` can be Keras's, `dense_0` and `head_7` cannot.
 
-    >>> weight_key("sequential_2/dense_7/kernel"), weight_key("head_7/kernel")
-    ('dense/kernel', 'head_7/kernel')
+    >>> names = ("dense_7", "dense", "dense_0", "head_7")
+    >>> [split_number(keras.layers.Dense(1, name=name)) for name in names]
+    [('dense', 7), ('dense', 0), None, None]
     """
-    *layers, name = path.split("/")
-    named = [segment for segment in map(_without_number, layers) if segment != _SEQUENTIAL]
-    return "/".join([*named, name])
-
-
-def _without_number(segment: str) -> str:
-    match = _NUMBERED.fullmatch(segment)
-    if match is None:
-        return segment
-    base = _DIRECTION.sub("", match["base"])
-    # A new class of layers makes the names be gathered anew.
-    known = len(keras.Layer.__subclasses__()), len(keras.Model.__subclasses__())
-    return match["base"] if base in _layer_names(known) else segment
-
-
-@functools.lru_cache(maxsize=1)
-def _layer_names(_known: tuple[int, int]) -> frozenset[str]:
-    return frozenset(map(snake_case, _class_names(keras.Layer)))
-
-
-def _class_names(cls: type) -> Iterator[str]:
-    yield cls.__name__
-    derived: type
-    for derived in cls.__subclasses__():
-        yield from _class_names(derived)
+    base = snake_case(type(layer).__name__)
+    for direction in _DIRECTIONS:
+        if layer.name.startswith(direction + base):
+            number = layer.name[len(direction + base) :]
+            if not number:
+                return direction + base, 0
+            match = _NUMBER.fullmatch(number)
+            if match:
+                return direction + base, int(match[1])
+    return None

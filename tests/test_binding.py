@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.naming import snake_case, weight_key
+from keras_fanwise.naming import snake_case
 from keras_fanwise.seam import binding
 from keras_fanwise.seam.retrofit import retrofitted
 
@@ -376,25 +376,7 @@ def test_threads_that_build_models_at_the_same_time():
         assert all(map(np.array_equal, weights, results[0]))
 
 
-# Weight keys
-
-
-@pytest.mark.parametrize(
-    ("path", "key"),
-    [
-        ("dense/kernel", "dense/kernel"),
-        ("dense_12/kernel", "dense/kernel"),
-        ("block_2/kernel", "block_2/kernel"),
-        ("conv2d_transpose_3/kernel", "conv2d_transpose/kernel"),
-        ("multi_head_attention_1/query/kernel", "multi_head_attention/query/kernel"),
-        ("bidirectional_4/backward_gru_9/gru_cell/bias", "bidirectional/backward_gru/gru_cell/bias"),
-        ("sequential_1/sequential/dense_2/kernel", "dense/kernel"),
-        ("dense_1/dense_1", "dense/dense_1"),
-        ("inner_2/x", "inner/x"),
-    ],
-)  # fmt: skip
-def test_weight_keys(path, key):
-    assert weight_key(path) == key
+# Names
 
 
 def test_snake_case_is_keras_s():
@@ -407,12 +389,6 @@ def test_snake_case_is_keras_s():
         keras.backend.clear_session()
         arguments = {"LSTMCell": (3,), "Conv2DTranspose": (3, 3)}.get(cls.__name__, ())
         assert cls(*arguments).name == snake_case(cls.__name__)
-
-
-def test_a_class_defined_later_is_known():
-    assert weight_key("latecomer_3/x") == "latecomer_3/x"
-    type("Latecomer", (layers.Layer,), {})
-    assert weight_key("latecomer_3/x") == "latecomer/x"
 
 
 # What the seam leaves alone

@@ -4,6 +4,7 @@ import sys
 from types import ModuleType
 
 import keras
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 
@@ -22,6 +23,33 @@ def is_shape_inference(variable: keras.Variable) -> bool:
     return (
         in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
     )
+
+
+def scopes() -> list[tuple[str, keras.Layer | None]]:
+    """The parts of the path that a weight would have now, each with its layer.
+
+    `None` stands for a layer that is not known: of one that is being built again, Keras
+    keeps the path of its parents and not the parents.
+    """
+    parts: list[tuple[str, keras.Layer | None]] = []
+    for entry in get_global_attribute("name_scope_stack") or ():
+        if entry.override_parent is not None:
+            names = [name for name in entry.override_parent.split("/") if name]
+            if names != [name for name, _ in parts]:
+                parts = [(name, None) for name in names]
+        layer = entry.caller if isinstance(entry.caller, keras.Layer) else None
+        parts.append((entry.name, layer))
+    return parts
+
+
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer that are not those of layers inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer has directly."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:

@@ -19,6 +19,7 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.keras_rule import keras_fans
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.counterparts import counterpart, portable
+from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.reports.audit_report import AuditReport, Condition, Finding, WeightAudit
@@ -69,6 +70,7 @@ class _Measured(NamedTuple):
         return self.asked is not None or (self.given is None and self.is_kernel)
 
 
+@random_state_kept()
 def audit(model: keras.Layer) -> AuditReport:
     """Checks whether the weights of a model meet the four conditions of a good start.
 

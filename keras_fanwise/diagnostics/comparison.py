@@ -8,6 +8,7 @@ from rich.table import Table
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.keras_rule import keras_fans
 from keras_fanwise.fans.lookup import layer_fans
+from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.scaling import weight_std
 from keras_fanwise.reports.figures import Panel
 from keras_fanwise.reports.report import Report, number_text, shape_text, table
@@ -64,6 +65,7 @@ class FansTable(Report[WeightFans]):
         return columns
 
 
+@random_state_kept()
 def fans_table(model: keras.Layer) -> FansTable:
     """The fans of every weight of a model, ours and Keras's.
 

@@ -11,6 +11,7 @@ from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
 from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
 from keras_fanwise.backends.sharding import placed, sharding_of, spread_out
+from keras_fanwise.initializers.randomness import fresh_seed
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.sampling.sampler import DTYPES, Stream, owned
@@ -273,11 +274,6 @@ class FanwiseInitializer(keras.initializers.Initializer):
             self.seed = keras.random.SeedGenerator.from_config(config)
             self.seed.state.assign(words)
             self._init_seed = self.seed
-
-
-def fresh_seed() -> int:
-    """The integer that an unseeded initializer of Keras would take, from its source."""
-    return keras.initializers.RandomNormal().seed
 
 
 def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:

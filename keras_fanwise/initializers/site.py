@@ -7,7 +7,7 @@ import keras
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.lookup import layer_fans
-from keras_fanwise.naming import weight_key, weight_path
+from keras_fanwise.naming import weight_path
 
 
 class Site(NamedTuple):
@@ -36,13 +36,16 @@ class Site(NamedTuple):
     fans: Fans
 
     @classmethod
-    def of(cls, layer: keras.Layer, weight_name: str, shape: Sequence[int]) -> "Site":
+    def of(
+        cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
+    ) -> "Site":
         """The site of a weight of a layer, which may only be being built.
 
         Args:
             layer: that owns the weight.
             weight_name: as in `weight.name`.
             shape: of the weight.
+            key: the name of its random stream; by default that of draws by hand.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -50,4 +53,4 @@ class Site(NamedTuple):
         """
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
-        return cls(path, weight_key(path), layer, tuple(shape), fans)
+        return cls(path, key, layer, tuple(shape), fans)

@@ -1,5 +1,6 @@
 """One line for a whole model: a good start, or a new one."""
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 
 from keras_fanwise.arguments import fail, integer
 from keras_fanwise.backends.private_keras import new_optimizer_state
-from keras_fanwise.initializers.base import fresh_seed
+from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Chosen, Plan
 from keras_fanwise.models.rules import Rule, glob_matches, resolved, rules_of
 from keras_fanwise.reports.start_report import StartReport
@@ -63,16 +64,18 @@ def initialize(
     >>> [(row.path.split("/")[-1], row.initializer) for row in report.rows]
     [('kernel', 'FanwiseHeNormal()'), ('bias', 'Zeros')]
     """
+    seed = _seed(seed, dry_run)
     weights = owned_weights(model)
     rules = rules_of(recipe)
     for rule in rules:
         if not rule.optional and not any(rule.matches(owned) for owned in weights):
             raise ValueError(_unmet(rule, weights))
     chosen = [_first(rules, owned) for owned in weights]
-    choices = [
-        Chosen(resolved(rule.initializer)) if rule else Chosen(reason="no rule for it")
-        for rule in chosen
-    ]
+    with random_state_kept():
+        choices = [
+            Chosen(resolved(rule.initializer)) if rule else Chosen(reason="no rule for it")
+            for rule in chosen
+        ]
     return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
 
 
@@ -123,6 +126,7 @@ def reinitialize(
     ...     _ = reinitialize(model, seed=seed)
     ...     ensemble.append(model.get_weights())
     """
+    seed = _seed(seed, dry_run)
     weights = owned_weights(model)
     globs = _globs(only)
     paths = [owned.variable.path for owned in weights]
@@ -130,7 +134,8 @@ def reinitialize(
         if not any(glob_matches(glob, path) for path in paths):
             allowed = f"globs that meet a weight, and {glob!r} meets none"
             raise fail(ValueError, "only", allowed, only)
-    given = weight_initializers(weights)
+    with random_state_kept():
+        given = weight_initializers(weights)
     choices = [
         _anew(owned, initializer, globs)
         for owned, initializer in zip(weights, given, strict=True)
@@ -186,16 +191,24 @@ def _anew(owned: OwnedWeight, given: Any, globs: list[str] | None) -> Chosen:
     return Chosen(given, own_seed=False)
 
 
+def _seed(seed: Any, dry_run: bool) -> int:
+    """That of a call; one that is taken from Python's `random` in a plan stays there."""
+    if seed is not None:
+        return integer("seed", seed, 0, 2**64)
+    with random_state_kept() if dry_run else contextlib.nullcontext():
+        return fresh_seed()
+
+
+@random_state_kept()
 def _carried_out(
     model: keras.Layer,
     weights: list[OwnedWeight],
     choices: list[Chosen],
-    seed: Any,
+    seed: int,
     dry_run: bool,
     reset_optimizer: bool,
 ) -> StartReport:
-    seed = fresh_seed() if seed is None else integer("seed", seed, 0, 2**64)
-    plan = Plan(zip(weights, choices, strict=True), seed)
+    plan = Plan(weights, choices, seed)
     if dry_run:
         return plan.report()
     optimizer = getattr(model, "optimizer", None)

@@ -2,9 +2,7 @@
 
 import functools
 import math
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,9 +15,9 @@ from keras_fanwise.diagnostics.moments import moments
 from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
 from keras_fanwise.initializers.counterparts import given_seed, portable
 from keras_fanwise.initializers.site import Site
-from keras_fanwise.naming import weight_key
 from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.seam.keys import model_keys
 from keras_fanwise.seam.owners import OwnedWeight
 from keras_fanwise.seam.record import initializer_name
 
@@ -27,8 +25,6 @@ from keras_fanwise.seam.record import initializer_name
 _LONG = 50_000_000
 # What initializers of others take as a seed.
 _SEEDS = 2**31
-# Keras numbers weights that nobody named.
-_NUMBER = re.compile(r"(?<=^variable)_\d+$")
 
 
 class Chosen(NamedTuple):
@@ -58,7 +54,8 @@ class Plan:
     not known to succeed, other people's initializers, is called now.
 
     Args:
-        weights: all weights of a model, with what becomes of each.
+        weights: all weights of a model.
+        choices: what becomes of each.
         seed: of all that is random and has no seed that counts.
 
     Raises:
@@ -66,16 +63,15 @@ class Plan:
         ValueError: likewise.
     """
 
-    def __init__(self, weights: Iterable[tuple[OwnedWeight, Chosen]], seed: int) -> None:
+    def __init__(
+        self, weights: Sequence[OwnedWeight], choices: Sequence[Chosen], seed: int
+    ) -> None:
         self._seed = seed
-        ordinals: Counter[str] = Counter()
-        self._steps = []
-        for owned, chosen in weights:
-            key = _key(owned)
-            # Layers and weights that nobody named have equal keys.
-            name = f"{key}\0{ordinals[key]}"
-            ordinals[key] += 1
-            self._steps.append(_planned(owned, chosen, seed, name))
+        keys = model_keys(weights)
+        self._steps = [
+            _planned(owned, choice, seed, key)
+            for owned, choice, key in zip(weights, choices, keys, strict=True)
+        ]
 
     def report(self) -> StartReport:
         """The plan, as it is."""
@@ -98,17 +94,10 @@ class Plan:
         return StartReport(rows, self._seed)
 
 
-def _key(owned: OwnedWeight) -> str:
-    """The weight key, from the names of the layers: the paths that Keras records depend on
-    whether a model was made by code or loaded."""
-    layers = [layer.name for layer in owned.holders[1:]]
-    return weight_key("/".join([*layers, _NUMBER.sub("", owned.variable.name)]))
-
-
-def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
+def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, key: str) -> _Step:
     variable = owned.variable
-    site = Site.of(owned.layer, variable.name, variable.shape)
-    site = site._replace(path=variable.path, key=name)
+    site = Site.of(owned.layer, variable.name, variable.shape, key)
+    site = site._replace(path=variable.path)
     shape = site.shape
     row = WeightStart(variable.path, type(owned.layer).__name__, shape, site.fans)
     if chosen.initializer is None:
@@ -120,7 +109,7 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, name: str) -> _Step:
         if not isinstance(initializer, FanwiseInitializer):
             ours = portable(initializer)
         if ours is None:
-            return _Step(variable, row, _called(chosen, variable, seed, name))
+            return _Step(variable, row, _called(chosen, variable, seed, key))
         expected = ours.expected(shape, site)
         row = row._replace(std_asked=expected.std)
         checked_shape_and_dtype(shape, variable.dtype)
@@ -153,7 +142,7 @@ def _label(initializer: Any) -> str:
 
 
 def _called(
-    chosen: Chosen, variable: keras.Variable, seed: int, name: str
+    chosen: Chosen, variable: keras.Variable, seed: int, key: str
 ) -> Callable[[], Any]:
     """Calls an initializer that is neither ours nor random and Keras's."""
     initializer, shape = chosen.initializer, tuple(variable.shape)
@@ -161,7 +150,7 @@ def _called(
         config = initializer.get_config()
         own = chosen.own_seed and config.get("seed") is not None
         if "seed" in config and not own:
-            config["seed"] = stream_key(seed, name) % _SEEDS
+            config["seed"] = stream_key(seed, key) % _SEEDS
             initializer = type(initializer).from_config(config)
     values = initializer(shape, dtype=variable.dtype)
     if tuple(values.shape) != shape:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
+from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.naming import snake_case
 from keras_fanwise.seam.owners import OwnedWeight
@@ -67,6 +68,7 @@ class Rule:
     weight: str | None = None
     optional: bool = False
 
+    @random_state_kept()
     def __post_init__(self) -> None:
         resolved(self.initializer)
         for name in ("path", "weight"):
@@ -117,6 +119,7 @@ def glob_matches(glob: str, path: str) -> bool:
     return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path, f"*/{glob}")
 
 
+@random_state_kept()
 def recipes() -> dict[str, list[Rule]]:
     """The named ways to start a model, each a list of rules.
 

@@ -17,6 +17,7 @@ from keras_fanwise.arguments import in_weight
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.naming import weight_path
 from keras_fanwise.seam.bound import Bound, is_ours
+from keras_fanwise.seam.keys import seam_key, weight_name
 from keras_fanwise.seam.record import attributes_holding, record
 
 _MARK = "_keras_fanwise_seam"
@@ -69,12 +70,11 @@ def _default(layer: keras.Layer, dtype: Any) -> str:
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
     if not is_ours(initializer):
         return initializer
-    # Keras numbers weights that nobody named through all layers; this place is the same
-    # whenever the layer is built.
-    name = kwargs.get("name") or f"variable_{len(layer.variables)}"
+    name = weight_name(layer, kwargs.get("name"))
     shape = () if shape is None else shape
     try:
-        return Bound(initializer, Site.of(layer, name, shape))
+        site = Site.of(layer, name, shape)
+        return Bound(initializer, site._replace(key=seam_key(layer, name, shape)))
     except (TypeError, ValueError) as error:
         raise in_weight(error, weight_path(layer, name), shape) from error
 

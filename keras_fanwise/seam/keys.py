@@ -1,0 +1,115 @@
+"""The names of random streams: which weights share their values under one seed.
+
+The key of a weight is the path of its layer, its name and its shape, without the numbers
+that Keras adds to make the names of layers unique: with them, building a model twice in one
+process would give it other weights the second time. What takes their place is the rank of
+a layer among those of its class in the layer that holds both.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import keras
+
+from keras_fanwise.backends.private_keras import own_variables, scopes, sublayers
+from keras_fanwise.naming import split_number
+from keras_fanwise.seam.origin import is_named_by_user
+from keras_fanwise.seam.owners import OwnedWeight
+
+# What Keras calls a weight that nobody named, before the number.
+_UNNAMED = "variable"
+_NUMBERED = re.compile(rf"^{_UNNAMED}_\d+$")
+
+
+def weight_name(layer: keras.Layer, name: str | None) -> str:
+    """The name of a weight that is about to be added to a layer.
+
+    Keras numbers weights that nobody named through all layers; the place in the layer is
+    the same whenever it is built.
+    """
+    return name or f"{_UNNAMED}_{len(layer.variables)}"
+
+
+def seam_key(layer: keras.Layer, name: str, shape: Sequence[int]) -> str:
+    """The key of a weight that is about to be added to a layer.
+
+    A name that a user gave is kept whole. Layers of a functional model are built before the
+    model is: of these nothing is known but their own names.
+    """
+    path = layer.path or layer.name
+    owners = scopes()
+    if path != "/".join(scope for scope, _ in owners):
+        owners = [(scope, None) for scope in path.split("/")[:-1]] + [(layer.name, layer)]
+    segments: list[str] = []
+    parent = None
+    for scope, owner in owners:
+        if _is_unnamed_sequential(owner):
+            owner = None
+        else:
+            segments.append(_segment(owner, parent, True) if owner is not None else scope)
+        parent = owner
+    ordinal = sum(variable.name == name for variable in own_variables(layer))
+    return _key([*segments, _with_number(name, ordinal)], shape)
+
+
+def model_keys(weights: Sequence[OwnedWeight]) -> list[str]:
+    """The keys of all weights of a model, each another.
+
+    They follow from the names, the classes and the order of the layers alone, so that a
+    model that is loaded or cloned has the same: whether a user named a layer `dense_1` is
+    not known of it, and does not count.
+    """
+    ordinals: Counter[str] = Counter()
+    keys = []
+    for owned in weights:
+        segments = [
+            _segment(holder, _parent(owned.holders[:place], holder), False)
+            for place, holder in enumerate(owned.holders[1:], 1)
+        ]
+        name = _NUMBERED.sub(_UNNAMED, owned.variable.name)
+        key = _key([*segments, name], owned.variable.shape)
+        # Weights of one name in one layer, or in layers of one name.
+        keys.append(_with_number(key, ordinals[key]))
+        ordinals[key] += 1
+    return keys
+
+
+def _segment(layer: keras.Layer, parent: keras.Layer | None, users_are_known: bool) -> str:
+    """The name of a layer, or, if Keras made it, the class and the rank in the parent."""
+    split = _made_by_keras(layer, users_are_known)
+    if split is None:
+        return layer.name
+    base, number = split
+    siblings = sublayers(parent) if parent is not None else []
+    splits = [_made_by_keras(sibling, users_are_known) for sibling in siblings]
+    return _with_number(base, sum((base, n) in splits for n in range(number)))
+
+
+def _made_by_keras(layer: keras.Layer, users_are_known: bool) -> tuple[str, int] | None:
+    if users_are_known and is_named_by_user(layer):
+        return None
+    return split_number(layer)
+
+
+def _is_unnamed_sequential(layer: keras.Layer | None) -> bool:
+    """Whether it is in the path of its layers or not depends on how it was made."""
+    return isinstance(layer, keras.Sequential) and _made_by_keras(layer, True) is not None
+
+
+def _parent(holders: Sequence[keras.Layer], layer: keras.Layer) -> keras.Layer | None:
+    """The innermost of the holders that has a layer directly."""
+    inside_out = (
+        holder
+        for holder in reversed(holders)
+        if any(layer is sublayer for sublayer in sublayers(holder))
+    )
+    return next(inside_out, None)
+
+
+def _with_number(name: str, number: int) -> str:
+    return f"{name}#{number}" if number else name
+
+
+def _key(segments: Sequence[str], shape: Sequence[int]) -> str:
+    return f"{'/'.join(segments)} {'x'.join(str(int(size)) for size in shape)}"
