@@ -32,6 +32,13 @@ def to_tensor(values: np.ndarray) -> Any:
     return keras.ops.convert_to_tensor(values)
 
 
+def snapshot(variable: keras.Variable) -> Any:
+    """The values of a variable as they are now, whatever is assigned to it later."""
+    if keras.backend.backend() == "jax":
+        return variable.value  # which nothing changes
+    return np.array(keras.ops.convert_to_numpy(variable.value))
+
+
 def _torch(values: np.ndarray) -> Any:
     import torch
 

@@ -1,10 +1,12 @@
 """The only module that uses what Keras keeps private, and may change at any time."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import keras
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 
@@ -57,17 +59,37 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+@contextlib.contextmanager
+def unfilled_variables() -> Iterator[None]:
+    """Variables that are made in the block are not filled, and take no memory.
+
+    They are not to be used afterwards; a value that is read is drawn for the occasion.
+    """
+    pending = get_global_attribute("uninitialized_variables")
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        set_global_attribute("uninitialized_variables", pending)
+
+
 def new_optimizer_state(
     optimizer: keras.optimizers.Optimizer,
 ) -> list[tuple[keras.Variable, keras.Variable]]:
     """Each variable of a built optimizer, with that of a new one of the same config.
 
-    Which weights it has state for, an optimizer tells nobody in public.
+    Those of the new one are not filled: read their `value` one at a time. Which weights it
+    has state for, an optimizer tells nobody in public.
     """
-    new = type(optimizer).from_config(optimizer.get_config())
     # A LossScaleOptimizer of Keras 3.8 leaves the list to the one inside it.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    new.build(inner._trainable_variables)
+    try:
+        new = type(optimizer).from_config(optimizer.get_config())
+        with unfilled_variables():
+            new.build(inner._trainable_variables)
+    except ValueError:  # Nadam makes a variable of a value, which takes its memory
+        new = type(optimizer).from_config(optimizer.get_config())
+        new.build(inner._trainable_variables)
     return list(zip(optimizer.variables, new.variables, strict=True))
 
 

@@ -1,8 +1,10 @@
 """One line for a whole model: a good start, or a new one."""
 
 import contextlib
+import functools
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,11 +12,11 @@ import keras
 from keras_fanwise.arguments import fail, integer
 from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
-from keras_fanwise.models.plan import Chosen, Plan
+from keras_fanwise.models.plan import Choice, Plan
 from keras_fanwise.models.rules import Rule, glob_matches, resolved, rules_of
 from keras_fanwise.reports.start_report import StartReport
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
-from keras_fanwise.seam.record import replace, weight_initializers
+from keras_fanwise.seam.record import replace, unsaved, weight_initializers
 
 
 def initialize(
@@ -73,7 +75,7 @@ def initialize(
     chosen = [_first(rules, owned) for owned in weights]
     with random_state_kept():
         choices = [
-            Chosen(resolved(rule.initializer)) if rule else Chosen(reason="no rule for it")
+            Choice(resolved(rule.initializer)) if rule else Choice(reason="no rule for it")
             for rule in chosen
         ]
     return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
@@ -179,16 +181,16 @@ def _globs(only: Any) -> list[str] | None:
     return list(globs)
 
 
-def _anew(owned: OwnedWeight, given: Any, globs: list[str] | None) -> Chosen:
+def _anew(owned: OwnedWeight, given: Any, globs: list[str] | None) -> Choice:
     if globs and not any(glob_matches(glob, owned.variable.path) for glob in globs):
-        return Chosen(reason="not in `only`")
+        return Choice(reason="not in `only`")
     if hasattr(owned.layer, "adapt"):
-        return Chosen(reason="adapted to data")
+        return Choice(reason="adapted to data")
     if getattr(owned.layer, "quantization_mode", None):
-        return Chosen(reason="quantized")
+        return Choice(reason="quantized")
     if given is None:
-        return Chosen(reason=_UNKNOWN)
-    return Chosen(given, own_seed=False)
+        return Choice(reason=_UNKNOWN)
+    return Choice(given, own_seed=False)
 
 
 def _seed(seed: Any, dry_run: bool) -> int:
@@ -203,7 +205,7 @@ def _seed(seed: Any, dry_run: bool) -> int:
 def _carried_out(
     model: keras.Layer,
     weights: list[OwnedWeight],
-    choices: list[Chosen],
+    choices: list[Choice],
     seed: int,
     dry_run: bool,
     reset_optimizer: bool,
@@ -211,14 +213,47 @@ def _carried_out(
     plan = Plan(weights, choices, seed)
     if dry_run:
         return plan.report()
-    optimizer = getattr(model, "optimizer", None)
-    state = []
-    if reset_optimizer and optimizer is not None and optimizer.built:
+    changed: list[OwnedWeight] = []
+
+    def take_over() -> None:
+        changed[:] = replace(weights, [choice.initializer for choice in choices])
+
+    finish = [take_over, *_resets_of_states(weights, choices)]
+    if reset_optimizer:
+        finish += _resets_of_optimizer(getattr(model, "optimizer", None))
+    report = plan.carry_out(finish)
+    lost = itertools.compress(changed, unsaved(changed))
+    return StartReport(report.rows, seed, [owned.variable.path for owned in lost])
+
+
+def _resets_of_optimizer(optimizer: Any) -> list[Callable[[], Any]]:
+    if optimizer is None or not optimizer.built:
+        return []
+    try:
         state = new_optimizer_state(optimizer)
-    report = plan.carry_out()
-    for variable, new in state:
-        variable.assign(new)
-    for owned, chosen in zip(weights, choices, strict=True):
-        if chosen.initializer is not None:
-            replace(owned.layer, owned.variable, chosen.initializer)
-    return report
+    except Exception as error:
+        allowed = (
+            "False for an optimizer that its own config does not make again "
+            f"({type(optimizer).__name__}: {error})"
+        )
+        raise fail(ValueError, "reset_optimizer", allowed, True) from error
+    # The values of the new one are drawn one at a time.
+    return [functools.partial(_copy_value, old, new) for old, new in state]
+
+
+def _copy_value(variable: keras.Variable, source: keras.Variable) -> None:
+    variable.assign(source.value)
+
+
+def _resets_of_states(
+    weights: Sequence[OwnedWeight], choices: Sequence[Choice]
+) -> list[Callable[[], Any]]:
+    """Of stateful recurrent layers: what they remember was of other weights."""
+    layers = dict.fromkeys(
+        holder
+        for owned, choice in zip(weights, choices, strict=True)
+        if choice.initializer is not None
+        for holder in owned.holders
+        if isinstance(holder, keras.layers.RNN) and holder.stateful
+    )
+    return [layer.reset_state for layer in layers]

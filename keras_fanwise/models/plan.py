@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from keras_fanwise.arguments import fail, in_weight
+from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.diagnostics.moments import moments
 from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
@@ -27,7 +29,7 @@ _LONG = 50_000_000
 _SEEDS = 2**31
 
 
-class Chosen(NamedTuple):
+class Choice(NamedTuple):
     """What becomes of a weight.
 
     Attributes:
@@ -50,8 +52,7 @@ class _Step(NamedTuple):
 class Plan:
     """What will be done to each weight of a model.
 
-    Everything that can go wrong goes wrong here, before a weight is written: what is
-    not known to succeed, other people's initializers, is called now.
+    What can be known to go wrong goes wrong here, before a weight is written.
 
     Args:
         weights: all weights of a model.
@@ -64,7 +65,7 @@ class Plan:
     """
 
     def __init__(
-        self, weights: Sequence[OwnedWeight], choices: Sequence[Chosen], seed: int
+        self, weights: Sequence[OwnedWeight], choices: Sequence[Choice], seed: int
     ) -> None:
         self._seed = seed
         keys = model_keys(weights)
@@ -74,44 +75,75 @@ class Plan:
         ]
 
     def report(self) -> StartReport:
-        """The plan, as it is."""
+        """The plan, as it is, once other people's initializers have been tried.
+
+        Their values are not kept: there is room for one weight at a time.
+        """
+        for step in self._steps:
+            if step.fill is not None and step.row.std_asked is None:
+                step.fill()
         return StartReport([step.row for step in self._steps], self._seed)
 
-    def carry_out(self) -> StartReport:
-        """Writes the weights, and measures them."""
+    def carry_out(self, finish: Sequence[Callable[[], Any]] = ()) -> StartReport:
+        """Writes all weights, and measures them; or, after any exception, none.
+
+        The old values are kept until all are written: on JAX where they are, elsewhere in
+        the memory of the host.
+
+        Args:
+            finish: what is to follow when all are written, and cannot fail. All of it is
+                done, also where an interrupt comes in between.
+        """
         elements = [math.prod(step.row.shape) for step in self._steps]
         rows = []
-        with Progress(
-            console=Console(stderr=True), transient=True, disable=sum(elements) < _LONG
-        ) as progress:
-            task = progress.add_task("weights", total=sum(elements))
-            for step, advance in zip(self._steps, elements, strict=True):
-                if step.fill is not None:
-                    step.variable.assign(step.fill())
-                std = moments(local_parts(step.variable.value)).std
-                rows.append(step.row._replace(std=std))
-                progress.advance(task, advance)
+        before: list[tuple[keras.Variable, Any]] = []
+        try:
+            with Progress(
+                console=Console(stderr=True), transient=True, disable=sum(elements) < _LONG
+            ) as progress:
+                task = progress.add_task("weights", total=sum(elements))
+                for step, advance in zip(self._steps, elements, strict=True):
+                    if step.fill is not None:
+                        values = step.fill()
+                        before.append((step.variable, snapshot(step.variable)))
+                        step.variable.assign(values)
+                        del values  # before the next is drawn
+                    std = moments(local_parts(step.variable.value)).std
+                    rows.append(step.row._replace(std=std))
+                    progress.advance(task, advance)
+        except BaseException:
+            for variable, old in before:
+                variable.assign(old)
+            raise
+        try:
+            for done in finish:
+                done()
+        except BaseException:
+            for done in finish:
+                done()
+            raise
         return StartReport(rows, self._seed)
 
 
-def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, key: str) -> _Step:
+def _planned(owned: OwnedWeight, choice: Choice, seed: int, key: str) -> _Step:
     variable = owned.variable
     site = Site.of(owned.layer, variable.name, variable.shape, key)
     site = site._replace(path=variable.path)
     shape = site.shape
     row = WeightStart(variable.path, type(owned.layer).__name__, shape, site.fans)
-    if chosen.initializer is None:
-        return _Step(variable, row._replace(reason=chosen.reason), None)
-    initializer = chosen.initializer
+    if choice.initializer is None:
+        return _Step(variable, row._replace(reason=choice.reason), None)
+    initializer = choice.initializer
     row = row._replace(status="set", initializer=_label(initializer))
     try:
         ours = initializer
         if not isinstance(initializer, FanwiseInitializer):
             ours = portable(initializer)
         if ours is None:
-            return _Step(variable, row, _called(chosen, variable, seed, key))
+            return _Step(variable, row, _called(choice, site, variable, seed))
         expected = ours.expected(shape, site)
-        row = row._replace(std_asked=expected.std)
+        if math.isfinite(expected.std):
+            row = row._replace(std_asked=expected.std)
         checked_shape_and_dtype(shape, variable.dtype)
         draw = functools.partial(
             ours.draw,
@@ -119,7 +151,7 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, key: str) -> _Step:
             variable.dtype,
             layout_of(variable.value),
             site=site,
-            seed=_seed(ours, chosen, seed),
+            seed=_seed(ours, choice, seed),
             distribution=expected,
         )
         return _Step(variable, row, draw)
@@ -127,9 +159,9 @@ def _planned(owned: OwnedWeight, chosen: Chosen, seed: int, key: str) -> _Step:
         raise in_weight(error, variable.path, shape) from error
 
 
-def _seed(initializer: FanwiseInitializer, chosen: Chosen, seed: int) -> int | None:
+def _seed(initializer: FanwiseInitializer, choice: Choice, seed: int) -> int | None:
     """That of the draw; `None` where the state of the initializer's generator advances."""
-    own = given_seed(initializer) if chosen.own_seed else None
+    own = given_seed(initializer) if choice.own_seed else None
     if own is None:
         return seed
     return own if isinstance(own, int) else None
@@ -142,19 +174,49 @@ def _label(initializer: Any) -> str:
 
 
 def _called(
-    chosen: Chosen, variable: keras.Variable, seed: int, key: str
+    choice: Choice, site: Site, variable: keras.Variable, seed: int
 ) -> Callable[[], Any]:
     """Calls an initializer that is neither ours nor random and Keras's."""
-    initializer, shape = chosen.initializer, tuple(variable.shape)
-    if isinstance(initializer, keras.initializers.Initializer):
-        config = initializer.get_config()
-        own = chosen.own_seed and config.get("seed") is not None
-        if "seed" in config and not own:
-            config["seed"] = stream_key(seed, key) % _SEEDS
-            initializer = type(initializer).from_config(config)
-    values = initializer(shape, dtype=variable.dtype)
-    if tuple(values.shape) != shape:
-        raise fail(
-            ValueError, "initializer", f"one that gives the shape {shape}", initializer
-        )
-    return lambda: values
+    initializer = _reseeded(choice, stream_key(seed, site.key) % _SEEDS)
+
+    def values() -> Any:
+        try:
+            return _tensor(initializer(site.shape, dtype=variable.dtype), site, variable)
+        except (TypeError, ValueError) as error:
+            raise in_weight(error, site.path, site.shape) from error
+
+    return values
+
+
+def _reseeded(choice: Choice, seed: int) -> Any:
+    """The initializer, with a seed where it takes one and has none that counts."""
+    initializer = choice.initializer
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if "seed" not in config or (choice.own_seed and config["seed"] is not None):
+        return initializer
+    try:
+        return type(initializer).from_config({**config, "seed": seed})
+    except Exception as error:
+        allowed = f"one that its own config makes again ({error})"
+        raise fail(ValueError, "initializer", allowed, initializer) from error
+
+
+def _tensor(values: Any, site: Site, variable: keras.Variable) -> Any:
+    """What an initializer gave, if it can be assigned to the weight."""
+    try:
+        if not keras.ops.is_tensor(values):
+            values = np.asarray(values)
+            if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":
+                raise TypeError(values.dtype)
+        tensor = keras.ops.convert_to_tensor(values)
+        if "complex" in keras.backend.standardize_dtype(tensor.dtype):
+            raise TypeError("complex numbers")
+    except (TypeError, ValueError) as error:
+        allowed = f"one that gives real numbers ({error})"
+        raise fail(TypeError, "initializer", allowed, values) from error
+    if tuple(tensor.shape) != site.shape:
+        allowed = f"one that gives the shape {site.shape}, not {tuple(tensor.shape)}"
+        raise fail(ValueError, "initializer", allowed, values)
+    return keras.ops.cast(tensor, variable.dtype)

@@ -1,5 +1,6 @@
 """What was done to each weight of a model."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.table import Table
@@ -42,11 +43,17 @@ class StartReport(Report[WeightStart]):
     Attributes:
         rows: list of `WeightStart`, one for each weight, in the order of the model.
         seed: an integer with which the same call gives the same weights again.
+        unsaved: the paths of weights whose new initializer the config of no layer holds. A
+            model that is saved and loaded has their values, but `reinitialize` draws them
+            by the initializer of before.
     """
 
-    def __init__(self, rows: list[WeightStart], seed: int) -> None:
+    def __init__(
+        self, rows: list[WeightStart], seed: int, unsaved: Sequence[str] = ()
+    ) -> None:
         super().__init__(rows)
         self.seed = seed
+        self.unsaved = list(unsaved)
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked]
@@ -75,5 +82,10 @@ class StartReport(Report[WeightStart]):
             )
         count = sum(row.status == "set" for row in self.rows)
         columns.caption = f"{count} set, {len(self.rows) - count} kept; seed {self.seed}"
+        if self.unsaved:
+            columns.caption += (
+                "\nthe model does not save the initializers of "
+                f"{', '.join(self.unsaved)}: no layer has an argument for them"
+            )
         columns.caption_justify = "left"
         return columns

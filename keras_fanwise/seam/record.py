@@ -1,43 +1,51 @@
 """The record of which weight was filled by which initializer."""
 
 import functools
+import types
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_fanwise.backends.private_keras import unfilled_variables
 from keras_fanwise.seam.owners import OwnedWeight
 
 _RECORD = "_keras_fanwise_given_initializer"
+# In bytes: a function that holds on to an array of this size is not kept alive.
+_LARGE = 2**16
 
 
 def record(variable: keras.Variable, initializer: Any) -> None:
     """Notes what `add_weight` was given to fill a weight."""
+    if isinstance(initializer, types.FunctionType) and _holds_arrays(initializer):
+        initializer = weakref.ref(initializer)
     setattr(variable, _RECORD, initializer)
 
 
 def recorded(variable: keras.Variable) -> Any:
     """What `add_weight` was given to fill a weight.
 
-    `None` if the weight was not made by it, or before the import of this package.
+    `None` if the weight was not made by it, or before the import of this package, or by a
+    function that held on to a large array and is gone.
     """
-    return getattr(variable, _RECORD, None)
+    initializer = getattr(variable, _RECORD, None)
+    return initializer() if isinstance(initializer, weakref.ref) else initializer
 
 
-def replace(layer: keras.Layer, variable: keras.Variable, initializer: Any) -> None:
-    """Makes an initializer the one that fills a weight, also in the layer's config."""
-    names = attributes_holding(layer, recorded(variable))
-    record(variable, initializer)
-    # One that fills several weights stays with the others.
-    if isinstance(initializer, keras.initializers.Initializer) and len(names) == 1:
-        setattr(layer, names[0], initializer)
+def _holds_arrays(function: types.FunctionType) -> bool:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    held = [*cells, *(function.__defaults__ or ())]
+    return any(getattr(value, "nbytes", 0) >= _LARGE for value in held)
 
 
-def attributes_holding(layer: keras.Layer, initializer: Any) -> list[str]:
-    """The attributes of a layer that hold an initializer."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return []  # a name is the same object wherever it stands
-    return [name for name, value in vars(layer).items() if value is initializer]
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (empty while its function is being made)
+    except ValueError:
+        return False
+    return True
 
 
 def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
@@ -50,7 +58,10 @@ def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
     for owned in weights:
         known = recorded(owned.variable)
         if known is None:
-            known = twin(owned.layer).get(owned.variable.name)
+            names = [variable.name for variable in owned.layer.weights]
+            known = dict(zip(names, twin(owned.layer), strict=False)).get(
+                owned.variable.name
+            )
         initializers.append(keras.initializers.get(known))
     return initializers
 
@@ -60,14 +71,142 @@ def initializer_name(initializer: Any) -> str:
     return getattr(initializer, "__name__", type(initializer).__name__)
 
 
-def _initializers_of_twin(layer: keras.Layer) -> dict[str, Any]:
-    """By name, what another layer of the same config fills its weights with.
+def attributes_holding(layer: keras.Layer, initializer: Any) -> list[str]:
+    """The attributes of a layer that hold an initializer."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return []  # a name is the same object wherever it stands
+    return [name for name, value in vars(layer).items() if value is initializer]
 
-    For layers that were built before this package was imported.
+
+def replace(
+    weights: Sequence[OwnedWeight], initializers: Sequence[Any]
+) -> list[OwnedWeight]:
+    """Makes these initializers those that fill the weights, also in the layers' configs.
+
+    A layer takes over an initializer into an attribute if all weights that the attribute
+    fills, in the layer and in those inside it, now have the same one.
+
+    Args:
+        weights: of a model.
+        initializers: for each weight; `None` where nothing changes.
+
+    Returns:
+        The weights whose initializer is another than before.
+    """
+    before = [recorded(owned.variable) for owned in weights]
+    changed = [
+        owned
+        for owned, old, new in zip(weights, before, initializers, strict=True)
+        if new is not None and not _same(new, old)
+    ]
+    for layer in dict.fromkeys(holder for owned in weights for holder in owned.holders):
+        inside = [place for place, owned in enumerate(weights) if layer in owned.holders]
+        for name, value in list(vars(layer).items()):
+            if not isinstance(value, keras.initializers.Initializer):
+                continue
+            filled = [place for place in inside if _fills(value, before[place])]
+            new = [initializers[place] for place in filled]
+            if new and _is_one(new) and not _same(new[0], value):
+                setattr(layer, name, new[0])
+    for owned, initializer in zip(weights, initializers, strict=True):
+        if initializer is not None:
+            record(owned.variable, initializer)
+    return changed
+
+
+def _fills(attribute: Any, initializer: Any) -> bool:
+    """Whether the initializer of a weight is that of an attribute, or a copy of it."""
+    return attribute is initializer or _same(attribute, initializer)
+
+
+def _is_one(initializers: Sequence[Any]) -> bool:
+    first = initializers[0]
+    return isinstance(first, keras.initializers.Initializer) and all(
+        _same(first, other) for other in initializers
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two initializers are equal, by their classes and configs."""
+    if one is other:
+        return True
+    one, other = (_object(each) for each in (one, other))
+    if isinstance(one, keras.initializers.Initializer):
+        return type(one) is type(other) and _config(one) == _config(other)
+    return False
+
+
+def _object(identifier: Any) -> Any:
+    return keras.initializers.get(identifier) if isinstance(identifier, str) else identifier
+
+
+def _config(initializer: keras.initializers.Initializer) -> dict[str, Any]:
+    config = dict(initializer.get_config())
+    # From Keras 3.15 on EinsumDense fills its kernel by a copy that has axes.
+    if isinstance(initializer, keras.initializers.VarianceScaling):
+        config.pop("input_axes", None)
+        config.pop("output_axes", None)
+    return config
+
+
+def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
+    """Whether a saved model does not hold the initializer of a weight.
+
+    Asked of a twin: of the layer that is saved by its own config another is made from it,
+    and the initializers of their weights are compared.
+    """
+    twin = functools.cache(_initializers_of_twin)
+    answers = []
+    for owned in weights:
+        layer, initializer = _saved_by_config(owned.holders), recorded(owned.variable)
+        if layer is owned.layer and attributes_holding(layer, initializer):
+            answers.append(False)
+            continue
+        places = [id(variable) for variable in layer.weights]
+        known = twin(layer)
+        alike = len(known) == len(places) and _fill_alike(
+            known[places.index(id(owned.variable))], initializer, owned.variable
+        )
+        answers.append(not alike)
+    return answers
+
+
+def _saved_by_config(holders: Sequence[keras.Layer]) -> keras.Layer:
+    """The outermost layer whose config is all that is saved of those inside it."""
+    for layer in holders:
+        if not isinstance(layer, keras.Sequential) and not _is_functional(layer):
+            return layer
+    return holders[-1]
+
+
+def _is_functional(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.Model) and bool(getattr(layer, "operations", None))
+
+
+def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
+    if one is None or other is None:
+        return False
+    one, other = (keras.initializers.get(each) for each in (one, other))
+    if _same(one, other):
+        return True
+    if isinstance(one, keras.initializers.Initializer) or isinstance(
+        other, keras.initializers.Initializer
+    ):
+        return False
+    shape, dtype = tuple(variable.shape), variable.dtype
+    values = (keras.ops.convert_to_numpy(each(shape, dtype=dtype)) for each in (one, other))
+    return bool(np.array_equal(*values))
+
+
+def _initializers_of_twin(layer: keras.Layer) -> list[Any]:
+    """What another layer of the same config fills its weights with, in their order.
+
+    Also for layers that were built before this package was imported.
     """
     try:
-        twin = type(layer).from_config(layer.get_config())
-        twin.build_from_config(layer.get_build_config())
-        return {weight.name: recorded(weight) for weight in twin.weights}
+        with unfilled_variables():
+            twin = type(layer).from_config(layer.get_config())
+            twin.build_from_config(layer.get_build_config())
+            return [recorded(weight) for weight in twin.weights]
     except Exception:  # of other people's code: what is not known is reported as such
-        return {}
+        return []
