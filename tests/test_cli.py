@@ -12,7 +12,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.cli import main
 
-from models import arrays, equal
+from support.models import arrays, equal
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -144,7 +144,7 @@ def test_json_has_every_number(folder, capsys):
     ):
         _, output, _ = run(capsys, command, "model.keras", "--json")
         assert output == report.to_json() + "\n"
-        if command == "signal":  # its rows are layers: tests/test_figures.py
+        if command == "signal":  # its rows are layers: tests/reports/test_figures.py
             continue
         content = json.loads(output)
         assert len(content["rows"]) == len(model.weights)

@@ -12,7 +12,7 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from statistics_checks import (
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from processes import run_python, skip_if_missing
+from support.processes import run_python, skip_if_missing
 
 BUILD = """
 def build():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from processes import BACKENDS, run_python, skip_if_missing
+from support.processes import BACKENDS, run_python, skip_if_missing
 
 DRAW = """
 import hashlib, json

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 import keras_fanwise as kf
 
-from processes import run_python, skip_if_missing
+from support.processes import TESTS, run_python, skip_if_missing
 
 layers = keras.layers
 PROGRAMS = [
@@ -26,8 +25,7 @@ PROGRAMS = [
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_on_eight_devices(program):
     skip_if_missing("jax")
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from eight_devices import *; {program}"
-    run_python(code, Path(__file__).parent, backend="jax")
+    run_python(f"from support.eight_devices import *; {program}", backend="jax")
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has layouts")
@@ -45,7 +43,7 @@ def free_port():
 def test_two_processes_draw_their_own_shards(tmp_path):
     """The union is what one process draws."""
     skip_if_missing("jax")
-    program = Path(__file__).parent / "two_processes.py"
+    program = TESTS / "support" / "two_processes.py"
     environment = os.environ | {"KERAS_BACKEND": "jax"}
     port = free_port()
     processes = [

@@ -7,7 +7,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
-from models import MODELS, arrays, equal
+from support.models import MODELS, arrays, equal
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT = Condition

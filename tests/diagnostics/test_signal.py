@@ -13,8 +13,8 @@ from keras_fanwise.reports.signal_report import Verdict
 from keras_fanwise.sampling.sampler import draw
 from keras_fanwise.sampling.streams import stream_key
 
-from models import MODELS
-from processes import BACKENDS, run_python, skip_if_missing
+from support.models import MODELS
+from support.processes import BACKENDS, run_python, skip_if_missing
 
 layers = keras.layers
 BACKEND = keras.backend.backend()

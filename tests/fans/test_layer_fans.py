@@ -17,9 +17,9 @@ from keras_fanwise import Fans, layer_fans, register_fans
 from keras_fanwise.fans.counting import shape_fans
 from keras_fanwise.fans.table import CONVOLUTIONAL_CELL, TABLE
 
-import fan_oracle
-from fan_oracle import STATE, Map, build, measure, ones
-from layer_examples import EXAMPLES, MANY, gates
+from support import fan_oracle
+from support.fan_oracle import STATE, Map, build, measure, ones
+from support.layer_examples import EXAMPLES, MANY, gates
 
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")

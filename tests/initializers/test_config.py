@@ -14,7 +14,7 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES
 
-from processes import run_python
+from support.processes import run_python
 
 
 def values_of(tensor):

@@ -9,7 +9,7 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES, snake_case
 from keras_fanwise.initializers.scaling import TRUNCATED_STD
 
-from statistics_checks import (
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,

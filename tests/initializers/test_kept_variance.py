@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from fan_oracle import forward_and_back, middle
+from support.fan_oracle import forward_and_back, middle
 
 layers = keras.layers
 DRAWS = 12

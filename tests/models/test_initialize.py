@@ -11,8 +11,8 @@ from rich.console import Console
 import keras_fanwise as kf
 from keras_fanwise.models import plan
 
-from models import MODELS, arrays, equal
-from statistics_checks import (
+from support.models import MODELS, arrays, equal
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,

@@ -10,9 +10,9 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from models import MODELS, ByHand, arrays, equal, sequential
-from processes import BACKENDS, run_python, skip_if_missing
-from statistics_checks import (
+from support.models import MODELS, ByHand, arrays, equal, sequential
+from support.processes import BACKENDS, run_python, skip_if_missing
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,
@@ -201,11 +201,10 @@ ON_BACKEND = """
 import hashlib, json, sys
 import keras, numpy as np
 import keras_fanwise as kf
-sys.path.insert(0, sys.argv[1])
-import models
+from support.models import MODELS
 hashes = {}
-for name in sys.argv[2:]:
-    make = models.MODELS[name]
+for name in sys.argv[1:]:
+    make = MODELS[name]
     for job in ("reinitialize", "initialize"):
         model = make()
         if job == "reinitialize":
@@ -229,10 +228,7 @@ def hashes_here():
 
 
 def hashes_on(backend):
-    import models
-
-    folder = models.__file__.rpartition("/")[0]
-    output = run_python(ON_BACKEND, folder, *COMPARED, backend=backend)
+    output = run_python(ON_BACKEND, *COMPARED, backend=backend)
     return json.loads(output.splitlines()[-1])
 
 

@@ -15,7 +15,7 @@ from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling import sampler as sampling
 from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
 
-from statistics_checks import (
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,

@@ -12,7 +12,7 @@ import keras_fanwise as kf
 from keras_fanwise.naming import snake_case, weight_key
 from keras_fanwise.seam import binding
 
-from processes import run_python
+from support.processes import run_python
 
 layers = keras.layers
 

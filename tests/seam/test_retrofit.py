@@ -11,8 +11,8 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.seam.binding import given_initializer
 
-from processes import run_python
-from retrofit_checks import (
+from support.processes import run_python
+from support.retrofit_checks import (
     FORMS,
     GETS,
     RECIPES,

@@ -4,15 +4,18 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 BACKENDS = ("tensorflow", "jax", "torch")
+TESTS = Path(__file__).parents[1]
 
 
 def run_python(code: str, *arguments: str, backend: str | None = None) -> str:
     """The standard output of `code`, run on `backend` (by default on this one)."""
-    environment = dict(os.environ)
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if backend is not None:
         environment["KERAS_BACKEND"] = backend
     result = subprocess.run(
