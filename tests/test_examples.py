@@ -12,6 +12,7 @@ from scipy import stats
 
 import keras_fanwise as kf
 
+from support.models import values_of
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -21,7 +22,6 @@ from support.statistics_checks import (
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 layers = keras.layers
-values_of = keras.ops.convert_to_numpy
 
 
 def example(name):

@@ -7,26 +7,15 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
-from support.models import MODELS, arrays, equal
+from support.models import MODELS, arrays, equal, network
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT = Condition
 
 
-def network():
-    inputs = keras.Input((8, 8, 6))
-    x = layers.Conv2D(32, 3, name="conv")(inputs)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
-    x = layers.Reshape((-1, 32), name="rows")(x)
-    x = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
-    x = layers.LSTM(16, name="lstm")(x)
-    return keras.Model(inputs, layers.Dense(10, name="head")(x))
-
-
 @pytest.fixture(scope="module")
 def model():
-    return network()
+    return network(attention=True)
 
 
 @pytest.fixture

@@ -14,12 +14,8 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES
 
+from support.models import values_of
 from support.processes import run_python
-
-
-def values_of(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
-
 
 numbers = st.floats(1e-6, 1e6)
 common = {

@@ -9,6 +9,7 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES, snake_case
 from keras_fanwise.initializers.scaling import TRUNCATED_STD
 
+from support.models import values_of
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -30,10 +31,6 @@ NAMED = {
 
 def named(name, **arguments):
     return type(keras.initializers.get(f"fanwise_{name}"))(**arguments)
-
-
-def values_of(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def draw(initializer, shape=SHAPE, dtype=None):

@@ -11,7 +11,7 @@ from scipy import stats
 import keras_fanwise as kf
 
 from support.models import MODELS, ByHand, arrays, equal, sequential
-from support.processes import BACKENDS, run_python, skip_if_missing
+from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -91,15 +91,13 @@ def test_applications(name):
     # The input statistics of EfficientNet are adapted to data.
     kept = {row.path for row in report.rows if row.status == "kept"}
     assert kept == {row.path for row in report.rows if row.layer == "Normalization"}
-    changed = [
-        row.path
-        for row, same in zip(report.rows, equal(original, arrays(model)), strict=True)
-        if not same
-    ]
-    assert changed == [row.path for row in report.rows if row.std_asked is not None]
-    assert len(changed) >= 13
-    with pytest.raises(AssertionError):  # a model that was forgotten
-        assert not any(equal(arrays(model), arrays(model)))
+    random = [row.std_asked is not None for row in report.rows]
+    assert sum(random) >= 13
+    assert np.array_equal(equal(original, arrays(model)), np.logical_not(random))
+    # A planted fault: the last kernel is as it was before.
+    forgotten = max(np.flatnonzero(random))
+    model.weights[forgotten].assign(original[forgotten])
+    assert not np.array_equal(equal(original, arrays(model)), np.logical_not(random))
 
 
 initializers = keras.initializers
@@ -178,8 +176,11 @@ def test_orthogonal_matrices_are_uniform_over_the_group():
         kf.reinitialize(layer, seed=seed, only="*recurrent_kernel")
         traces.append(np.trace(keras.ops.convert_to_numpy(layer.recurrent_kernel)))
     check_moments(np.array(traces), 0.0, 1.0, KURTOSIS["untruncated_normal"])
-    with pytest.raises(AssertionError):  # QR without the signs prefers one of them
-        check_moments(np.array(traces) - 1, 0.0, 1.0, KURTOSIS["untruncated_normal"])
+    # QR without the signs is not uniform: LAPACK's reflections prefer a negative trace.
+    normal = np.random.default_rng(0).standard_normal((400, 6, 6))
+    traces = np.trace(np.linalg.qr(normal).Q, axis1=1, axis2=2)
+    with pytest.raises(AssertionError):
+        check_moments(traces, 0.0, 1.0, KURTOSIS["untruncated_normal"])
 
 
 def test_own_initializers_keep_their_fans():
@@ -232,13 +233,16 @@ def hashes_on(backend):
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@COMPARED_ONCE
+@pytest.mark.parametrize("backend", OTHERS)
 def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
     skip_if_missing(backend)
-    if backend == keras.backend.backend():
-        assert len(set(hashes_here.values())) == 2 * len(COMPARED)
-        return
     assert hashes_on(backend) == hashes_here
+
+
+@COMPARED_ONCE
+def test_other_models_have_other_hashes(hashes_here):
+    assert len(set(hashes_here.values())) == 2 * len(COMPARED)
 
 
 DATA = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")

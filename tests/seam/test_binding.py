@@ -12,17 +12,10 @@ import keras_fanwise as kf
 from keras_fanwise.naming import snake_case, weight_key
 from keras_fanwise.seam import binding
 
+from support.models import values_by_path, values_of
 from support.processes import run_python
 
 layers = keras.layers
-
-
-def values_of(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.value * 1))
-
-
-def weights_of(layer):
-    return {weight.path: values_of(weight) for weight in layer.weights}
 
 
 def distinct(arrays):
@@ -210,7 +203,7 @@ BUILDERS = [
 @pytest.mark.parametrize("build", BUILDERS)
 def test_every_weight_of_a_layer_differs(build, seed):
     seed = keras.random.SeedGenerator(1) if seed == "generator" else seed
-    weights = weights_of(build(seeded(seed)))
+    weights = values_by_path(build(seeded(seed)))
     random = [w.ravel()[:4] for path, w in weights.items() if np.std(w) > 0]
     assert len(random) >= 2
     assert distinct(random)
@@ -225,7 +218,7 @@ def test_the_built_in_gives_attention_three_equal_kernels():
 
 @pytest.mark.parametrize("build", BUILDERS)
 def test_building_twice_gives_the_same_values(build):
-    first, second = (list(weights_of(build(seeded())).values()) for _ in range(2))
+    first, second = (list(values_by_path(build(seeded())).values()) for _ in range(2))
     assert all(map(np.array_equal, first, second))
 
 

@@ -11,6 +11,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.seam.binding import given_initializer
 
+from support.models import values_of
 from support.processes import run_python
 from support.retrofit_checks import (
     FORMS,
@@ -25,7 +26,6 @@ from support.retrofit_checks import (
     largest,
     ones,
     serialized,
-    values_of,
 )
 
 layers = keras.layers

@@ -9,6 +9,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.seam.binding import given_initializer
 
+from support.models import values_of
 from support.processes import run_python
 from support.retrofit_checks import (
     FORMS,
@@ -19,7 +20,6 @@ from support.retrofit_checks import (
     family,
     largest,
     ones,
-    values_of,
 )
 
 layers = keras.layers

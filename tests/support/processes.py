@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
-BACKENDS = ("tensorflow", "jax", "torch")
+# On which backends are compared, and JAX's devices are used: once for all passes.
+COMPARING = "jax"
+OTHERS = ("tensorflow", "torch")
 TESTS = Path(__file__).parents[1]
 
 
@@ -29,6 +32,17 @@ def run_python(code: str, *arguments: str, backend: str | None = None) -> str:
     return result.stdout
 
 
+def once_on(backend: str) -> pytest.MarkDecorator:
+    """For what every pass would do in the same way in processes of its own."""
+    return pytest.mark.skipif(
+        keras.backend.backend() != backend,
+        reason=f"runs once, when KERAS_BACKEND is {backend}",
+    )
+
+
+COMPARED_ONCE = once_on(COMPARING)
+
+
 def skip_if_missing(backend: str) -> None:
     if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: its half of the comparison did not run")
+        pytest.skip(f"{backend} is not installed: it is compared with no other backend")
