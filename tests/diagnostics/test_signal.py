@@ -384,14 +384,14 @@ def test_a_gradient_that_is_not_finite():
 def test_half_of_the_units_may_be_silent_by_chance():
     """All samples equal: a ReLU is silent for all of them, or for none."""
     quiet = 0
-    for seed in range(100):
+    for seed in range(30):
         keras.utils.set_random_seed(seed)
         report = kf.signal(
             relu_network("fanwise_he_normal", 3, 24), np.ones((8, 24), "float32")
         )
         quiet += bool(report.findings)
-    # False alarms are one in a thousand; three of a hundred would be 1 in 6,000.
-    assert quiet <= 2
+    # False alarms are one in a thousand; two of thirty would be 1 in 2,300.
+    assert quiet <= 1
 
 
 def test_half_precision_is_measured_without_overflow():

@@ -35,7 +35,7 @@ def test_a_pure_exponential_is_found(rate, steps, level, backward):
 def test_a_level_between_two_values_on_another_scale_is_noticed(monkeypatch):
     """Thirds of an even number of layers: half way is the geometric mean."""
     check = test_a_pure_exponential_is_found.hypothesis.inner_test
-    example = 0.5, [1] * 6, 1.0, False
+    example = 0.5, [1, 1, 1, 1, 1, 3], 1.0, False
     check(*example)
     monkeypatch.setattr(trends, "_level", median)
     with pytest.raises(AssertionError):

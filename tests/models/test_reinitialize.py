@@ -74,7 +74,6 @@ def test_every_weight_stands_in_the_report_once(make):
 APPLICATIONS = {
     "MobileNetV2": {"alpha": 0.35},
     "EfficientNetB0": {},
-    "ResNet50": {},
     "VGG16": {},
 }
 
@@ -249,7 +248,7 @@ DATA = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 LABELS = np.arange(64) % 3
 
 
-def compiled(optimizer):
+def compiled(optimizer, **arguments):
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -259,7 +258,7 @@ def compiled(optimizer):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(), loss)
+    model.compile(optimizer(), loss, **arguments)
     return model
 
 
@@ -280,12 +279,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_trained_model_trains_again_like_a_new_one(optimizer):
-    used = compiled(optimizer)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_trained_model_trains_again_like_a_new_one(name):
+    # TensorFlow would trace for most of the time; two see that what it traced is right.
+    traced = keras.backend.backend() != "tensorflow" or name in ("adam", "schedule")
+    used = compiled(OPTIMIZERS[name], run_eagerly=not traced)
     fit(used)
     kf.reinitialize(used, seed=3)
-    new = compiled(optimizer)
+    new = compiled(OPTIMIZERS[name], run_eagerly=not traced)
     kf.reinitialize(new, seed=3)
     assert fit(used) == fit(new)
     assert all(equal(arrays(used), arrays(new)))
