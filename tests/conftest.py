@@ -11,8 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-# Programs that tests run in processes of their own.
-collect_ignore = ["eight_devices.py", "two_processes.py"]
+# What tests share, and programs that they run in processes of their own.
+collect_ignore = ["support"]
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def nothing_left_behind():
     # Not above: it imports Keras, for which the backend must be set.
     from keras import layers
 
-    from retrofit_checks import GETS, class_name
+    from support.retrofit_checks import GETS, class_name
 
     yield
     for module, get in GETS.items():

@@ -1,5 +1,6 @@
 """The command line: exit codes, JSON, and one line for whatever is wrong."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.cli import main
 
-from models import arrays, equal
+from support.models import arrays, equal
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -144,7 +145,7 @@ def test_json_has_every_number(folder, capsys):
     ):
         _, output, _ = run(capsys, command, "model.keras", "--json")
         assert output == report.to_json() + "\n"
-        if command == "signal":  # its rows are layers: tests/test_figures.py
+        if command == "signal":  # its rows are layers: tests/reports/test_figures.py
             continue
         content = json.loads(output)
         assert len(content["rows"]) == len(model.weights)
@@ -303,15 +304,15 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
 
 def test_both_commands_of_a_shell(folder):
     network("he_normal").save("model.keras")
-    script = "import sys; from keras_fanwise.cli import main; sys.exit(main())"
-    for command in (["-m", "keras_fanwise"], ["-c", script]):
-        result = subprocess.run(
-            [sys.executable, *command, "audit", "model.keras"],
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 1, result.stderr
-        assert "depthwise/kernel: Glorot" in result.stdout
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_fanwise", "audit", "model.keras"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "depthwise/kernel: Glorot" in result.stdout
+    [script] = importlib.metadata.entry_points(name="keras-fanwise")
+    assert script.load() is main
     with pytest.raises(SystemExit) as stopped:
         main(["paint", "model.keras"])
     assert stopped.value.code == 2

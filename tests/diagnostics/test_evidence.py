@@ -36,10 +36,10 @@ def test_a_sum_of_squares_is_as_rare_as_its_deviation_says(count, deviation):
 @pytest.mark.parametrize("size", [4, 9, 100])
 def test_false_alarms(distribution, size):
     std = Distribution(distribution, 0.1).std
-    trials = 20_000
+    trials = 5_000
     values = draw(7, distribution, (trials, size), spread=0.1)
     found = [evidence(sample, 0.0, std) for sample in values]
-    allowed = limit(0.01, 1)
+    allowed = limit(0.01, 1)  # four standard errors of the share are 0.0056
     for name in ("mean_deviation", "sign_deviation", "std_deviation"):
         alarms = np.mean([abs(getattr(each, name)) > allowed for each in found])
         # The signs of a few values come in steps, which a normal only follows.

@@ -11,8 +11,9 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.seam.record import recorded
 
-from processes import run_python
-from retrofit_checks import (
+from support.models import values_of
+from support.processes import run_python
+from support.retrofit_checks import (
     FORMS,
     GETS,
     RECIPES,
@@ -25,7 +26,6 @@ from retrofit_checks import (
     largest,
     ones,
     serialized,
-    values_of,
 )
 
 layers = keras.layers

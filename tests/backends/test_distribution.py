@@ -2,7 +2,7 @@
 
 import pytest
 
-from processes import run_python, skip_if_missing
+from support.processes import once_on, run_python
 
 BUILD = """
 def build():
@@ -75,8 +75,11 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    ("backend", "program"), [("tensorflow", MIRRORED), ("jax", SHARDED)]
+    "program",
+    [
+        pytest.param(MIRRORED, marks=once_on("tensorflow"), id="MirroredStrategy"),
+        pytest.param(SHARDED, marks=once_on("jax"), id="keras.distribution"),
+    ],
 )
-def test_weights_are_those_of_one_device(backend, program):
-    skip_if_missing(backend)
-    assert run_python(program, backend=backend).splitlines()[-1] == "equal"
+def test_weights_are_those_of_one_device(program):
+    assert run_python(program).splitlines()[-1] == "equal"

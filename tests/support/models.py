@@ -6,9 +6,18 @@ import numpy as np
 layers = keras.layers
 
 
+def values_of(tensor):
+    """The values of a tensor or a weight, copied."""
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
 def arrays(model):
-    """The values of all weights, copied."""
-    return [np.array(keras.ops.convert_to_numpy(weight.value)) for weight in model.weights]
+    """Of all weights."""
+    return [values_of(weight) for weight in model.weights]
+
+
+def values_by_path(model):
+    return {weight.path: values_of(weight) for weight in model.weights}
 
 
 def equal(one, two):
@@ -40,6 +49,29 @@ class ByHand(layers.Layer):
 
     def call(self, x):
         return x @ self.kernel + x @ self.other
+
+
+def network(*, attention=False, between=()):
+    """Named layers of many kinds; others can be put before the last."""
+    inputs = keras.Input((8, 8, 16))
+    x = layers.Conv2D(32, 3, name="conv")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.Reshape((-1, 32), name="rows")(x)
+    if attention:
+        x = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    x = layers.LSTM(16, name="lstm")(x)
+    for layer in between:
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(10, name="head")(x))
+
+
+def relu_network(initializer, depth, width, head=()):
+    body = [
+        layers.Dense(width, "relu", kernel_initializer=initializer, name=f"body_{i}")
+        for i in range(depth)
+    ]
+    return keras.Sequential([keras.Input((width,)), *body, *head], name="net")
 
 
 def subclassed():

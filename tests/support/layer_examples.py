@@ -7,7 +7,7 @@ import keras
 from hypothesis import strategies as st
 from keras import layers
 
-from fan_oracle import PreActivations
+from support.fan_oracle import PreActivations
 
 small = st.integers(1, 3)
 

@@ -12,6 +12,8 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.figures import Panel, stacked
 
+from support.models import relu_network
+
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 layers = keras.layers
@@ -23,17 +25,13 @@ def closed():
     matplotlib.pyplot.close("all")
 
 
-def network(depth=4, name="fanwise_he_normal"):
+def deep(depth=4, name="fanwise_he_normal"):
     keras.utils.set_random_seed(0)
-    body = [
-        layers.Dense(32, "relu", kernel_initializer=name, name=f"body_{i}")
-        for i in range(depth)
-    ]
-    return keras.Sequential([keras.Input((32,)), *body, layers.Dense(3)], name="net")
+    return relu_network(name, depth, 32, [layers.Dense(3)])
 
 
 def test_the_signal_is_drawn_against_depth():
-    report = kf.signal(network(12, kf.FanwiseVarianceScaling(0.2, "fan_in")))
+    report = kf.signal(deep(12, kf.FanwiseVarianceScaling(0.2, "fan_in")))
     figure = report.plot()
     above, below = figure.axes
     assert [axis.get_yscale() for axis in figure.axes] == ["log", "log"]
@@ -84,7 +82,7 @@ def test_what_a_logarithm_does_not_hold(tmp_path):
 
 
 def test_every_report_has_a_figure(tmp_path):
-    model = network()
+    model = deep()
     model.layers[1].kernel.assign(model.layers[1].kernel * 3)
     audit = kf.audit(model)
     assert audit.findings
@@ -103,13 +101,13 @@ def test_every_report_has_a_figure(tmp_path):
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
-    report = kf.signal(network())
+    report = kf.signal(deep())
     with pytest.raises(ImportError, match=r"keras_fanwise\[plot\]"):
         report.plot()
 
 
 def test_the_report_in_json_has_every_number():
-    report = kf.signal(network(12, kf.FanwiseVarianceScaling(0.2, "fan_in")))
+    report = kf.signal(deep(12, kf.FanwiseVarianceScaling(0.2, "fan_in")))
     content = json.loads(report.to_json())
     assert set(content) == {"rows", "findings", "forward", "backward"}
     assert len(content["rows"]) == len(report.rows)

@@ -1,10 +1,8 @@
 """Tensors spread over devices have the values of the whole, drawn shard by shard."""
 
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 import keras_fanwise as kf
 
-from processes import run_python, skip_if_missing
+from support.processes import TESTS, once_on, run_python
 
 layers = keras.layers
 PROGRAMS = [
@@ -23,11 +21,10 @@ PROGRAMS = [
 ]
 
 
+@once_on("jax")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_on_eight_devices(program):
-    skip_if_missing("jax")
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from eight_devices import *; {program}"
-    run_python(code, Path(__file__).parent, backend="jax")
+    run_python(f"from support.eight_devices import *; {program}")
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has layouts")
@@ -42,16 +39,15 @@ def free_port():
         return found.getsockname()[1]
 
 
+@once_on("jax")
 def test_two_processes_draw_their_own_shards(tmp_path):
     """The union is what one process draws."""
-    skip_if_missing("jax")
-    program = Path(__file__).parent / "two_processes.py"
-    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    program = TESTS / "support" / "two_processes.py"
     port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, program, str(port), str(number), tmp_path],
-            env=environment, stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True,
         )
         for number in range(2)
     ]  # fmt: skip

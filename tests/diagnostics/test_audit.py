@@ -7,26 +7,16 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
-from models import MODELS, arrays, equal
+from support.models import MODELS, arrays, equal, network
+from support.processes import COMPARING
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT = Condition
 
 
-def network():
-    inputs = keras.Input((8, 8, 6))
-    x = layers.Conv2D(32, 3, name="conv")(inputs)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
-    x = layers.Reshape((-1, 32), name="rows")(x)
-    x = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
-    x = layers.LSTM(16, name="lstm")(x)
-    return keras.Model(inputs, layers.Dense(10, name="head")(x))
-
-
 @pytest.fixture(scope="module")
 def model():
-    return network()
+    return network(attention=True)
 
 
 @pytest.fixture
@@ -41,7 +31,11 @@ def weight_of(model, path):
 
 
 def test_false_alarms(model):
-    """Fewer than one in a hundred models of a thousand; one in a thousand is asked for."""
+    """At most one in a hundred models of a thousand; one in a thousand is asked for.
+
+    The thousand are audited once; their values are the same on every backend.
+    """
+    count = 1000 if keras.backend.backend() == COMPARING else 100
     recipes = [
         *kf.recipes(),
         "fanwise_glorot_normal",
@@ -49,14 +43,16 @@ def test_false_alarms(model):
         "orthogonal",
     ]
     recipes.remove("dcgan")
+    # Some recipes keep the kernel of the LSTM, for which Keras counts the wrong fans.
+    kf.initialize(model, "he", seed=0)
     alarms = []
-    for seed in range(1000):
+    for seed in range(count):
         recipe = recipes[seed % len(recipes)]
         if recipe == "orthogonal":
             recipe = kf.Rule(recipe, weight="*kernel")
         kf.initialize(model, recipe, seed=seed)
         alarms += [(seed, finding) for finding in kf.audit(model).findings]
-    assert len({seed for seed, _ in alarms}) < 10, alarms
+    assert len({seed for seed, _ in alarms}) <= count / 100, alarms
 
 
 KERNELS = (

@@ -10,9 +10,9 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from models import MODELS, ByHand, arrays, equal, sequential
-from processes import BACKENDS, run_python, skip_if_missing
-from statistics_checks import (
+from support.models import MODELS, ByHand, arrays, equal, sequential
+from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,
@@ -74,7 +74,6 @@ def test_every_weight_stands_in_the_report_once(make):
 APPLICATIONS = {
     "MobileNetV2": {"alpha": 0.35},
     "EfficientNetB0": {},
-    "ResNet50": {},
     "VGG16": {},
 }
 
@@ -91,15 +90,13 @@ def test_applications(name):
     # The input statistics of EfficientNet are adapted to data.
     kept = {row.path for row in report.rows if row.status == "kept"}
     assert kept == {row.path for row in report.rows if row.layer == "Normalization"}
-    changed = [
-        row.path
-        for row, same in zip(report.rows, equal(original, arrays(model)), strict=True)
-        if not same
-    ]
-    assert changed == [row.path for row in report.rows if row.std_asked is not None]
-    assert len(changed) >= 13
-    with pytest.raises(AssertionError):  # a model that was forgotten
-        assert not any(equal(arrays(model), arrays(model)))
+    random = [row.std_asked is not None for row in report.rows]
+    assert sum(random) >= 13
+    assert np.array_equal(equal(original, arrays(model)), np.logical_not(random))
+    # A planted fault: the last kernel is as it was before.
+    forgotten = max(np.flatnonzero(random))
+    model.weights[forgotten].assign(original[forgotten])
+    assert not np.array_equal(equal(original, arrays(model)), np.logical_not(random))
 
 
 initializers = keras.initializers
@@ -178,8 +175,11 @@ def test_orthogonal_matrices_are_uniform_over_the_group():
         kf.reinitialize(layer, seed=seed, only="*recurrent_kernel")
         traces.append(np.trace(keras.ops.convert_to_numpy(layer.recurrent_kernel)))
     check_moments(np.array(traces), 0.0, 1.0, KURTOSIS["untruncated_normal"])
-    with pytest.raises(AssertionError):  # QR without the signs prefers one of them
-        check_moments(np.array(traces) - 1, 0.0, 1.0, KURTOSIS["untruncated_normal"])
+    # QR without the signs is not uniform: LAPACK's reflections prefer a negative trace.
+    normal = np.random.default_rng(0).standard_normal((400, 6, 6))
+    traces = np.trace(np.linalg.qr(normal).Q, axis1=1, axis2=2)
+    with pytest.raises(AssertionError):
+        check_moments(traces, 0.0, 1.0, KURTOSIS["untruncated_normal"])
 
 
 def test_own_initializers_keep_their_fans():
@@ -201,11 +201,10 @@ ON_BACKEND = """
 import hashlib, json, sys
 import keras, numpy as np
 import keras_fanwise as kf
-sys.path.insert(0, sys.argv[1])
-import models
+from support.models import MODELS
 hashes = {}
-for name in sys.argv[2:]:
-    make = models.MODELS[name]
+for name in sys.argv[1:]:
+    make = MODELS[name]
     for job in ("reinitialize", "initialize"):
         model = make()
         if job == "reinitialize":
@@ -229,27 +228,27 @@ def hashes_here():
 
 
 def hashes_on(backend):
-    import models
-
-    folder = models.__file__.rpartition("/")[0]
-    output = run_python(ON_BACKEND, folder, *COMPARED, backend=backend)
+    output = run_python(ON_BACKEND, *COMPARED, backend=backend)
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@COMPARED_ONCE
+@pytest.mark.parametrize("backend", OTHERS)
 def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
     skip_if_missing(backend)
-    if backend == keras.backend.backend():
-        assert len(set(hashes_here.values())) == 2 * len(COMPARED)
-        return
     assert hashes_on(backend) == hashes_here
+
+
+@COMPARED_ONCE
+def test_other_models_have_other_hashes(hashes_here):
+    assert len(set(hashes_here.values())) == 2 * len(COMPARED)
 
 
 DATA = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 LABELS = np.arange(64) % 3
 
 
-def compiled(optimizer):
+def compiled(optimizer, **arguments):
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -259,7 +258,7 @@ def compiled(optimizer):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(), loss)
+    model.compile(optimizer(), loss, **arguments)
     return model
 
 
@@ -280,12 +279,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_trained_model_trains_again_like_a_new_one(optimizer):
-    used = compiled(optimizer)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_trained_model_trains_again_like_a_new_one(name):
+    # TensorFlow would trace for most of the time; two see that what it traced is right.
+    traced = keras.backend.backend() != "tensorflow" or name in ("adam", "schedule")
+    used = compiled(OPTIMIZERS[name], run_eagerly=not traced)
     fit(used)
     kf.reinitialize(used, seed=3)
-    new = compiled(optimizer)
+    new = compiled(OPTIMIZERS[name], run_eagerly=not traced)
     kf.reinitialize(new, seed=3)
     assert fit(used) == fit(new)
     assert all(equal(arrays(used), arrays(new)))

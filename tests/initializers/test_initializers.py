@@ -9,7 +9,8 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES, snake_case
 from keras_fanwise.initializers.scaling import TRUNCATED_STD
 
-from statistics_checks import (
+from support.models import values_of
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,
@@ -30,10 +31,6 @@ NAMED = {
 
 def named(name, **arguments):
     return type(keras.initializers.get(f"fanwise_{name}"))(**arguments)
-
-
-def values_of(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def draw(initializer, shape=SHAPE, dtype=None):

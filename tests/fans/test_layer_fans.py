@@ -17,9 +17,9 @@ from keras_fanwise import Fans, layer_fans, register_fans
 from keras_fanwise.fans.counting import shape_fans
 from keras_fanwise.fans.table import CONVOLUTIONAL_CELL, TABLE
 
-import fan_oracle
-from fan_oracle import STATE, Map, build, measure, ones
-from layer_examples import EXAMPLES, MANY, gates
+from support import fan_oracle
+from support.fan_oracle import STATE, Map, build, measure, ones
+from support.layer_examples import EXAMPLES, MANY, gates
 
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
@@ -72,9 +72,8 @@ def _rows(layer, weight):
 
 @pytest.mark.parametrize("name", MANY)
 def test_many_of_each_layer(name):
-    # JAX compiles every operation for every new shape, TensorFlow grouped convolutions.
-    compiled = name in ("Conv1D", "Conv2D", "Conv3D") or "LSTM" in name
-    count = 2 if keras.backend.backend() == "jax" else 5 if compiled else 25
+    # JAX compiles every operation for every new shape, TensorFlow some of them.
+    count = {"jax": 2, "tensorflow": 5, "torch": 25}[keras.backend.backend()]
 
     @settings(max_examples=count, deadline=None, database=None)
     @given(MANY[name])

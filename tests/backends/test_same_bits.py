@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from processes import BACKENDS, run_python, skip_if_missing
+from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
+
+pytestmark = COMPARED_ONCE
 
 DRAW = """
 import hashlib, json
@@ -64,7 +66,7 @@ def reference():
     return run_python(DRAW).splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OTHERS)
 def test_same_bits_on_every_backend(backend, reference):
     skip_if_missing(backend)
     assert run_python(DRAW, backend=backend).splitlines()[-1] == reference

@@ -7,6 +7,8 @@ import numpy as np
 from keras_fanwise.naming import snake_case
 from keras_fanwise.seam.record import recorded
 
+from support.models import values_of
+
 layers = keras.layers
 GETS = {module: module.get for module in (keras.initializers, keras.src.initializers)}
 
@@ -43,10 +45,6 @@ def serialized(initializer):
 
 def class_name(value):
     return type(value).__name__
-
-
-def values_of(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.value * 1))
 
 
 def largest(weight):

@@ -9,8 +9,9 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.seam.record import recorded
 
-from processes import run_python
-from retrofit_checks import (
+from support.models import values_of
+from support.processes import run_python
+from support.retrofit_checks import (
     FORMS,
     TheirHeNormal,
     built_weight,
@@ -19,7 +20,6 @@ from retrofit_checks import (
     family,
     largest,
     ones,
-    values_of,
 )
 
 layers = keras.layers

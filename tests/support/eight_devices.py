@@ -8,7 +8,6 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import functools
-import itertools
 import math
 import tempfile
 
@@ -23,6 +22,8 @@ import keras_fanwise as kf
 from keras_fanwise.backends import sharding as layouts
 from keras_fanwise.sampling import regions
 from keras_fanwise.sampling import sampler as sampling
+
+from support.models import arrays, equal
 
 layers = keras.layers
 MESHES = {
@@ -209,12 +210,8 @@ def distributions():
     }
 
 
-def values(model):
-    return [keras.ops.convert_to_numpy(weight.value) for weight in model.weights]
-
-
 def same(ones, others):
-    return all(np.array_equal(a, b) for a, b in itertools.zip_longest(ones, others))
+    return all(equal(ones, others))
 
 
 def models():
@@ -226,7 +223,7 @@ def models():
                 keras.distribution.set_distribution(distribution)
             keras.utils.set_random_seed(1)
             model = make()
-            started[name] = values(model)
+            started[name] = arrays(model)
             shape = (16, *model.input_shape[1:])
             x = np.arange(math.prod(shape)).reshape(shape) % 16
             model.compile("sgd", "mse")
@@ -234,14 +231,14 @@ def models():
             model.fit(
                 x, np.ones((16, 8)), batch_size=16, epochs=3, shuffle=False, verbose=0
             )
-            trained[name] = values(model)
+            trained[name] = arrays(model)
             spread_weights = [layouts.layout_of(w.value) for w in model.weights]
             assert all(found is None for found in spread_weights) == (distribution is None)
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder + "/model.keras")
                 keras.distribution.set_distribution(None)
                 loaded = keras.saving.load_model(folder + "/model.keras")
-            assert same(values(loaded), trained[name])
+            assert same(arrays(loaded), trained[name])
         for name in ("data", "model"):
             assert same(started["one device"], started[name]), (make, name)
             for one, other in zip(trained["one device"], trained[name], strict=True):
@@ -264,7 +261,7 @@ def whole_models():
         before = [weight.value.sharding for weight in model.weights]
         drawn = recorded_draws()
         report = start(model, *arguments, seed=5)
-        assert same(values(alone), values(model))
+        assert same(arrays(alone), arrays(model))
         for weight, sharding in zip(model.weights, before, strict=True):
             assert weight.value.sharding == sharding
         assert (8, 1, 1) in drawn  # an eighth of the query

@@ -11,8 +11,8 @@ from rich.console import Console
 import keras_fanwise as kf
 from keras_fanwise.models import plan
 
-from models import MODELS, arrays, equal
-from statistics_checks import (
+from support.models import MODELS, arrays, equal, network, values_by_path
+from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
     check_moments,
@@ -23,29 +23,12 @@ layers = keras.layers
 Rule = kf.Rule
 
 
-def network(*, between=()):
-    """Named layers of many kinds; others can be put before the last."""
-    inputs = keras.Input((8, 8, 16))
-    x = layers.Conv2D(32, 3, name="conv")(inputs)
-    x = layers.BatchNormalization(name="norm")(x)
-    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
-    x = layers.Reshape((-1, 32), name="rows")(x)
-    x = layers.LSTM(16, name="lstm")(x)
-    for layer in between:
-        x = layer(x)
-    return keras.Model(inputs, layers.Dense(10, name="head")(x))
-
-
-def values_of(model):
-    return dict(zip((weight.path for weight in model.weights), arrays(model), strict=True))
-
-
 def test_one_initializer_for_all_kernels():
     model = network()
     for weight in model.weights:
         weight.assign(weight + 1)
     report = kf.initialize(model, "fanwise_he_normal", seed=0)
-    values = values_of(model)
+    values = values_by_path(model)
     for row in report.rows:
         if row.path.endswith("kernel"):
             expected = math.sqrt(2 / row.fans.fan_in)
@@ -78,7 +61,7 @@ def test_ways_to_say_the_same(identifier):
     model, other = network(), network()
     kf.initialize(model, "fanwise_he_normal", seed=0)
     kf.initialize(other, identifier, seed=0)
-    one, two = values_of(model), values_of(other)
+    one, two = values_by_path(model), values_by_path(other)
     kernels = [path for path in one if path.endswith("kernel")]
     assert len(kernels) == 5
     assert all(np.array_equal(one[path], two[path]) for path in kernels)
@@ -86,7 +69,7 @@ def test_ways_to_say_the_same(identifier):
 
 def test_the_first_rule_that_is_met_wins():
     model = network()
-    before = values_of(model)
+    before = values_by_path(model)
     report = kf.initialize(
         model,
         [
@@ -107,7 +90,7 @@ def test_the_first_rule_that_is_met_wins():
         "conv/bias", "depthwise/bias", "lstm/lstm_cell/recurrent_kernel",
         "norm/gamma", "norm/beta", "norm/moving_mean", "norm/moving_variance",
     }  # fmt: skip
-    after = values_of(model)
+    after = values_by_path(model)
     assert all(np.array_equal(before[path], after[path]) for path in kept)
     assert {row.reason for row in report.rows if row.status == "kept"} == {"no rule for it"}
     assert np.all(after["depthwise/kernel"] == 3)
@@ -149,7 +132,7 @@ def test_inserting_a_named_layer_leaves_the_others_values():
     plain, longer = network(), network(between=[layers.Dense(16, name="extra")])
     for model in (plain, longer):
         kf.initialize(model, "he", seed=3)
-    one, two = values_of(plain), values_of(longer)
+    one, two = values_by_path(plain), values_by_path(longer)
     assert len(two) == len(one) + 2
     assert all(np.array_equal(one[path], two[path]) for path in one)
 
@@ -323,7 +306,7 @@ def test_recipes(recipe):
     for weight in model.weights:
         weight.assign(weight + 1)
     report = kf.initialize(model, recipe, seed=0)
-    values = values_of(model)
+    values = values_by_path(model)
     for weight in ("beta", "moving_mean"):
         assert np.all(values[f"norm/{weight}"] == 0)
     assert np.all(values["norm/moving_variance"] == 1)
