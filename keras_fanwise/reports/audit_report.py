@@ -1,6 +1,5 @@
 """What an audit finds."""
 
-import enum
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
@@ -8,11 +7,22 @@ from rich.text import Text
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, number_text, shape_text, table
+from keras_fanwise.reports.report import (
+    FindingKind,
+    Report,
+    number_text,
+    shape_text,
+    table,
+)
 
 
-class Condition(enum.Enum):
-    """What a good start must meet, with what helps where it does not."""
+class Condition(FindingKind):
+    """What a good start must meet, with what helps where it does not.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
 
     SYMMETRY = (
         "symmetry",
@@ -25,12 +35,8 @@ class Condition(enum.Enum):
         "use an initializer that counts the fans of the layer, by name or by retrofit()",
     )
 
-    def __init__(self, label: str, remedy: str) -> None:
-        self.label = label
-        self.remedy = remedy
 
-
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A weight that does not meet a condition.
 
     Attributes:
@@ -87,10 +93,10 @@ class AuditReport(Report[WeightAudit]):
     Attributes:
         rows: list of `WeightAudit`, one for each weight of a float type, in the order of
             the model.
-        findings: list of `Finding`; empty for a good start.
+        findings: list of `AuditFinding`; empty for a good start.
     """
 
-    def __init__(self, rows: list[WeightAudit], findings: list[Finding]) -> None:
+    def __init__(self, rows: list[WeightAudit], findings: list[AuditFinding]) -> None:
         super().__init__(rows)
         self.findings = findings
 
