@@ -26,12 +26,32 @@ from keras_fanwise.initializers.variance_scaling import (
 )
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.rules import Rule, recipes
+from keras_fanwise.older_versions import name_older_modules
+from keras_fanwise.reports.audit_report import (
+    AuditFinding,
+    AuditReport,
+    Condition,
+    WeightAudit,
+)
+from keras_fanwise.reports.fans_report import FansTable, WeightFans
+from keras_fanwise.reports.signal_report import (
+    LayerSignal,
+    SignalFinding,
+    SignalReport,
+    Trend,
+    Verdict,
+)
+from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.seam.binding import install
 from keras_fanwise.seam.retrofit import retrofit
 
 __version__ = version("keras_fanwise")
 __all__ = [
+    "AuditFinding",
+    "AuditReport",
+    "Condition",
     "Fans",
+    "FansTable",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
@@ -41,7 +61,16 @@ __all__ = [
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseVarianceScaling",
+    "LayerSignal",
     "Rule",
+    "SignalFinding",
+    "SignalReport",
+    "StartReport",
+    "Trend",
+    "Verdict",
+    "WeightAudit",
+    "WeightFans",
+    "WeightStart",
     "audit",
     "fans_table",
     "gain",
@@ -55,5 +84,11 @@ __all__ = [
     "signal",
 ]
 
+# Saved models, pickles and error messages name the package, whose names stay, and not the
+# module that something is in today.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+
 register()
 install()
+name_older_modules()
