@@ -66,7 +66,7 @@ class _Measured(NamedTuple):
 
     @property
     def is_kernel(self) -> bool:
-        return self.owned.variable.name.endswith("kernel")
+        return bool(self.owned.variable.name.endswith("kernel"))
 
     @property
     def is_random(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
 from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
-from keras_fanwise.backends.sharding import Part, placed, sharding_of, spread_out
+from keras_fanwise.backends.sharding import Part, distribute, placed, sharding_of
 from keras_fanwise.initializers.scaling import Parameters
 from keras_fanwise.naming import weight_key, weight_path
 from keras_fanwise.sampling.sampler import DTYPES, draw
@@ -159,7 +159,7 @@ class RandomInitializer(keras.initializers.Initializer):
             values = _BACKEND_DRAWS[drawn.distribution](
                 shape, drawn.spread, drawn.mean, dtype=dtype, seed=self.seed
             )
-            return values if sharding is None else spread_out(values, sharding)
+            return values if sharding is None else distribute(values, sharding)
         if self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
         part = self._parts(shape, dtype, drawn)

@@ -53,8 +53,9 @@ class _Step(NamedTuple):
 class Plan:
     """What will be done to each weight of a model.
 
-    Everything that can go wrong goes wrong here, before a weight is written: what is
-    not known to succeed, other people's initializers, is called now.
+    Making a plan raises every error that carrying it out could raise, so that none stops
+    it half way. Initializers of other people may fail in ways that nobody can check
+    beforehand: they are called when the plan is made, and their values kept.
 
     Args:
         weights: all weights of a model, with what becomes of each.

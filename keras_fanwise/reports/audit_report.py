@@ -115,7 +115,7 @@ class AuditReport(Report[WeightAudit]):
         columns = table(("weight", "layer", "shape"), ("fan_in", "fan_out", *headers))
         columns.add_column("")
         for row in self.rows:
-            asked = "" if row.std_asked is None else f"{row.std_asked:.4g}"
+            std_asked = "" if row.std_asked is None else f"{row.std_asked:.4g}"
             gains = (f"{gain:.3g}" for gain in (row.forward, row.backward))
             columns.add_row(
                 row.path,
@@ -124,7 +124,7 @@ class AuditReport(Report[WeightAudit]):
                 *map(number_text, row.fans),
                 f"{row.mean:.2g}",
                 f"{row.positive:.0%}",
-                asked,
+                std_asked,
                 f"{row.std:.4g}",
                 *gains,
                 ", ".join(condition.label for condition in row.findings),
