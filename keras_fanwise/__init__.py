@@ -29,14 +29,34 @@ from keras_fanwise.initializers.variance_scaling import (
 )
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.rules import Rule, recipes
+from keras_fanwise.older_versions import name_older_modules
+from keras_fanwise.reports.audit_report import (
+    AuditFinding,
+    AuditReport,
+    Condition,
+    WeightAudit,
+)
+from keras_fanwise.reports.fans_report import FansTable, WeightFans
+from keras_fanwise.reports.signal_report import (
+    LayerSignal,
+    SignalFinding,
+    SignalReport,
+    Trend,
+    Verdict,
+)
+from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam import binding, origin
 from keras_fanwise.seam.retrofit import retrofit, retrofitted
 
 __version__ = version("keras_fanwise")
 __all__ = [
+    "AuditFinding",
+    "AuditReport",
+    "Condition",
     "Distribution",
     "Fans",
+    "FansTable",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
@@ -47,9 +67,18 @@ __all__ = [
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseVarianceScaling",
+    "LayerSignal",
     "Rule",
+    "SignalFinding",
+    "SignalReport",
     "Site",
+    "StartReport",
     "Stream",
+    "Trend",
+    "Verdict",
+    "WeightAudit",
+    "WeightFans",
+    "WeightStart",
     "audit",
     "fans_table",
     "gain",
@@ -63,6 +92,12 @@ __all__ = [
     "signal",
 ]
 
+# Saved models, pickles and error messages name the package, whose names stay, and not the
+# module that something is in today.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+
 register()
 origin.install()
 binding.install(retrofitted)
+name_older_modules()

@@ -3,16 +3,12 @@
 import argparse
 import contextlib
 import importlib.util
-import os
 import sys
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-# Read when Keras imports TensorFlow: its log would stand between the lines of a report.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import h5py
 import keras

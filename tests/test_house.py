@@ -21,6 +21,7 @@ ROOMS = [
     "reports",
     "diagnostics",
     "models",
+    "older_versions",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

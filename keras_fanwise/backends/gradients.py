@@ -45,7 +45,7 @@ def has_values(tensor: Any) -> bool:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.executing_eagerly()
+        return bool(tf.executing_eagerly())
     return True
 
 
@@ -63,7 +63,6 @@ def _tensorflow(run: Run, cotangents: Cotangents) -> None:
         if not has_values(tensor):
             return tensor
 
-        @tf.custom_gradient
         def passed(tensor: Any, anchor: Any) -> Any:
             def back(gradient: Any) -> Any:
                 watch.backward(tf.convert_to_tensor(gradient))  # of slices, a tensor
@@ -72,7 +71,7 @@ def _tensorflow(run: Run, cotangents: Cotangents) -> None:
             return tf.identity(tensor), back
 
         watch.forward(tf.stop_gradient(tensor))  # or the tape would keep what is measured
-        return passed(tensor, anchor)
+        return tf.custom_gradient(passed)(tensor, anchor)
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(anchor)
@@ -130,7 +129,8 @@ def _torch(run: Run, cotangents: Cotangents) -> None:
 
     def tap(tensor: Any, watch: Watch) -> Any:
         watch.forward(tensor.detach())
-        return Passed.apply(tensor, anchor, watch)
+        apply: Any = Passed.apply  # which has no types
+        return apply(tensor, anchor, watch)
 
     # Keras's Dropout draws from the generators of PyTorch, whose states must stay.
     devices = range(torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""Tensors that are spread over devices: drawn shard by shard, looked at shard by shard."""
+"""Tensors that are sharded over devices: drawn and read shard by shard."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -38,13 +38,13 @@ def placed(shape: Sequence[int], sharding: Any, part: Part) -> Any:
         shard = part(tuple(slice(start, stop) for start, stop in bounds))
         copies = [jax.device_put(shard, device) for device in holders]
         # On an accelerator the copies may still be on their way from the host's memory.
-        arrays += jax.block_until_ready(copies)
+        arrays += [copy.block_until_ready() for copy in copies]
         del shard  # before the next is drawn
     return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
 
 
-def spread_out(values: Any, sharding: Any) -> Any:
-    """A JAX array, spread over devices."""
+def distribute(values: Any, sharding: Any) -> Any:
+    """A JAX array, sharded over devices."""
     import jax
 
     return jax.device_put(values, sharding)
@@ -54,9 +54,10 @@ def spread_out(values: Any, sharding: Any) -> Any:
 def sharding_of(layout: Any) -> Iterator[Any]:
     """The `jax.sharding.Sharding` over the devices that a layout means.
 
-    Keras calls initializers that take a layout in a context where JAX wants to know the
-    sharding of every result. In the context of this it does not: what is read there, the
-    state of a `SeedGenerator`, was made outside.
+    Keras calls an initializer that takes a layout under a mesh whose axes are explicit,
+    where JAX demands a sharding for the result of every operation. The state of a
+    `SeedGenerator` has none, and could not be read there. Inside this context manager
+    the axes are automatic again, and JAX demands nothing.
 
     Args:
         layout: a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or
@@ -72,27 +73,27 @@ def sharding_of(layout: Any) -> Iterator[Any]:
         raise fail(ValueError, "layout", f"None on the {backend} backend", layout)
     import jax
 
-    found = layout
-    if isinstance(found, keras.distribution.TensorLayout):
-        found = getattr(found, "backend_layout", found)  # which Keras 3.8 does not have
-    found = getattr(found, "sharding", found)
-    if not isinstance(found, jax.sharding.Sharding):
+    sharding = layout
+    if isinstance(layout, keras.distribution.TensorLayout):
+        sharding = getattr(layout, "backend_layout", layout)  # not there in Keras 3.8
+    sharding = getattr(sharding, "sharding", sharding)
+    if not isinstance(sharding, jax.sharding.Sharding):
         allowed = "None, a keras.distribution.TensorLayout or a jax.sharding.Sharding"
         raise fail(TypeError, "layout", allowed, layout)
-    mesh = getattr(found, "mesh", None)
+    mesh = getattr(sharding, "mesh", None)
     if type(mesh).__name__ != "AbstractMesh":  # which JAX 0.4 does not export
-        yield found
+        yield sharding
         return
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         allowed = "over devices, or over the current mesh, which there is none of"
         raise fail(ValueError, "layout", allowed, layout)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield jax.sharding.NamedSharding(mesh, found.spec)  # type: ignore[attr-defined]
+        yield jax.sharding.NamedSharding(mesh, sharding.spec)  # type: ignore[attr-defined]
 
 
 def layout_of(value: Any) -> Any:
-    """The layout of a tensor that is spread over devices, `None` for any other."""
+    """The layout of a tensor that is sharded over devices, `None` for any other."""
     sharding = getattr(value, "sharding", None)
     return sharding if len(getattr(sharding, "device_set", ())) > 1 else None
 

@@ -37,7 +37,8 @@ def tensor_moments(tensor: Any, by_units: bool = False) -> TensorMoments:
 
 def _numbers(tensor: Any, by_units: bool) -> list[float]:
     flat = tensor if by_units else keras.ops.reshape(tensor, (-1, 1))
-    return keras.ops.convert_to_numpy(_measure()(flat, by_units)).tolist()
+    numbers: list[float] = keras.ops.convert_to_numpy(_measure()(flat, by_units)).tolist()
+    return numbers
 
 
 @functools.cache
@@ -50,7 +51,10 @@ def _measure() -> Callable[[Any, bool], Any]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(_measured_on_device, reduce_retracing=True, autograph=False)
+        compiled: Callable[[Any, bool], Any] = tf.function(
+            _measured_on_device, reduce_retracing=True, autograph=False
+        )
+        return compiled
     return _measured_on_device
 
 
@@ -67,7 +71,8 @@ def _measured_on_device(tensor: Any, by_units: bool) -> Any:
 
 def dtype_name(tensor: Any) -> str:
     """Such as "float32", on every backend."""
-    return keras.backend.standardize_dtype(tensor.dtype)
+    name: str = keras.backend.standardize_dtype(tensor.dtype)
+    return name
 
 
 def pooled(parts: Sequence[TensorMoments]) -> TensorMoments:

@@ -22,12 +22,17 @@ from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.reports.audit_report import AuditReport, Condition, Finding, WeightAudit
+from keras_fanwise.reports.audit_report import (
+    AuditFinding,
+    AuditReport,
+    Condition,
+    WeightAudit,
+)
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 from keras_fanwise.seam.record import initializer_name, weight_initializers
 
 _REPLACED = "its values are not those that its initializer draws"
-# In how many audits of well-started models there may be a finding.
+# The share of audits of well-started models that may have a finding.
 FALSE_ALARMS = 0.001
 # Of a weight: mean, signs, standard deviation, and that against either fan.
 _TESTS = 5
@@ -62,7 +67,7 @@ class _Measured(NamedTuple):
 
     @property
     def is_kernel(self) -> bool:
-        return self.owned.variable.name.endswith("kernel")
+        return bool(self.owned.variable.name.endswith("kernel"))
 
     @property
     def is_random(self) -> bool:
@@ -148,7 +153,7 @@ def _asked(site: Site, given: Any) -> _Asked | None:
     return _Asked(expected.mean, expected.std, scale)
 
 
-def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
+def _row(weight: _Measured, findings: Sequence[AuditFinding]) -> WeightAudit:
     found = weight.evidence
     variance = found.std**2
     return WeightAudit(
@@ -167,7 +172,7 @@ def _row(weight: _Measured, findings: Sequence[Finding]) -> WeightAudit:
     )
 
 
-def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[Finding]:
+def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[AuditFinding]:
     """What is wrong with a weight by itself."""
     if not np.all(np.isfinite(weight.values)):
         yield _finding(weight, Condition.SCALE, "values that are not finite", "overflow")
@@ -193,9 +198,9 @@ def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[Find
 
 def _finding(
     weight: _Measured, condition: Condition, numbers: str, cause: str, remedy: str = ""
-) -> Finding:
+) -> AuditFinding:
     path = weight.owned.variable.path
-    return Finding(path, condition, numbers, cause, remedy or condition.remedy)
+    return AuditFinding(path, condition, numbers, cause, remedy or condition.remedy)
 
 
 def _equal_units(weight: _Measured, false_alarms: float) -> str:
@@ -224,7 +229,7 @@ def _equal_units(weight: _Measured, false_alarms: float) -> str:
     return ""
 
 
-def _balance(weight: _Measured, allowed: float) -> Iterator[Finding]:
+def _balance(weight: _Measured, allowed: float) -> Iterator[AuditFinding]:
     found = weight.evidence
     if max(abs(found.mean_deviation), abs(found.sign_deviation)) > allowed:
         mean = weight.asked.mean if weight.asked else 0.0
@@ -236,7 +241,7 @@ def _balance(weight: _Measured, allowed: float) -> Iterator[Finding]:
         yield _finding(weight, Condition.BALANCE, numbers, _REPLACED)
 
 
-def _scale(weight: _Measured, allowed: float) -> Iterator[Finding]:
+def _scale(weight: _Measured, allowed: float) -> Iterator[AuditFinding]:
     found, asked = weight.evidence, weight.asked
     if asked and asked.std and abs(found.std_deviation) > allowed:
         ratio = found.std / asked.std
@@ -244,7 +249,7 @@ def _scale(weight: _Measured, allowed: float) -> Iterator[Finding]:
         yield _finding(weight, Condition.SCALE, numbers, *_cause_of_scale(weight))
 
 
-def _glorot(weight: _Measured, allowed: float) -> Iterator[Finding]:
+def _glorot(weight: _Measured, allowed: float) -> Iterator[AuditFinding]:
     low, high = 1.0, 2.0  # of LeCun and Glorot, and of He
     if weight.asked:
         if weight.asked.scale is None:
@@ -277,7 +282,7 @@ def _cause_of_scale(weight: _Measured) -> tuple[str, str]:
     return _REPLACED, ""
 
 
-def _between_weights(weights: Sequence[_Measured]) -> Iterator[tuple[int, Finding]]:
+def _between_weights(weights: Sequence[_Measured]) -> Iterator[tuple[int, AuditFinding]]:
     """Weights whose values are those of an earlier one, perhaps times a factor."""
     long = [
         index

@@ -79,7 +79,7 @@ def _specifications(model: keras.Layer) -> Any:
 
 
 def _samples(model: keras.Layer, tensors: Sequence[Any]) -> int:
-    first = tensors[0].shape[0] if tensors[0].shape else None
+    first: int | None = tensors[0].shape[0] if tensors[0].shape else None
     if first and any(getattr(layer, "stateful", False) for layer in all_layers(model)):
         return first  # the states are of that size
     values = sum(math.prod(_sizes(tensor)) for tensor in tensors)

@@ -41,7 +41,8 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     count = values.size
     above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
     around = math.hypot(sample.std, sample.mean - mean)
-    # Values that are too large have too large a mean as well, which is not its fault.
+    # By the larger deviation: values that are k times too large have a mean k times as far
+    # off as well, and only their standard deviation is to be blamed for it.
     error = max(std, sample.std) / math.sqrt(count)
     return Evidence(
         mean=sample.mean,
@@ -59,7 +60,8 @@ def variance_deviation(ratio: float, count: int) -> float:
     Reference: Wilson and Hilferty 1931, "The distribution of chi-square".
     """
     variance = 2 / (9 * count)
-    return (ratio ** (1 / 3) - 1 + variance) / math.sqrt(variance)
+    cube_root: float = ratio ** (1 / 3)
+    return (cube_root - 1 + variance) / math.sqrt(variance)
 
 
 def correlation_deviations(rows: np.ndarray) -> np.ndarray:
@@ -76,7 +78,8 @@ def correlation_deviations(rows: np.ndarray) -> np.ndarray:
     directions = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
     correlations = np.clip(directions @ directions.T, -1 + 1e-15, 1 - 1e-15)
     np.fill_diagonal(correlations, 0.0)
-    return np.arctanh(correlations) * math.sqrt(rows.shape[1] - 3)
+    deviations: np.ndarray = np.arctanh(correlations) * math.sqrt(rows.shape[1] - 3)
+    return deviations
 
 
 def limit(false_alarms: float, tests: int) -> float:

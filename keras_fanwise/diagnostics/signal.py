@@ -17,6 +17,7 @@ from keras_fanwise.backends.tensor_moments import (
     tensor_moments,
 )
 from keras_fanwise.diagnostics.batches import batch_for, normal_values
+from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
 
 
@@ -77,7 +78,7 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
         else:
             x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
         calls = _sent(model, x)
-    return SignalReport([call.row() for call in calls if call.forward])
+    return judge([call.row() for call in calls if call.forward])
 
 
 class _Call:

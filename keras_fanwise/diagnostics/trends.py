@@ -3,23 +3,8 @@
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import NamedTuple
 
-
-class Trend(NamedTuple):
-    """Exponential growth or decay.
-
-    Attributes:
-        rate: by what each layer multiplies the quantity.
-        layers: over how many layers.
-        total: by what all of them multiply it, rate ** layers.
-        level: the quantity where the signal comes from.
-    """
-
-    rate: float
-    layers: int
-    total: float
-    level: float
+from keras_fanwise.reports.signal_report import Trend
 
 
 def trend(depths: Sequence[int], values: Sequence[float]) -> Trend | None:

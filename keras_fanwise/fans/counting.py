@@ -101,12 +101,12 @@ def validated_axes(
         TypeError: an argument is not a list or tuple of integers.
         ValueError: one is given without the other, or one names an axis twice.
     """
-    given = {"input_axes": input_axes, "output_axes": output_axes}
+    both = {"input_axes": input_axes, "output_axes": output_axes}
     if input_axes is None and output_axes is None:
         return None, None
-    for name, axes in given.items():
+    for name, axes in both.items():
         if axes is None:
-            other = next(key for key in given if key != name)
+            other = next(key for key in both if key != name)
             raise fail(ValueError, name, f"given together with `{other}`", None)
     return _axes("input_axes", input_axes), _axes("output_axes", output_axes)
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
 from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
-from keras_fanwise.backends.sharding import placed, sharding_of, spread_out
+from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.initializers.randomness import fresh_seed
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
@@ -218,7 +218,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             values = _BACKEND_DRAWS[distribution.family](
                 shape, distribution.spread, distribution.mean, dtype=dtype, seed=kept
             )
-            return values if sharding is None else spread_out(values, sharding)
+            return values if sharding is None else distribute(values, sharding)
         if seed is None and self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)
         words = self._seed_for_draw() if seed is None else seed

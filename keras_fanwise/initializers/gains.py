@@ -78,7 +78,8 @@ def _function(activation: Any) -> Callable[..., Any]:
         allowed = "the name of a Keras activation or a function"
         raise fail(TypeError, "activation", allowed, activation)
     try:
-        return keras.activations.get(activation)
+        function: Callable[..., Any] = keras.activations.get(activation)
+        return function
     except ValueError as error:
         allowed = "the name of a Keras activation"
         raise fail(ValueError, "activation", allowed, activation) from error

@@ -15,7 +15,8 @@ class FanwiseNormal(FanwiseInitializer):
     Args:
         mean: a number.
         stddev: a number above 0. The default is DCGAN's.
-        seed: an integer, `None`, or a `keras.random.SeedGenerator`; see the README.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
         sampler: `"portable"`, the same bits on every backend, or `"backend"`,
             which calls `keras.random`.
 
@@ -62,7 +63,8 @@ class FanwiseGammaNoise(FanwiseNormal):
     Args:
         mean: a number.
         stddev: a number above 0.
-        seed: an integer, `None`, or a `keras.random.SeedGenerator`; see the README.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
         sampler: `"portable"` or `"backend"`; see `FanwiseNormal`.
 
     Raises:

@@ -9,7 +9,7 @@ import keras
 
 def fresh_seed() -> int:
     """The integer that an unseeded initializer of Keras would take, from its source."""
-    return keras.initializers.RandomNormal().seed
+    return int(keras.initializers.RandomNormal().seed)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ class FanwiseVarianceScaling(FanwiseInitializer):
             (the square root of their product). A fan below 1 counts as 1.
         distribution: `"truncated_normal"` (or `"normal"`, as in Keras),
             `"untruncated_normal"` or `"uniform"`.
-        seed: an integer, `None`, or a `keras.random.SeedGenerator`; see the README.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
         fans: `"layer"` counts the fans by the layer that is being built, and by
             the shape outside a layer; `"shape"` by the shape everywhere, as Keras
             does; a pair `(fan_in, fan_out)` is taken as given.

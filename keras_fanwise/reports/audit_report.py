@@ -1,6 +1,5 @@
 """What an audit finds."""
 
-import enum
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
@@ -8,11 +7,22 @@ from rich.text import Text
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, number_text, shape_text, table
+from keras_fanwise.reports.report import (
+    FindingKind,
+    Report,
+    number_text,
+    shape_text,
+    table,
+)
 
 
-class Condition(enum.Enum):
-    """What a good start must meet, with what helps where it does not."""
+class Condition(FindingKind):
+    """What a good start must meet, with what helps where it does not.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
 
     SYMMETRY = (
         "symmetry",
@@ -25,12 +35,8 @@ class Condition(enum.Enum):
         "use an initializer that counts the fans of the layer, by name or by retrofit()",
     )
 
-    def __init__(self, label: str, remedy: str) -> None:
-        self.label = label
-        self.remedy = remedy
 
-
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A weight that does not meet a condition.
 
     Attributes:
@@ -87,10 +93,10 @@ class AuditReport(Report[WeightAudit]):
     Attributes:
         rows: list of `WeightAudit`, one for each weight of a float type, in the order of
             the model.
-        findings: list of `Finding`; empty for a good start.
+        findings: list of `AuditFinding`; empty for a good start.
     """
 
-    def __init__(self, rows: list[WeightAudit], findings: list[Finding]) -> None:
+    def __init__(self, rows: list[WeightAudit], findings: list[AuditFinding]) -> None:
         super().__init__(rows)
         self.findings = findings
 
@@ -109,7 +115,7 @@ class AuditReport(Report[WeightAudit]):
         columns = table(("weight", "layer", "shape"), ("fan_in", "fan_out", *headers))
         columns.add_column("")
         for row in self.rows:
-            asked = "" if row.std_asked is None else f"{row.std_asked:.4g}"
+            std_asked = "" if row.std_asked is None else f"{row.std_asked:.4g}"
             gains = (f"{gain:.3g}" for gain in (row.forward, row.backward))
             columns.add_row(
                 row.path,
@@ -118,7 +124,7 @@ class AuditReport(Report[WeightAudit]):
                 *map(number_text, row.fans),
                 f"{row.mean:.2g}",
                 f"{row.positive:.0%}",
-                asked,
+                std_asked,
                 f"{row.std:.4g}",
                 *gains,
                 ", ".join(condition.label for condition in row.findings),

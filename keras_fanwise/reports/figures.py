@@ -73,9 +73,9 @@ def _draw(axis: Any, panel: Panel) -> None:
         shown = [_positive_or_nan(value) for value in values]
         line = "-" if panel.joined else ""
         axis.plot(shown, "." + line, color=colour, linewidth=1.2, markersize=5, label=label)
-        found = [(i, shown[i]) for i in panel.marked if not math.isnan(shown[i])]
-        if found:
-            axis.plot(*zip(*found, strict=True), "o", color=_MARKED)
+        points = [(i, shown[i]) for i in panel.marked if not math.isnan(shown[i])]
+        if points:
+            axis.plot(*zip(*points, strict=True), "o", color=_MARKED)
         edge = axis.get_xaxis_transform()  # heights as shares of the panel's
         for at, shape, condition in ((0.02, "v", _is_zero), (0.97, "x", _is_not_finite)):
             beyond = [i for i, value in enumerate(values) if condition(value)]

@@ -1,4 +1,4 @@
-"""What was counted or done, as objects that print as a table."""
+"""The base of all reports: rows that print as a table, plot, and turn into JSON."""
 
 import enum
 import io
@@ -17,6 +17,25 @@ Row = TypeVar("Row")
 
 # More than any table needs: a path that is cut off names no weight.
 _WIDE = 10_000
+
+
+class FindingKind(enum.Enum):
+    """A kind of finding, with what helps; its value is its label.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
+
+    label: str
+    remedy: str
+
+    def __new__(cls, label: str, remedy: str) -> "FindingKind":
+        # Pickles hold the value: a label stays, the words of a remedy may change.
+        member = object.__new__(cls)
+        member._value_ = member.label = label
+        member.remedy = remedy
+        return member
 
 
 class Report(Generic[Row]):
@@ -69,13 +88,13 @@ class Report(Generic[Row]):
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: named tuples as objects, conditions as their labels."""
+    """What JSON can hold: named tuples as objects, kinds of findings as their labels."""
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, enum.Enum):
-        return value.label  # type: ignore[attr-defined]
+    if isinstance(value, FindingKind):
+        return value.label
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no other word for it
     return value

@@ -1,42 +1,51 @@
 """What became of a signal in a model."""
 
-import enum
-import itertools
-import math
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from keras_fanwise.diagnostics.evidence import limit
-from keras_fanwise.diagnostics.trends import Trend, trend
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, shape_text, table
+from keras_fanwise.reports.report import FindingKind, Report, shape_text, table
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 LIMIT = 100.0
-# Of how many healthy models one has a layer that is called dead.
-_FALSE_ALARMS = 0.001
 
 _SCALE = (
-    "audit(model) finds weights whose scale is not what their initializers ask for; if "
-    "there are none, the initializers ask for the wrong one: gain() gives that of an "
-    "activation"
+    "call audit(model), which finds the weights whose scale does not fit their layer; if "
+    "it finds none, choose initializers of another scale: gain() computes the one that an "
+    "activation needs"
 )
 
 
-class Verdict(enum.Enum):
-    """What can become of a signal, with what helps."""
+class Verdict(FindingKind):
+    """What can become of a signal, with what helps.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
 
     VANISHING = ("vanishing", _SCALE)
     EXPLODING = ("exploding", _SCALE)
     DEAD = ("dead", "look at the biases and the weights of that layer and of those before")
     NON_FINITE = ("non-finite", "look for what overflows at that layer, or divides by zero")
 
-    def __init__(self, label: str, remedy: str) -> None:
-        self.label = label
-        self.remedy = remedy
+
+class Trend(NamedTuple):
+    """Exponential growth or decay of a standard deviation over the depth.
+
+    Attributes:
+        rate: by what each layer multiplies it.
+        layers: over how many layers.
+        total: by what all of them multiply it, rate ** layers.
+        level: the standard deviation where the signal comes from.
+    """
+
+    rate: float
+    layers: int
+    total: float
+    level: float
 
 
 class SignalFinding(NamedTuple):
@@ -112,22 +121,17 @@ class SignalReport(Report[LayerSignal]):
         backward: the `Trend` of that of the gradients, from the last layer to the first.
     """
 
-    def __init__(self, rows: list[LayerSignal]) -> None:
-        allowed = limit(_FALSE_ALARMS, len(rows))
-        super().__init__([row._replace(verdicts=_verdicts(row, allowed)) for row in rows])
-        last = max((row.depth for row in rows), default=0)
-        hidden = [row for row in self.rows if 0 < row.depth < last]
-        back = hidden[::-1]
-        self.forward = _trend(hidden, [row.std for row in hidden])
-        self.backward = _trend(back, [row.gradient_std for row in back])
-        self.findings = list(_local(self.rows))
-        self.findings += _of_trend(
-            "forward", self.forward, hidden, [row.std for row in hidden]
-        )
-        if all(math.isfinite(row.std) for row in self.rows):  # or gradients tell nothing
-            self.findings += _of_trend(
-                "backward", self.backward, back, [row.gradient_std for row in back]
-            )
+    def __init__(
+        self,
+        rows: list[LayerSignal],
+        findings: list[SignalFinding],
+        forward: Trend | None,
+        backward: Trend | None,
+    ) -> None:
+        super().__init__(rows)
+        self.forward = forward
+        self.backward = backward
+        self.findings = findings
 
     def _panels(self) -> list[Panel]:
         names = [row.name for row in self.rows]
@@ -156,7 +160,9 @@ class SignalReport(Report[LayerSignal]):
                 ", ".join(verdict.label for verdict in row.verdicts),
             )
         trends = (("forward", self.forward), ("backward", self.backward))
-        lines = [f"{name}: {_text(found)}" for name, found in trends if found]
+        lines = [
+            f"{direction}: {trend_text(trend)}" for direction, trend in trends if trend
+        ]
         count = len(self.findings)
         lines.append(f"{count} finding{'s' * (count != 1)}" + (":" if count else ""))
         lines += [
@@ -167,70 +173,11 @@ class SignalReport(Report[LayerSignal]):
         return Group(columns, Text("\n".join(["", *lines])))
 
 
-def _verdicts(row: LayerSignal, allowed: float) -> tuple[Verdict, ...]:
-    if not math.isfinite(row.std) or not math.isfinite(row.gradient_std or 0.0):
-        return (Verdict.NON_FINITE,)
-    by_chance = 0.5 + 0.5 * allowed / math.sqrt(row.units)
-    return (Verdict.DEAD,) if row.dead == 1 or row.dead > by_chance else ()
-
-
-def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
-    """Where units are dead, and where values are not finite first."""
-    forward = [row for row in rows if not math.isfinite(row.std)]
-    backward = [row for row in rows[::-1] if not math.isfinite(row.gradient_std or 0.0)]
-    dead = [row for row in rows if Verdict.DEAD in row.verdicts]
-    if forward:
-        yield _finding(Verdict.NON_FINITE, "forward", forward, "values that are not finite")
-    elif backward:
-        yield _finding(
-            Verdict.NON_FINITE, "backward", backward, "gradients that are not finite"
-        )
-    if dead:
-        share = f"{dead[0].dead:.0%} of the units are 0 for the whole batch"
-        yield _finding(Verdict.DEAD, "forward", dead, share)
-
-
-def _finding(
-    verdict: Verdict, direction: str, rows: Sequence[LayerSignal], numbers: str
-) -> SignalFinding:
-    others = f" (and at {len(rows) - 1} more)" if len(rows) > 1 else ""
-    return SignalFinding(verdict, direction, rows[0].name, numbers + others, verdict.remedy)
-
-
-def _trend(rows: Sequence[LayerSignal], stds: Sequence[float | None]) -> Trend | None:
-    known = [
-        (row.depth, std)
-        for row, std in zip(rows, stds, strict=True)
-        if std is not None and math.isfinite(std)
-    ]
-    return trend([depth for depth, _ in known], [std for _, std in known])
-
-
-def _of_trend(
-    direction: str,
-    found: Trend | None,
-    rows: Sequence[LayerSignal],
-    stds: Sequence[float | None],
-) -> Iterator[SignalFinding]:
-    if found is None or 1 / LIMIT <= found.total <= LIMIT:
-        return
-    verdict = Verdict.VANISHING if found.total < 1 else Verdict.EXPLODING
-    steps = [
-        (after / before, row.name)
-        for row, (before, after) in zip(rows[1:], itertools.pairwise(stds), strict=True)
-        if before and after is not None and math.isfinite(after / before)
-    ]
-    # Without any step nothing arrives at all.
-    largest = min if found.total < 1 else max
-    step, path = largest(steps, default=(0.0, rows[0].name))
-    numbers = f"std {_text(found)}; the largest step is × {step:.3g}"
-    yield SignalFinding(verdict, direction, path, numbers, verdict.remedy)
-
-
-def _limits(found: Trend | None) -> tuple[float, float] | None:
+def _limits(trend: Trend | None) -> tuple[float, float] | None:
     """Below which deviation a signal vanishes, and above which it explodes."""
-    return (found.level / LIMIT, found.level * LIMIT) if found and found.level else None
+    return (trend.level / LIMIT, trend.level * LIMIT) if trend and trend.level else None
 
 
-def _text(found: Trend) -> str:
-    return f"× {found.rate:.3g} per layer, × {found.total:.2g} over {found.layers} layers"
+def trend_text(trend: Trend) -> str:
+    """Such as "× 0.5 per layer, × 0.25 over 2 layers"."""
+    return f"× {trend.rate:.3g} per layer, × {trend.total:.2g} over {trend.layers} layers"

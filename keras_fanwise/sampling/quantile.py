@@ -138,7 +138,8 @@ def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
     np.add(w, _LINE[0], w)
     rest = work[0]  # x and q are done with
     np.copyto(rest, p)
-    return np.add(w, rest, w)
+    np.add(w, rest, w)
+    return w
 
 
 def slope_64(w: np.ndarray, work: np.ndarray) -> np.ndarray:
@@ -198,7 +199,8 @@ def _log(x: np.ndarray) -> np.ndarray:
     exponent -= low
     s = (mantissa - 1.0) / (mantissa + 1.0)
     series = _polynomial(s * s, _LOG_SERIES, np.empty_like(s))
-    return exponent * _LOG_2 + s * series
+    logarithm: np.ndarray = exponent * _LOG_2 + s * series
+    return logarithm
 
 
 def _ratio(
@@ -211,7 +213,8 @@ def _ratio(
     """The rational function of x, in p."""
     _polynomial(x, numerator, p)
     _polynomial(x, denominator, q)
-    return np.divide(p, q, out=p)
+    np.divide(p, q, out=p)
+    return p
 
 
 def _polynomial(x: np.ndarray, coefficients: Constants, out: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# To pass over so many elements takes as long as to begin anew behind them.
+# Drawing a gap of this many unwanted elements takes as long as starting a new draw behind
+# it: shorter gaps are drawn and left out.
 _GAP = 3000
 # Elements, wanted or not, that are drawn at a time.
 _LONGEST = 1 << 18

@@ -79,7 +79,7 @@ def _segment(layer: keras.Layer, parent: keras.Layer | None, users_are_known: bo
     """The name of a layer, or, if Keras made it, the class and the rank in the parent."""
     split = _made_by_keras(layer, users_are_known)
     if split is None:
-        return layer.name
+        return str(layer.name)
     base, number = split
     siblings = sublayers(parent) if parent is not None else []
     splits = [_made_by_keras(sibling, users_are_known) for sibling in siblings]

@@ -1,0 +1,101 @@
+"""Public names: where they are found, and what is written into files and pickles."""
+
+import ast
+import importlib.util
+import pickle
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_fanwise as kf
+from keras_fanwise.initializers.registration import CLASSES
+
+PACKAGE = Path(kf.__file__).parent
+PUBLIC_CLASSES = [name for name in kf.__all__ if isinstance(getattr(kf, name), type)]
+
+
+def test_the_list_of_names():
+    assert kf.__all__ == sorted(set(kf.__all__))
+    imported = {
+        name
+        for name in vars(kf)
+        if not name.startswith("_")
+        and getattr(vars(kf)[name], "__module__", "") == "keras_fanwise"
+    }
+    assert imported == set(kf.__all__)
+
+
+@pytest.mark.parametrize("name", kf.__all__)
+def test_no_module_has_the_name(name):
+    """Or importing that module would put it into the place of the function."""
+    assert importlib.util.find_spec(f"keras_fanwise.{name}") is None
+
+
+def test_modules_are_found_where_there_are_some():
+    assert importlib.util.find_spec("keras_fanwise.fans") is not None
+
+
+@pytest.mark.parametrize("room", [path.parent for path in PACKAGE.rglob("__init__.py")])
+def test_no_room_has_a_function_named_like_its_modules(room):
+    tree = ast.parse((room / "__init__.py").read_text())
+    names = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not names & {path.stem for path in room.iterdir()}
+
+
+@pytest.mark.parametrize("name", kf.__all__)
+def test_every_name_says_that_it_is_of_the_package(name):
+    assert getattr(kf, name).__module__ == "keras_fanwise"
+    assert getattr(kf, name).__doc__
+
+
+@pytest.mark.parametrize("name", PUBLIC_CLASSES)
+def test_pickled_classes_name_the_package(name):
+    pickled = pickle.dumps(getattr(kf, name), protocol=0)
+    assert pickled.startswith(f"ckeras_fanwise\n{name}\n".encode())
+    assert pickle.loads(pickled) is getattr(kf, name)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_saved_configs_name_the_package(cls):
+    saved = keras.saving.serialize_keras_object(cls(seed=1))
+    assert saved["module"] == "keras_fanwise"
+    assert type(keras.saving.deserialize_keras_object(saved)) is cls
+
+
+def a_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+    model.get_layer("head").kernel.assign(keras.ops.zeros((4, 3)))
+    return model
+
+
+@pytest.mark.parametrize(
+    "report",
+    [kf.audit, kf.fans_table, kf.signal, lambda model: kf.initialize(model, "he", seed=0)],
+)
+def test_reports_and_all_that_they_hold_are_public(report):
+    made = report(a_model())
+    row = made.rows[0]
+    assert type(made).__name__ in kf.__all__
+    assert type(row).__name__ in kf.__all__
+    for finding in getattr(made, "findings", []):
+        assert type(finding).__name__ in kf.__all__
+        assert type(finding[0]).__name__ in ("str", "Verdict")
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is type(made)
+    assert vars(again) == vars(made)
+
+
+@pytest.mark.parametrize("enumeration", [kf.Condition, kf.Verdict])
+def test_enumerations_are_pickled_by_their_labels(enumeration):
+    """Not by their remedies, whose words may change."""
+    for member in enumeration:
+        assert member.value == member.label
+        assert enumeration(member.label) is member
+        assert member.remedy.encode() not in pickle.dumps(member)
+        assert pickle.loads(pickle.dumps(member)) is member
