@@ -4,11 +4,10 @@ import enum
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, number_text, shape_text, table
+from keras_fanwise.reports.report import Report, number_text, shape_text, table, text_lines
 
 
 class Condition(enum.Enum):
@@ -130,4 +129,4 @@ class AuditReport(Report[WeightAudit]):
         ]
         count = len(self.findings)
         summary = f"{count} finding{'s' * (count != 1)}" + (":" if count else "")
-        return Group(columns, Text("\n".join(["", summary, *lines])))
+        return Group(columns, text_lines(["", summary, *lines]))

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from keras_fanwise.diagnostics.evidence import limit
 from keras_fanwise.diagnostics.trends import Trend, trend
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, shape_text, table
+from keras_fanwise.reports.report import Report, shape_text, table, text_lines
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 LIMIT = 100.0
@@ -164,7 +163,7 @@ class SignalReport(Report[LayerSignal]):
             f"{finding.path}. Remedy: {finding.remedy}."
             for finding in self.findings
         ]
-        return Group(columns, Text("\n".join(["", *lines])))
+        return Group(columns, text_lines(["", *lines]))
 
 
 def _verdicts(row: LayerSignal, allowed: float) -> tuple[Verdict, ...]:
