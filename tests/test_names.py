@@ -19,7 +19,7 @@ layers = keras.layers
 NAMES = {
     "branch[a]": "branch[a]",
     "branch[b]": "branch[b]",
-    "x[": "x[",  # whose path, x[/kernel], looks like the end of a style
+    "x[": "x[",
     "[bold]loud": "[bold]loud",
     "[link=a]b": "[link=a]b",
     ":smile:": ":smile:",
@@ -64,6 +64,12 @@ def test_every_report_shows_a_name_as_it_is(name):
             assert text.replace("\n", "").isprintable(), kind
         paths = [row["path"] for row in json.loads(report.to_json())["rows"]]
         assert paths == [row.path for row in report.rows]
+
+
+def test_a_path_that_looks_like_the_end_of_a_style():
+    layer = layers.Layer(name="x[")
+    layer.add_weight(shape=(2, 3), name="kernel]")
+    assert "x[/kernel]  Layer" in str(kf.fans_table(layer))
 
 
 def test_names_that_differ_look_different():
