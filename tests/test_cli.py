@@ -205,7 +205,11 @@ def test_json_of_fans_that_are_no_numbers_of_python(fan, number):
             assert rows[0]["fans"] == {"fan_in": number, "fan_out": number}
 
 
-@pytest.mark.parametrize("fan", [10**400, np.float32("inf"), np.float64("nan"), "3", -1])
+@pytest.mark.parametrize(
+    "fan",
+    [10**400, np.float32("inf"), np.float64("nan"), "3", -1],
+    ids=["huge", "infinite", "no number", "text", "negative"],
+)
 def test_fans_that_are_no_finite_numbers(fan):
     class Unnumbered(layers.Dense):
         """With a rule of its own."""

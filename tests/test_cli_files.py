@@ -420,7 +420,7 @@ def test_warnings_are_lines(folder, capsys):
     """A weight that no `add_weight` made: `init` keeps it."""
     keras.Sequential([keras.Input((4,)), Stray(name="red\x1b[31m")]).save("model.keras")
     with warnings.catch_warnings():
-        warnings.simplefilter("default")
+        warnings.simplefilter("default", UserWarning)
         assert main(["init", "model.keras", "new.keras"]) == 0
     output, errors = capsys.readouterr()
     assert errors.startswith("keras-fanwise: warning: keeps weights whose initializer is")
