@@ -76,14 +76,20 @@ def _saved(model: keras.Model, suffix: str) -> bytes:
 
 
 def whole_files() -> dict[str, dict[str, bytes]]:
-    """Files as Keras saves them: a good one and one with a Lambda layer, by suffix."""
+    """Files as Keras saves them, by suffix: good, of zeros, and with a Lambda layer."""
     body = [layers.Dense(3, "relu", name="one"), layers.Dense(2, name="two[b]\x1b")]
     good = keras.Sequential([keras.Input((4,)), *body], name="net")
     good.compile("sgd", "mse")
+    zeros = layers.Dense(70, kernel_initializer="zeros")
+    dead = keras.Sequential([keras.Input((4,)), zeros, layers.Dense(2)])
     runs = layers.Lambda(lambda x: (__import__("pathlib").Path("ran").touch(), x)[1])
     hostile = keras.Sequential([keras.Input((4,)), runs, layers.Dense(2)])
     return {
-        suffix: {"good": _saved(good, suffix), "hostile": _saved(hostile, suffix)}
+        suffix: {
+            "good": _saved(good, suffix),
+            "zeros": _saved(dead, suffix),
+            "hostile": _saved(hostile, suffix),
+        }
         for suffix in (".keras", ".h5")
     }
 
@@ -165,7 +171,7 @@ def _content(draw: Any, kind: str, suffix: str, files: dict) -> bytes | None:
     good = files[suffix]["good"]
     if kind == "missing":
         return None
-    if kind in ("good", "hostile"):
+    if kind in files[suffix]:
         return files[suffix][kind]
     if kind == "empty":
         return b""
@@ -232,6 +238,7 @@ def _of_another_configuration(draw: Any, kind: str, suffix: str, good: bytes) ->
 
 KINDS = (
     "good",
+    "zeros",
     "missing",
     "empty",
     "random bytes",
@@ -249,7 +256,8 @@ KINDS = (
 
 # Arguments
 
-_STEMS = st.sampled_from(
+_COMMANDS = st.sampled_from(["fans", "audit", "signal", "init"])
+_NAMES = st.sampled_from(
     [
         "model",
         "two\nlines",
@@ -260,17 +268,46 @@ _STEMS = st.sampled_from(
         "n" * 249,
         "$a_1$",
     ]
-) | st.text(st.characters(exclude_characters="/"), min_size=1, max_size=9)
+)
+_STEMS = _NAMES | st.text(st.characters(exclude_characters="/"), min_size=1, max_size=9)
 
 
 @st.composite
-def cases(draw: Any, files: dict[str, dict[str, bytes]]) -> Case:
-    """A `Case`, of the files that `whole_files` gives."""
-    kind, suffix = draw(st.sampled_from(KINDS)), draw(st.sampled_from([".keras", ".h5"]))
+def cases(draw: Any, files: dict[str, dict[str, bytes]], kind: str) -> Case:
+    """A `Case` of a kind, of the files that `whole_files` gives.
+
+    The arguments of three in four are such that all hangs on the file.
+    """
+    plain = draw(st.integers(0, 3)) < 3
+    suffix = draw(st.sampled_from([".keras", ".h5"]))
+    name, arguments, written = draw(
+        _plain_arguments(suffix) if plain else _odd_arguments(suffix)
+    )
+    encoding = draw(st.sampled_from(["utf-8", "ascii"]))
     special = kind in ("folder", "pipe", "loop")
     content = None if special else draw(_content(kind, suffix, files))
+    return Case(kind, content, name, arguments, written, encoding)
+
+
+@st.composite
+def _plain_arguments(draw: Any, suffix: str) -> tuple[str, list[str], list[str]]:
+    name = draw(_NAMES) + suffix
+    command = draw(_COMMANDS)
+    options = draw(st.lists(st.sampled_from(["--json", "--overwrite"]), unique=True))
+    written = ["there.keras" if "--overwrite" in options else "new.h5"] * (
+        command == "init"
+    )
+    places = ["--", name, *written]
+    if draw(st.integers(0, 5)) == 5:
+        written.append("figure.svg")
+        options.append("--plot=figure.svg")
+    return name, [command, *options, *places], written
+
+
+@st.composite
+def _odd_arguments(draw: Any, suffix: str) -> tuple[str, list[str], list[str]]:
     name = draw(_STEMS) + draw(st.sampled_from([suffix] * 9 + ["", ".txt"]))
-    command = draw(st.sampled_from(["fans", "audit", "signal", "init", "init"]))
+    command = draw(_COMMANDS)
     options, written = [], []
     if draw(st.booleans()):
         options.append("--json")
@@ -297,9 +334,8 @@ def cases(draw: Any, files: dict[str, dict[str, bytes]]) -> Case:
                 options.append(f"--{option}={draw(st.sampled_from(values))}")
     if draw(st.integers(0, 9)) == 0:
         options.append(draw(st.text(max_size=5)))
-    arguments = [command, *options, *draw(st.sampled_from([["--"], ["--"], []])), *places]
-    encoding = draw(st.sampled_from(["utf-8", "ascii"]))
-    return Case(kind, content, name, arguments, written, encoding)
+    dashes = draw(st.sampled_from([["--"], ["--"], []]))
+    return name, [command, *options, *dashes, *places], written
 
 
 # What must hold
