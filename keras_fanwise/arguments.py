@@ -17,11 +17,28 @@ def fail(kind: type[Exception], name: str, allowed: str, received: Any) -> Excep
     return kind(f"`{name}` must be {allowed}. Received: {name}={received!r}")
 
 
+def printable(text: str) -> str:
+    """`text`, with whatever is no visible character as Python writes it.
+
+    The names in a file are other people's: a line break in them would break a table, and
+    a terminal would obey a control character.
+
+    Example:
+
+    >>> print(printable("γ\\n\\x1b[31m"))
+    γ\\n\\x1b[31m
+    """
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in text
+    )
+
+
 def in_weight(error: Exception, path: str, shape: Any) -> Exception:
     """The same error, of the weight at `path` of a model."""
     # Not the class itself: some, such as JAX's, are not made from a message alone.
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{path} of shape {shape}: {error}")
+    return kind(f"{printable(path)} of shape {shape}: {error}")
 
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise.cli import main
+from keras_fanwise.diagnostics.comparison import FansTable
 
 from support.models import arrays, equal
 
@@ -172,6 +174,59 @@ def test_json_of_what_is_no_number(folder, capsys):
     assert "NaN" not in output
     assert "Infinity" not in output
     assert json.loads(output)["rows"][0]["std"] is None
+
+
+@pytest.mark.parametrize(
+    ("fan", "number"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (Fraction(3, 2), 1.5),
+        (2**60, 2**60),
+    ],
+)
+def test_json_of_fans_that_are_no_numbers_of_python(fan, number):
+    class Numbered(layers.Dense):
+        """With a rule of its own."""
+
+    kf.register_fans(Numbered)(lambda layer, name, shape: kf.Fans(fan, fan))
+    layer = Numbered(4, use_bias=False)
+    layer.build((None, 3))
+    fans = kf.layer_fans(layer, "kernel", (3, 4))
+    assert fans == (number, number)
+    assert all(type(one) is type(number) for one in fans)
+    for report in (
+        kf.fans_table(layer),
+        kf.audit(layer),
+        kf.signal(keras.Sequential([keras.Input((3,)), layer])),
+        kf.initialize(layer, "he", seed=0),
+    ):
+        rows = json.loads(report.to_json())["rows"]
+        if "fans" in rows[0]:
+            assert rows[0]["fans"] == {"fan_in": number, "fan_out": number}
+
+
+@pytest.mark.parametrize(
+    "fan",
+    [10**400, np.float32("inf"), np.float64("nan"), "3", -1],
+    ids=["huge", "infinite", "no number", "text", "negative"],
+)
+def test_fans_that_are_no_finite_numbers(fan):
+    class Unnumbered(layers.Dense):
+        """With a rule of its own."""
+
+    kf.register_fans(Unnumbered)(lambda layer, name, shape: kf.Fans(1, fan))
+    with pytest.raises(ValueError, match="finite numbers of 0 or more"):
+        kf.layer_fans(Unnumbered(4), "kernel", (3, 4))
+
+
+def test_json_of_numbers_of_numpy():
+    """Rows are made by other people too."""
+    row = kf.fans_table(network()).rows[0]
+    row = row._replace(fan_in_ratio=np.float32("nan"), fan_avg_ratio=np.int64(3))
+    [found] = json.loads(FansTable([row]).to_json())["rows"]
+    assert found["fan_in_ratio"] is None
+    assert found["fan_avg_ratio"] == 3
 
 
 def damaged(folder):

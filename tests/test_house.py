@@ -22,6 +22,9 @@ ROOMS = [
     "diagnostics",
     "models",
     "older_versions",
+    "files",
+    "terminal",
+    "saved_model",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

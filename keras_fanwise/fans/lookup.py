@@ -153,6 +153,18 @@ def _checked(fans: Any, rule: FansRule) -> Fans | None:
     allowed = f"keras_fanwise.Fans of two finite numbers of 0 or more, or None, from {name}"
     if not isinstance(fans, Fans):
         raise fail(TypeError, "fans", allowed, fans)
-    if not all(isinstance(fan, numbers.Real) and 0 <= fan < math.inf for fan in fans):
+    plain = [_plain(fan) for fan in fans]
+    if not all(0 <= fan < math.inf for fan in plain):
         raise fail(ValueError, "fans", allowed, fans)
-    return fans
+    return Fans(*plain)
+
+
+def _plain(fan: Any) -> float:
+    """A number of any library as Python's own; what is no number is not finite."""
+    if not isinstance(fan, numbers.Real):
+        return math.nan
+    try:
+        number = float(fan)
+    except OverflowError:
+        return math.inf
+    return int(fan) if isinstance(fan, numbers.Integral) else number

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail, integer
+from keras_fanwise.arguments import fail, integer, printable
 from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Choice, Plan
@@ -149,7 +149,8 @@ def reinitialize(
     ]
     if unknown and not dry_run:
         warnings.warn(
-            f"keeps weights whose initializer is unknown: {', '.join(unknown)}",
+            "keeps weights whose initializer is unknown: "
+            + ", ".join(map(printable, unknown)),
             stacklevel=2,
         )
     return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
@@ -163,7 +164,7 @@ def _first(rules: list[Rule], owned: OwnedWeight) -> Rule | None:
 
 
 def _unmet(rule: Rule, weights: list[OwnedWeight]) -> str:
-    paths = ", ".join(owned.variable.path for owned in weights[:5])
+    paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
     more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
     return f"{rule} meets none of the weights of the model: {paths}{more}"
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.figures import Panel
@@ -13,6 +12,7 @@ from keras_fanwise.reports.report import (
     number_text,
     shape_text,
     table,
+    text_lines,
 )
 
 
@@ -136,4 +136,4 @@ class AuditReport(Report[WeightAudit]):
         ]
         count = len(self.findings)
         summary = f"{count} finding{'s' * (count != 1)}" + (":" if count else "")
-        return Group(columns, Text("\n".join(["", summary, *lines])))
+        return Group(columns, text_lines(["", summary, *lines]))

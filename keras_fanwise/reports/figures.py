@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from keras_fanwise.arguments import printable
+
 # In inches: of a figure, of a panel, of a name below it and of one of its letters.
 _WIDTHS, _HEIGHT, _NAME, _LETTER = (6.0, 14.0), 2.4, 0.19, 0.075
 # Blue, orange and green of a palette for the colour-blind (Okabe and Ito 2008).
@@ -50,18 +52,25 @@ def stacked(panels: Sequence[Panel]) -> Any:
     )
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         _draw(axis, panel)
-    every = math.ceil(len(names) * _NAME / (width - 1.2))
-    axes[-1, 0].set_xticks(range(0, len(names), every), names[::every], rotation=90)
+    every = max(1, math.ceil(len(names) * _NAME / (width - 1.2)))
+    axes[-1, 0].set_xticks(
+        range(0, len(names), every),
+        names[::every],
+        rotation=90,
+        parse_math=False,  # a $ in a name begins no formula
+        usetex=False,
+    )
     axes[-1, 0].tick_params(axis="x", labelsize="small")
     return figure
 
 
 def _short(names: Sequence[str]) -> list[str]:
     """The names without the model's, which they have in common."""
+    names = [printable(name) for name in names]
     heads = {name.partition("/")[0] for name in names if "/" in name}
     if len(heads) == 1 and all("/" in name for name in names):
         return [name.partition("/")[2] for name in names]
-    return list(names)
+    return names
 
 
 def _draw(axis: Any, panel: Panel) -> None:

@@ -4,13 +4,16 @@ import enum
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
+from keras_fanwise.arguments import printable
 from keras_fanwise.reports.figures import Panel, stacked
 
 Row = TypeVar("Row")
@@ -88,13 +91,18 @@ class Report(Generic[Row]):
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: named tuples as objects, kinds of findings as their labels."""
+    """What JSON can hold: named tuples as objects, kinds of findings as their labels.
+
+    NumPy's numbers become Python's, which are all that `json` knows.
+    """
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, FindingKind):
         return value.label
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no other word for it
     return value
@@ -109,10 +117,22 @@ def _recorded(renderable: Any) -> Console:
 
 def table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """An empty table with a column for each text and each number of a row."""
-    columns = Table(*texts, box=None, pad_edge=False)
+    columns = _Table(*texts, box=None, pad_edge=False)
     for header in numbers:
         columns.add_column(header, justify="right")
     return columns
+
+
+def text_lines(texts: Iterable[str]) -> Text:
+    """A line for each text, such as those of findings, after a table."""
+    return Text("\n".join(map(printable, texts)))
+
+
+class _Table(Table):
+    """A table that shows its cells as they are: `branch[a]` is a name and no markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(text_lines([cell]) for cell in cells), **options)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -3,10 +3,15 @@
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import FindingKind, Report, shape_text, table
+from keras_fanwise.reports.report import (
+    FindingKind,
+    Report,
+    shape_text,
+    table,
+    text_lines,
+)
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 LIMIT = 100.0
@@ -170,7 +175,7 @@ class SignalReport(Report[LayerSignal]):
             f"{finding.path}. Remedy: {finding.remedy}."
             for finding in self.findings
         ]
-        return Group(columns, Text("\n".join(["", *lines])))
+        return Group(columns, text_lines(["", *lines]))
 
 
 def _limits(trend: Trend | None) -> tuple[float, float] | None:

@@ -1,0 +1,67 @@
+"""The command line on generated arguments, names and files: never a traceback.
+
+python benchmarks/fuzz.py runs the same for as long as one likes, and counts.
+"""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support import cli_inputs
+
+# Of Keras, when it saves and loads what it does not like.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def files():
+    pytest.importorskip("matplotlib").use("Agg")
+    return cli_inputs.whole_files()
+
+
+@pytest.mark.parametrize("kind", cli_inputs.KINDS)
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_input_ends_in_a_traceback(files, kind, data):
+    faults = cli_inputs.outcome(data.draw(cli_inputs.cases(files, kind))).faults
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [("good", {0}), ("zeros", {0, 1}), ("hostile", {2}), ("missing", {2})],
+)
+def test_the_inputs_are_what_they_are_called(files, suffix, kind, codes):
+    """A fuzz test of files that are all refused for one reason would find nothing."""
+    content = files[suffix].get(kind)
+    for command in ("fans", "audit", "signal"):
+        name = f"model{suffix}"
+        case = cli_inputs.Case(kind, content, name, [command, name], [], "utf-8")
+        code, faults = cli_inputs.outcome(case)
+        assert code in codes
+        assert not faults
+
+
+def test_faults_are_seen(files, monkeypatch):
+    """One of each kind, planted in place of the command."""
+    case = cli_inputs.Case("good", b"", "model.keras", ["fans", "--json"], [], "utf-8")
+
+    def planted(print_and_exit):
+        monkeypatch.setattr(cli_inputs, "main", lambda arguments: print_and_exit())
+        return " ".join(cli_inputs.outcome(case).faults)
+
+    assert "ZeroDivisionError" in planted(lambda: 1 // 0)
+    assert "exit code 3" in planted(lambda: 3)
+    assert "no output" in planted(lambda: 0)
+    assert "not one line" in planted(lambda: 2)
+    assert "no JSON" in planted(lambda: print("{") or 0)
+    assert "NaN" in planted(lambda: print("[NaN]") or 0)
+    assert "control" in planted(lambda: print("\x1b") or 0)
+    assert "beside an error" in planted(lambda: print("a") or 2)
+    assert "not asked for" in planted(lambda: Path("new").touch() or 2)
+    assert "not asked for" in planted(lambda: Path("model.keras").unlink() or 2)
+    assert "replaced unasked" in planted(lambda: Path("there.svg").write_text("") or 2)
+    assert "was run" in planted(lambda: Path(cli_inputs.RAN).touch() or 0)
