@@ -1,6 +1,8 @@
 """The only module that uses what Keras keeps private, and may change at any time."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import keras
@@ -27,6 +29,29 @@ def is_shape_inference(variable: keras.Variable) -> bool:
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """The layer itself, then all inside it."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
+    """What the layer takes in all of its calls of functional models."""
+    return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
+
+
+@contextlib.contextmanager
+def kept_losses(model: keras.Layer) -> Iterator[None]:
+    """In the end `model.losses` are those of the last call before.
+
+    Each call of a model forgets those of the call before it, also where it records none.
+    """
+    before = [
+        (layer, list(layer._losses), set(layer._loss_ids)) for layer in all_layers(model)
+    ]
+    try:
+        yield
+    finally:
+        for layer, losses, ids in before:
+            layer._losses[:] = losses
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)
 
 
 def new_optimizer_state(
