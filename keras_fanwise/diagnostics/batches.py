@@ -72,7 +72,7 @@ def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
 
 def _arguments(model: keras.Layer) -> Arguments:
     """A `KerasTensor` for each tensor, in the structure that the model takes."""
-    if isinstance(model, keras.Sequential) and model.inputs:
+    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
         return Arguments((model.inputs[0],), {})
     if getattr(model, "inputs", None):
         return Arguments((model.input,), {})
