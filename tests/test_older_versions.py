@@ -11,10 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from processes import run_python
 
 import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
+
+from support.processes import run_python
 
 FOLDER = Path(__file__).parent / "data" / "version_0_1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())

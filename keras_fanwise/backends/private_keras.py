@@ -73,6 +73,29 @@ def unfilled_variables() -> Iterator[None]:
         set_global_attribute("uninitialized_variables", pending)
 
 
+def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
+    """What the layer takes in all of its calls of functional models."""
+    return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
+
+
+@contextlib.contextmanager
+def kept_losses(model: keras.Layer) -> Iterator[None]:
+    """In the end `model.losses` are those of the last call before.
+
+    Each call of a model forgets those of the call before it, also where it records none.
+    """
+    before = [
+        (layer, list(layer._losses), set(layer._loss_ids)) for layer in all_layers(model)
+    ]
+    try:
+        yield
+    finally:
+        for layer, losses, ids in before:
+            layer._losses[:] = losses
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)
+
+
 def new_optimizer_state(
     optimizer: keras.optimizers.Optimizer,
 ) -> list[tuple[keras.Variable, keras.Variable]]:

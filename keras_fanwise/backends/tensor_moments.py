@@ -1,4 +1,4 @@
-"""What is measured of a tensor where it is, on the device."""
+"""What is measured of a tensor, where it is."""
 
 import functools
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 # The mean squares between which float32 lost none of them.
 _SQUARES = (1e-30, 1e30)
@@ -20,34 +21,67 @@ class TensorMoments(NamedTuple):
     dead: float
 
 
-def tensor_moments(tensor: Any, by_units: bool = False) -> TensorMoments:
-    """Of all values; with the share of dead units, if the last of two axes is the units."""
-    mean, variance, *dead = _numbers(tensor, by_units)
+def tensor_moments(tensor: Any, unit_axis: int | None = None) -> TensorMoments:
+    """Of all values; with the share of dead units, if an axis is that of the units.
+
+    Args:
+        tensor: of a float type, and not empty.
+        unit_axis: along which the units are; the tensor is one unit if it has no other.
+    """
+    if keras.backend.backend() == "jax":
+        # Its own operations would be compiled, and kept, for every new shape. On a CPU
+        # this is no copy.
+        tensor = keras.ops.convert_to_numpy(tensor)
+    columns = _columns(tensor, unit_axis)
+    count_dead = unit_axis is not None
+    mean, variance, *dead = _numbers(columns, count_dead)
     scale = 1.0
     if not _SQUARES[0] < variance < _SQUARES[1]:
-        values = keras.ops.cast(tensor, "float32")
-        largest = float(keras.ops.max(keras.ops.abs(values)))
+        values = _floats(columns)
+        largest = _largest(values)
         if 0 < largest < math.inf:
             scale = largest
             mean, variance = _numbers(values / scale, False)
     count, deviation = math.prod(tensor.shape), scale * math.sqrt(variance)
-    share = dead[0] / tensor.shape[-1] if by_units else 0.0
+    share = dead[0] / columns.shape[-1] if count_dead else 0.0
     return TensorMoments(count, scale * mean, deviation, share)
 
 
-def _numbers(tensor: Any, by_units: bool) -> list[float]:
-    flat = tensor if by_units else keras.ops.reshape(tensor, (-1, 1))
-    numbers: list[float] = keras.ops.convert_to_numpy(_measure()(flat, by_units)).tolist()
-    return numbers
+def _columns(tensor: Any, unit_axis: int | None) -> Any:
+    """The tensor with its units along the last of two axes."""
+    arrays: Any = np if isinstance(tensor, np.ndarray) else keras.ops
+    if unit_axis is None or len(tensor.shape) < 2:
+        return arrays.reshape(tensor, (-1, 1))
+    if unit_axis != -1:
+        tensor = arrays.moveaxis(tensor, unit_axis, -1)
+    return arrays.reshape(tensor, (-1, tensor.shape[-1]))
+
+
+def _floats(columns: Any) -> Any:
+    """As float32, or as float64 if they are of that type."""
+    if isinstance(columns, np.ndarray):
+        return columns.astype(np.result_type(columns.dtype, np.float32), copy=False)
+    wide = dtype_name(columns) == "float64"
+    return columns if wide else keras.ops.cast(columns, "float32")
+
+
+def _largest(values: Any) -> float:
+    if isinstance(values, np.ndarray):
+        return float(np.abs(values).max())
+    return float(keras.ops.max(keras.ops.abs(values)))
+
+
+def _numbers(columns: Any, count_dead: bool) -> list[float]:
+    """Mean and variance, and, if each column is a unit, the number of dead ones."""
+    if isinstance(columns, np.ndarray):
+        return _measured_on_host(columns, count_dead)
+    numbers = keras.ops.convert_to_numpy(_measure()(columns, count_dead))
+    return [float(number) for number in numbers]
 
 
 @functools.cache
 def _measure() -> Callable[[Any, bool], Any]:
     """`_measured_on_device`, compiled where that saves more than it takes."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(_measured_on_device, static_argnums=1)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -58,15 +92,23 @@ def _measure() -> Callable[[Any, bool], Any]:
     return _measured_on_device
 
 
-def _measured_on_device(tensor: Any, by_units: bool) -> Any:
-    """Mean and variance, and, where each column is a unit, the number of dead ones."""
+def _measured_on_device(columns: Any, count_dead: bool) -> Any:
     ops = keras.ops
-    values = tensor if dtype_name(tensor) == "float64" else ops.cast(tensor, "float32")
+    values = _floats(columns)
     numbers = [ops.mean(values), ops.var(values)]
-    if by_units:
+    if count_dead:
         alive = ops.any(ops.not_equal(values, 0), axis=0)
         numbers.append(ops.sum(ops.cast(ops.logical_not(alive), values.dtype)))
     return ops.stack(numbers)
+
+
+def _measured_on_host(columns: np.ndarray, count_dead: bool) -> list[float]:
+    values = _floats(columns)
+    with np.errstate(all="ignore"):  # what overflows is measured again, or reported
+        numbers = [float(values.mean()), float(values.var())]
+    if count_dead:
+        numbers.append(float(np.count_nonzero(~values.any(axis=0))))
+    return numbers
 
 
 def dtype_name(tensor: Any) -> str:

@@ -3,15 +3,15 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_fanwise.backends.arrays import to_tensor
-from keras_fanwise.backends.calls import replaced_call
+from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import has_values
-from keras_fanwise.backends.private_keras import all_layers
+from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
 from keras_fanwise.sampling.sampler import DTYPES, draw
 from keras_fanwise.sampling.streams import stream_key
 
@@ -24,33 +24,42 @@ _SIZE = 32
 _SEED = 0
 
 
+class Arguments(NamedTuple):
+    """Of a call of a model."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+
 @contextlib.contextmanager
-def batch_for(model: keras.Layer) -> Iterator[Any]:
+def batch_for(model: keras.Layer) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
-    Integers are below the smallest `input_dim` or `num_tokens` of the model's layers. As
-    models may take indices as floats, and may not tell, in the context of the batch every
-    `Embedding` that is given something else gets random indices of that shape.
+    Sizes that the model leaves open are 32, or what the shortest position embedding of
+    the model holds, if that is less. Indices are below the `input_dim` of the embedding
+    that an input goes to, and otherwise below every `input_dim`, `num_tokens` and open
+    size. Masks let all pass. As models may take indices as floats, and may not tell, in
+    the context of the batch every `Embedding` that is given something else gets random
+    indices of that shape.
 
     Raises:
         ValueError: the model does not say what it takes.
     """
-    specifications = _specifications(model)
-    limits = [
-        number
-        for layer in all_layers(model)
-        for number in (getattr(layer, name, None) for name in ("input_dim", "num_tokens"))
-        if isinstance(number, int)
-    ]
-    samples = _samples(model, keras.tree.flatten(specifications))
+    arguments = _arguments(model)
+    tensors = keras.tree.flatten(tuple(arguments))
+    size = min([_SIZE, *_positions(model)])
+    samples = _samples(model, tensors, size)
+    limits = _limits(model, size)
     with contextlib.ExitStack() as stack:
         for number, layer in enumerate(all_layers(model)):
             if isinstance(layer, keras.layers.Embedding):
                 stack.enter_context(replaced_call(layer, _with_indices(layer, number)))
-        tensors = keras.tree.flatten(specifications)
-        smallest = min(limits, default=2)
-        drawn = [_values(*each, samples, smallest) for each in enumerate(tensors)]
-        yield keras.tree.pack_sequence_as(specifications, drawn)
+        drawn = [
+            _values(number, tensor, _shape(tensor, samples, size), limits)
+            for number, tensor in enumerate(tensors)
+        ]
+        first, others = keras.tree.pack_sequence_as(tuple(arguments), drawn)
+        yield Arguments(first, others)
 
 
 def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
@@ -61,44 +70,110 @@ def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
     return keras.ops.cast(values, dtype)
 
 
-def _specifications(model: keras.Layer) -> Any:
-    """A `KerasTensor` for each input, in the structure that the model takes."""
-    if isinstance(model, keras.Sequential) and model.inputs:
-        return model.inputs[0]
+def _arguments(model: keras.Layer) -> Arguments:
+    """A `KerasTensor` for each tensor, in the structure that the model takes."""
+    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
+        return Arguments((model.inputs[0],), {})
     if getattr(model, "inputs", None):
-        return model.input
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    if shapes is None:
+        return Arguments((model.input,), {})
+    config = model.get_build_config() or {}
+    if config.get("input_shape") is not None:
+        return Arguments((_tensors(config["input_shape"], model),), {})
+    if not config.get("shapes_dict"):
         raise ValueError(
             f"`x` must be given for {model.name!r}, which does not say what it takes. "
             "Received: x=None"
         )
+    # Keras names the shapes of several arguments after them.
+    named = {
+        name.removesuffix("_shape"): _tensors(shapes, model)
+        for name, shapes in config["shapes_dict"].items()
+    }
+    return Arguments((), named)
+
+
+def _tensors(shapes: Any, model: keras.Layer) -> Any:
     return keras.tree.map_shape_structure(
         lambda shape: keras.KerasTensor(shape, model.compute_dtype), shapes
     )
 
 
-def _samples(model: keras.Layer, tensors: Sequence[Any]) -> int:
-    first: int | None = tensors[0].shape[0] if tensors[0].shape else None
-    if first and any(getattr(layer, "stateful", False) for layer in all_layers(model)):
-        return first  # the states are of that size
-    values = sum(math.prod(_sizes(tensor)) for tensor in tensors)
+def _positions(model: keras.Layer) -> Iterator[int]:
+    """How long sequences may be, for all that the layers say of it."""
+    for layer in all_layers(model):
+        names = [name for name in dir(type(layer)) + list(vars(layer)) if _is_length(name)]
+        if "position" in f"{layer.name} {type(layer).__name__}".lower():
+            names.append("input_dim")
+        for length in (getattr(layer, name, None) for name in names):
+            if isinstance(length, int) and length > 0:
+                yield length
+
+
+def _is_length(name: str) -> bool:
+    """Such as `sequence_length` and `max_decoder_sequence_length`."""
+    return name == "sequence_length" or (
+        name.startswith("max_") and name.endswith("sequence_length")
+    )
+
+
+def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
+    fixed: list[int] = [t.shape[0] for t in tensors if t.shape and t.shape[0]]
+    # A model that was built by a call tells the size of that batch, and takes any, but
+    # for states, which are of that size.
+    stateful = any(getattr(layer, "stateful", False) for layer in all_layers(model))
+    if fixed and (stateful or getattr(model, "inputs", None)):
+        return fixed[0]
+    values = sum(math.prod(_shape(tensor, 1, size)[1:]) for tensor in tensors)
     return max(2, min(_SAMPLES, _MOST_VALUES // max(1, values)))
 
 
-def _sizes(tensor: Any) -> list[int]:
-    """Those of a sample."""
-    return [size or _SIZE for size in tensor.shape[1:]]
+def _shape(tensor: Any, samples: int, size: int) -> tuple[int, ...]:
+    return (samples, *(length or size for length in tensor.shape[1:]))
 
 
-def _values(number: int, tensor: Any, samples: int, limit: int) -> Any:
-    shape = (samples, *_sizes(tensor))
+class _Limits(NamedTuple):
+    """Below what indices are.
+
+    Attributes:
+        by_tensor: of those that go to an embedding, by the id of the `KerasTensor`.
+        others: of all others.
+    """
+
+    by_tensor: dict[int, int]
+    others: int
+
+
+def _limits(model: keras.Layer, size: int) -> _Limits:
+    by_tensor: dict[int, int] = {}
+    inner = all_layers(model)[1:]
+    for layer in inner:
+        smallest = min(_indices(all_layers(layer)), default=None)
+        if smallest is None:
+            continue
+        for tensor in symbolic_inputs(layer):
+            by_tensor[id(tensor)] = min(smallest, by_tensor.get(id(tensor), smallest))
+    return _Limits(by_tensor, min([size, *_indices([model, *inner])]))
+
+
+def _indices(layers: Sequence[keras.Layer]) -> Iterator[int]:
+    """How many indices there are, for all that the layers say of it."""
+    for layer in layers:
+        for name in ("input_dim", "num_tokens"):
+            number = getattr(layer, name, None)
+            if isinstance(number, int):
+                yield number
+
+
+def _values(number: int, tensor: Any, shape: Sequence[int], limits: _Limits) -> Any:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if "float" in dtype:
         return normal_values(shape, dtype, f"input {number}")
     if dtype == "string":
         raise ValueError("`x` must be given: the model takes strings. Received: x=None")
-    drawn = _integers(shape, min(limit, 2) if dtype == "bool" else limit, f"input {number}")
+    if "mask" in tensor.name:
+        return keras.ops.ones(shape, dtype)
+    limit = 2 if dtype == "bool" else limits.by_tensor.get(id(tensor), limits.others)
+    drawn = _integers(shape, limit, f"input {number}")
     return keras.ops.cast(keras.ops.convert_to_tensor(drawn), dtype)
 
 
@@ -108,7 +183,7 @@ def _integers(shape: Sequence[int], limit: int, name: str) -> np.ndarray:
 
 
 def _with_indices(layer: keras.layers.Embedding, number: int) -> Any:
-    call = layer.call
+    call = current_call(layer)
 
     def called(inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if has_values(inputs) and not _are_indices(inputs, layer.input_dim):

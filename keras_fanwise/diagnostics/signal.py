@@ -8,15 +8,16 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.calls import replaced_call
+from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import Tap, Watch, forward_and_back
+from keras_fanwise.backends.kept_state import kept_state
 from keras_fanwise.backends.tensor_moments import (
     TensorMoments,
     dtype_name,
     pooled,
     tensor_moments,
 )
-from keras_fanwise.diagnostics.batches import batch_for, normal_values
+from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
 
@@ -34,15 +35,17 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
     signals that vanish or explode, with the rate per layer, layers whose units are dead,
     and values that are not finite; see `SignalReport` for the limits.
 
-    The model, its moving statistics, its random state and its optimizer are as before,
-    also after an error. Every call gives the same numbers.
+    The model, its moving statistics, its losses, its random state and its optimizer are
+    as before, also after an error. Every call gives the same numbers. Other threads may
+    call the model meanwhile, and are not measured.
 
     Args:
         model: a built model, or a built layer. Each layer of a model, and of the models
             inside it, is measured at each of its calls.
-        x: a batch that the model takes; by default 32 samples (fewer if they are large)
-            of independent standard normal values, or of integers where the model takes
-            integers. Dimensions that the model leaves open are 32.
+        x: a batch that the model takes; by default 32 samples (fewer if they are large,
+            and as many as the model says if it does) of independent standard normal
+            values, or of integers where the model takes integers. Dimensions that the
+            model leaves open are 32, or what its position embeddings hold, if less.
 
     Returns:
         A `SignalReport`: print it, `plot()` it, or read its `rows` and `findings`.
@@ -73,11 +76,13 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
     if not model.built:
         raise fail(ValueError, "model", "built", model)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_state(model))
         if x is None:
-            x = stack.enter_context(batch_for(model))
+            batch = stack.enter_context(batch_for(model))
         else:
             x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        calls = _sent(model, x)
+            batch = Arguments((x,), {})
+        calls = _sent(model, batch)
     return judge([call.row() for call in calls if call.forward])
 
 
@@ -97,7 +102,8 @@ class _Call:
 
     def _forward(self, tensor: Any) -> None:
         self.shape = self.shape or tuple(tensor.shape)
-        self.forward.append(tensor_moments(_by_units(tensor, self.layer), True))
+        axis = _unit_axis(self.layer, len(tensor.shape))
+        self.forward.append(tensor_moments(tensor, axis))
 
     def _backward(self, gradient: Any) -> None:
         self.backward.append(tensor_moments(gradient))
@@ -118,7 +124,7 @@ class _Call:
         )
 
 
-def _sent(model: keras.Layer, x: Any) -> list[_Call]:
+def _sent(model: keras.Layer, batch: Arguments) -> list[_Call]:
     """The calls of the layers, in their order."""
     calls: list[_Call] = []
 
@@ -128,7 +134,7 @@ def _sent(model: keras.Layer, x: Any) -> list[_Call]:
             for layer in dict.fromkeys(_measured(model)):
                 called = _tapped(layer, tap, calls)
                 stack.enter_context(replaced_call(layer, called))
-            return _floats(model(x, training=True))
+            return _floats(model(*batch.positional, training=True, **batch.named))
 
     def cotangents(results: Any) -> list[Any]:
         return [
@@ -151,7 +157,7 @@ def _measured(model: keras.Layer) -> Iterator[keras.Layer]:
 
 def _tapped(layer: keras.Layer, tap: Tap, calls: list[_Call]) -> Callable[..., Any]:
     """The layer's `call`, recorded, with taps on all that it gives."""
-    original = layer.call
+    original = current_call(layer)
     has_kernel = any(len(weight.shape) > 1 for weight in layer.weights)
 
     @functools.wraps(original)
@@ -189,11 +195,3 @@ def _unit_axis(layer: keras.Layer, rank: int) -> int:
 
 def _units(shape: Sequence[int], layer: keras.Layer) -> int:
     return shape[_unit_axis(layer, len(shape))] if len(shape) > 1 else 1
-
-
-def _by_units(tensor: Any, layer: keras.Layer) -> Any:
-    """The tensor with its units along the last of two axes."""
-    axis, units = _unit_axis(layer, len(tensor.shape)), _units(tensor.shape, layer)
-    if axis != -1:
-        tensor = keras.ops.moveaxis(tensor, axis, -1)
-    return keras.ops.reshape(tensor, (-1, units))

@@ -1,20 +1,18 @@
 """Right fans for code that hard-codes Keras's initializers."""
 
-import contextlib
 import functools
+import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
 import keras
 
+from keras_fanwise.arguments import fail
 from keras_fanwise.backends.private_keras import initializer_modules
 from keras_fanwise.initializers.counterparts import counterpart
-
-# How many blocks the thread, or the asynchronous task, is inside.
-_depth: ContextVar[int] = ContextVar("keras_fanwise_retrofit", default=0)
 
 # How many blocks there are in all threads, and what `get` was before the first of them.
 _lock = threading.Lock()
@@ -22,8 +20,71 @@ _blocks = 0
 _before: dict[ModuleType, Callable[[Any], Any]] = {}
 
 
-@contextlib.contextmanager
-def retrofit() -> Iterator[None]:
+class _Block:
+    """A `with` block, or the calls of a function that it decorates."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._entries > 0
+
+    def __enter__(self) -> None:
+        self._change(1)
+        _entered.set((*_open_blocks(), self))
+
+    def __exit__(self, *error: object) -> None:
+        # Perhaps in another thread than the one that entered, which is then outside, too.
+        self._change(-1)
+        entered = list(_entered.get())
+        if self in entered:
+            entered.remove(self)
+        _entered.set(tuple(entered))
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            allowed = "a function that is no generator, whose body runs when it is called"
+            raise fail(TypeError, "function", allowed, function)
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def inside(*args: Any, **kwargs: Any) -> Any:
+                with _Block():
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def inside(*args: Any, **kwargs: Any) -> Any:
+                with _Block():
+                    return function(*args, **kwargs)
+
+        return inside
+
+    def _change(self, entries: int) -> None:
+        global _blocks
+        with _lock:
+            self._entries += entries
+            if not _blocks:
+                _before.update({module: module.get for module in initializer_modules()})
+            _blocks += entries
+            for module, get in _before.items():
+                setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010
+            if not _blocks:
+                _before.clear()
+
+
+# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
+# now: in another thread, or after a task began that has a copy of this.
+_entered: ContextVar[tuple[_Block, ...]] = ContextVar("keras_fanwise_retrofit", default=())
+
+
+def _open_blocks() -> tuple[_Block, ...]:
+    return tuple(block for block in _entered.get() if block.is_open)
+
+
+def retrofit() -> _Block:
     """Inside the block, Keras's variance-scaling initializers count the right fans.
 
     `GlorotNormal`, `GlorotUniform`, `HeNormal`, `HeUniform`, `LecunNormal`,
@@ -35,7 +96,10 @@ def retrofit() -> Iterator[None]:
 
     Only the thread that enters the block is concerned. The block can raise, and blocks
     can be nested. For its duration `keras.initializers.get` is replaced. It is a decorator
-    too, for functions that build a model, but not for generators.
+    too, for functions and coroutine functions that build a model.
+
+    Raises:
+        TypeError: it decorates a generator function, whose body would run outside.
 
     Example: a layer of somebody else's.
 
@@ -45,38 +109,21 @@ def retrofit() -> Iterator[None]:
     >>> type(layer.depthwise_initializer).__name__
     'FanwiseHeNormal'
     """
-    _enter(1)
-    try:
-        yield
-    finally:
-        _enter(-1)
+    return _Block()
 
 
 def retrofitted(identifier: Any) -> Any:
     """What is used in place of an initializer: inside a block, ours, if there is one."""
-    if not _depth.get() or identifier is None:
+    if not _open_blocks() or identifier is None:
         return identifier
     found = keras.initializers.get(identifier)
     return counterpart(found) or found
-
-
-def _enter(change: int) -> None:
-    global _blocks
-    _depth.set(_depth.get() + change)
-    with _lock:
-        if not _blocks:
-            _before.update({module: module.get for module in initializer_modules()})
-        _blocks += change
-        for module, get in _before.items():
-            setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010
-        if not _blocks:
-            _before.clear()
 
 
 def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(get)
     def replacement(identifier: Any) -> Any:
         found = get(identifier)
-        return (counterpart(found) or found) if _depth.get() else found
+        return (counterpart(found) or found) if _open_blocks() else found
 
     return replacement

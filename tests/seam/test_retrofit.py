@@ -1,5 +1,7 @@
 """`retrofit`: what is replaced inside the block, what is left alone, and for whom."""
 
+import asyncio
+import contextlib
 import threading
 import time
 
@@ -364,6 +366,73 @@ def test_blocks_that_do_not_close_in_the_reverse_order():
     assert is_retrofitted()
     second.close()
     assert not is_retrofitted()
+
+
+def test_a_block_that_another_thread_closes():
+    block = contextlib.ExitStack()
+    seen = []
+
+    def close():
+        block.close()
+        seen.append(is_retrofitted())
+        with kf.retrofit():
+            seen.append(is_retrofitted())
+        seen.append(is_retrofitted())
+
+    block.enter_context(kf.retrofit())
+    assert is_retrofitted()
+    run_threads(close)
+    assert seen == [False, True, False]
+    assert not is_retrofitted()
+
+
+def test_a_task_that_outlives_the_block_is_outside():
+    async def seen_later(closed):
+        inside = is_retrofitted()
+        await closed.wait()
+        return inside, is_retrofitted()
+
+    async def seen():
+        closed = asyncio.Event()
+        with kf.retrofit():
+            task = asyncio.create_task(seen_later(closed))
+            await asyncio.sleep(0)
+        with contextlib.ExitStack() as other:
+            thread = threading.Thread(target=lambda: other.enter_context(kf.retrofit()))
+            thread.start()  # so that `get` is still replaced
+            thread.join()
+            closed.set()
+            return await task
+
+    assert asyncio.run(seen()) == (True, False)
+
+
+def test_a_decorated_coroutine_function():
+    @kf.retrofit()
+    async def build():
+        before = is_retrofitted()
+        await asyncio.sleep(0)
+        return before, is_retrofitted()
+
+    async def beside():
+        return is_retrofitted()
+
+    async def both():
+        return await asyncio.gather(build(), beside(), build())
+
+    assert asyncio.run(both()) == [(True, True), False, (True, True)]
+
+
+def test_a_generator_cannot_be_decorated():
+    def generator():
+        yield
+
+    async def asynchronous():
+        yield
+
+    for function in (generator, asynchronous):
+        with pytest.raises(TypeError, match=r"no generator.*Received: function="):
+            kf.retrofit()(function)
 
 
 def test_a_get_that_was_imported_by_name():
