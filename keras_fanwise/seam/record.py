@@ -104,7 +104,9 @@ def replace(
         for name, value in list(vars(layer).items()):
             if not isinstance(value, keras.initializers.Initializer):
                 continue
-            filled = [place for place in inside if _fills(value, before[place])]
+            # Inner layers are given copies, which are told from others by their configs.
+            filled = [place for place in inside if before[place] is value]
+            filled = filled or [place for place in inside if _same(value, before[place])]
             new = [initializers[place] for place in filled]
             if new and _is_one(new) and not _same(new[0], value):
                 setattr(layer, name, new[0])
@@ -112,11 +114,6 @@ def replace(
         if initializer is not None:
             record(owned.variable, initializer)
     return changed
-
-
-def _fills(attribute: Any, initializer: Any) -> bool:
-    """Whether the initializer of a weight is that of an attribute, or a copy of it."""
-    return attribute is initializer or _same(attribute, initializer)
 
 
 def _is_one(initializers: Sequence[Any]) -> bool:
