@@ -28,7 +28,8 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.initialize import initialize, reinitialize
-from keras_fanwise.models.rules import Rule, recipes
+from keras_fanwise.models.recipes import recipes
+from keras_fanwise.models.rules import Rule
 from keras_fanwise.older_versions import name_older_modules
 from keras_fanwise.reports.audit_report import (
     AuditFinding,

@@ -15,7 +15,7 @@ from rich.console import Console
 import keras_fanwise
 from keras_fanwise.arguments import integer, printable
 from keras_fanwise.files import new_files
-from keras_fanwise.models.rules import rules_of
+from keras_fanwise.models.recipes import rules_of
 from keras_fanwise.reports.report import Report
 from keras_fanwise.saved_model import cause, check_suffix, load_model
 from keras_fanwise.terminal import (

@@ -8,10 +8,10 @@ in version 0.1 it was the module that defined the class. Of these modules `initi
 import sys
 
 from keras_fanwise.initializers import normal
-from keras_fanwise.models import rules
+from keras_fanwise.models import recipes
 
 
 def name_older_modules() -> None:
     """Makes `pickle` find the modules of version 0.1 that are elsewhere today."""
     sys.modules["keras_fanwise.normal"] = normal
-    sys.modules["keras_fanwise.rules"] = rules
+    sys.modules["keras_fanwise.rules"] = recipes

@@ -149,6 +149,8 @@ def _asked(site: Site, given: Any) -> _Asked | None:
     if ours is None:
         return None
     expected = ours.expected(site.shape, site)
+    if not math.isfinite(expected.std):
+        return None
     scale = ours.scale if isinstance(ours, FanwiseVarianceScaling) else None
     return _Asked(expected.mean, expected.std, scale)
 

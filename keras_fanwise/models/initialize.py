@@ -13,7 +13,8 @@ from keras_fanwise.arguments import fail, integer, printable
 from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Choice, Plan
-from keras_fanwise.models.rules import Rule, glob_matches, resolved, rules_of
+from keras_fanwise.models.recipes import rules_of
+from keras_fanwise.models.rules import Rule, glob_matches, resolved
 from keras_fanwise.reports.start_report import StartReport
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 from keras_fanwise.seam.record import replace, unsaved, weight_initializers

@@ -1,4 +1,4 @@
-"""Which weights of a model get which initializer: rules, and the recipes made of them."""
+"""Which weights of a model get which initializer."""
 
 import difflib
 import fnmatch
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.initializers.randomness import random_state_kept
@@ -16,23 +15,6 @@ from keras_fanwise.naming import snake_case
 from keras_fanwise.seam.owners import OwnedWeight
 
 LayerTypes = type | tuple[type, ...]
-
-_DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
-_CONVOLUTIONS = tuple(
-    getattr(keras.layers, f"{kind}{rank}")
-    for kind, ranks in (
-        ("Conv", ("1D", "2D", "3D", "1DTranspose", "2DTranspose", "3DTranspose")),
-        ("DepthwiseConv", ("1D", "2D")),
-        ("SeparableConv", ("1D", "2D")),
-    )
-    for rank in ranks
-)
-
-
-_LSTM = tuple(
-    getattr(keras.layers, name)
-    for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,103 +99,6 @@ def _shown(value: Any) -> str:
 def glob_matches(glob: str, path: str) -> bool:
     """Whether a path, or what follows one of its slashes, is as the glob says."""
     return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path, f"*/{glob}")
-
-
-@random_state_kept()
-def recipes() -> dict[str, list[Rule]]:
-    """The named ways to start a model, each a list of rules.
-
-    - `"dcgan"`: convolutions N(0, 0.02²), γ N(1, 0.02²), biases of convolutions and β 0
-      (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4, and the code
-      of its authors).
-    - `"kaiming"`: kernels of dense layers and convolutions `fanwise_he_normal`, their
-      biases and β 0, γ 1 (He et al. 2015, <https://arxiv.org/abs/1502.01852>).
-    - `"normal"`: the same kernels N(0, 0.02²), their biases and β 0, γ 1.
-    - `"glorot"`, `"he"`, `"lecun"`: kernels of all layers, recurrent ones too,
-      `fanwise_glorot_uniform`, `fanwise_he_normal` or `fanwise_lecun_normal`, biases and
-      β 0, but 1 for the forget gate of an LSTM, γ 1.
-
-    All of them set moving means to 0 and moving variances to 1. What no rule names, such
-    as embeddings, stays as it is.
-
-    Example:
-
-    >>> recipes()["dcgan"][2]
-    Rule('fanwise_gamma_noise', weight='gamma', optional=True)
-    """
-    return {
-        "dcgan": [
-            Rule("fanwise_normal", layer=_CONVOLUTIONS, weight="*kernel"),
-            Rule("zeros", layer=_CONVOLUTIONS, weight="bias", optional=True),
-            *_normalization("fanwise_gamma_noise"),
-        ],
-        "kaiming": _dense_and_convolutions("fanwise_he_normal"),
-        "normal": _dense_and_convolutions("fanwise_normal"),
-        "glorot": _all_kernels("fanwise_glorot_uniform"),
-        "he": _all_kernels("fanwise_he_normal"),
-        "lecun": _all_kernels("fanwise_lecun_normal"),
-    }
-
-
-def _dense_and_convolutions(initializer: Any) -> list[Rule]:
-    layers = (*_DENSE, *_CONVOLUTIONS)
-    return [
-        Rule(initializer, layer=layers, weight="*kernel"),
-        Rule("zeros", layer=layers, weight="bias", optional=True),
-        *_normalization("ones"),
-    ]
-
-
-def _all_kernels(initializer: Any) -> list[Rule]:
-    return [
-        Rule(initializer, weight="*kernel"),
-        Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
-        Rule("zeros", weight="bias", optional=True),
-        *_normalization("ones"),
-    ]
-
-
-def _normalization(gamma: Any) -> list[Rule]:
-    return [
-        Rule(gamma, weight="gamma", optional=True),
-        Rule("zeros", weight="beta", optional=True),
-        Rule("zeros", weight="moving_mean", optional=True),
-        Rule("ones", weight="moving_variance", optional=True),
-    ]
-
-
-def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
-    """The bias of an LSTM: 1 for the forget gate, the second of four, and 0 for the rest.
-
-    Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>,
-    who find that it closes the gap between the LSTM and the GRU. Keras's default too.
-    """
-    values = np.zeros(shape, keras.backend.standardize_dtype(dtype))
-    units = shape[0] // 4
-    values[units : 2 * units] = 1
-    return values
-
-
-def rules_of(recipe: Any) -> list[Rule]:
-    """The rules that an argument of `initialize` stands for.
-
-    Raises:
-        TypeError: it is a list of something other than rules.
-        ValueError: it is an unknown name, or an empty list.
-    """
-    if isinstance(recipe, Rule):
-        return [recipe]
-    if isinstance(recipe, (list, tuple)):
-        if not all(isinstance(rule, Rule) for rule in recipe):
-            raise fail(TypeError, "recipe", "a list of keras_fanwise.Rule", recipe)
-        if not recipe:
-            raise fail(ValueError, "recipe", "a list of at least one Rule", recipe)
-        return list(recipe)
-    known = recipes()
-    if isinstance(recipe, str) and recipe in known:
-        return known[recipe]
-    resolved(recipe, "recipe", tuple(known))
-    return _all_kernels(recipe)
 
 
 def resolved(

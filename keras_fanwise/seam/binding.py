@@ -15,6 +15,7 @@ import keras
 
 from keras_fanwise.arguments import in_weight
 from keras_fanwise.initializers.site import Site
+from keras_fanwise.initializers.unit_forget_bias import unit_forget_bias
 from keras_fanwise.naming import weight_path
 from keras_fanwise.seam.bound import Bound, is_ours
 from keras_fanwise.seam.keys import seam_key, weight_name
@@ -49,13 +50,16 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if identifier is None:
             identifier = _default(self, arguments.get("dtype"))
         initializer = _resolved(identifier, self, getattr(add_weight, _MARK))
+        lstm_bias = unit_forget_bias(self, initializer)
+        if lstm_bias is not None and is_ours(self.bias_initializer):
+            initializer = lstm_bias
         bound = _bound(initializer, self, arguments.get("shape"), kwargs)
         if len(args) > 1:
             args = (args[0], bound, *args[2:])
         else:
             kwargs["initializer"] = bound
         variable = original(self, *args, **kwargs)
-        record(variable, initializer)
+        record(variable, lstm_bias or initializer)
         return variable
 
     return add_weight

@@ -34,7 +34,12 @@ def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     """
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
-    if not model.weights:
+    try:
+        weights = model.weights
+    except RecursionError:
+        allowed = "without layers that are inside themselves"
+        raise fail(ValueError, "model", allowed, model.name) from None
+    if not weights:
         raise fail(ValueError, "model", "built: it has no weights yet", model)
     owners: dict[int, keras.Layer] = {}
     holders: dict[int, list[keras.Layer]] = {}

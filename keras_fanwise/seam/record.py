@@ -1,5 +1,6 @@
 """The record of which weight was filled by which initializer."""
 
+import contextlib
 import functools
 import types
 import weakref
@@ -93,7 +94,7 @@ def replace(
     Returns:
         The weights whose initializer is another than before.
     """
-    before = [recorded(owned.variable) for owned in weights]
+    before = [_source(owned) for owned in weights]
     changed = [
         owned
         for owned, old, new in zip(weights, before, initializers, strict=True)
@@ -116,6 +117,26 @@ def replace(
     return changed
 
 
+def _source(owned: OwnedWeight) -> Any:
+    """What a weight was given, or the attribute of its layer of which that was a copy.
+
+    From Keras 3.15 on `EinsumDense` fills its kernel by a copy that has axes and the seed
+    that the attribute took.
+    """
+    initializer = recorded(owned.variable)
+    if not isinstance(initializer, keras.initializers.VarianceScaling):
+        return initializer
+    for value in vars(owned.layer).values():
+        if type(value) is type(initializer) and _copied(value) == _copied(initializer):
+            return value
+    return initializer
+
+
+def _copied(initializer: keras.initializers.VarianceScaling) -> dict[str, Any]:
+    axes = {"input_axes": None, "output_axes": None}
+    return {**initializer.get_config(), **axes, "seed": initializer.seed}
+
+
 def _is_one(initializers: Sequence[Any]) -> bool:
     first = initializers[0]
     return isinstance(first, keras.initializers.Initializer) and all(
@@ -129,21 +150,12 @@ def _same(one: Any, other: Any) -> bool:
         return True
     one, other = (_object(each) for each in (one, other))
     if isinstance(one, keras.initializers.Initializer):
-        return type(one) is type(other) and _config(one) == _config(other)
+        return type(one) is type(other) and one.get_config() == other.get_config()
     return False
 
 
 def _object(identifier: Any) -> Any:
     return keras.initializers.get(identifier) if isinstance(identifier, str) else identifier
-
-
-def _config(initializer: keras.initializers.Initializer) -> dict[str, Any]:
-    config = dict(initializer.get_config())
-    # From Keras 3.15 on EinsumDense fills its kernel by a copy that has axes.
-    if isinstance(initializer, keras.initializers.VarianceScaling):
-        config.pop("input_axes", None)
-        config.pop("output_axes", None)
-    return config
 
 
 def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
@@ -200,10 +212,13 @@ def _initializers_of_twin(layer: keras.Layer) -> list[Any]:
 
     Also for layers that were built before this package was imported.
     """
-    try:
-        with unfilled_variables():
-            twin = type(layer).from_config(layer.get_config())
-            twin.build_from_config(layer.get_build_config())
-            return [recorded(weight) for weight in twin.weights]
-    except Exception:  # of other people's code: what is not known is reported as such
-        return []
+    # Some layers, such as stateful ones, make variables of values, which must be filled.
+    for scope in (unfilled_variables(), contextlib.nullcontext()):
+        try:
+            with scope:
+                twin = type(layer).from_config(layer.get_config())
+                twin.build_from_config(layer.get_build_config())
+                return [recorded(weight) for weight in twin.weights]
+        except Exception:  # of other people's code: what is not known is reported as such
+            continue
+    return []
