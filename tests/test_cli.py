@@ -14,6 +14,7 @@ import keras_fanwise as kf
 from keras_fanwise.cli import main
 
 from support.models import arrays, equal
+from support.processes import ONCE
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -302,6 +303,7 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
     assert [path.name for path in folder.iterdir()] == ["model.keras"]
 
 
+@ONCE
 def test_both_commands_of_a_shell(folder):
     network("he_normal").save("model.keras")
     result = subprocess.run(

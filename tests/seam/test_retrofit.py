@@ -12,7 +12,7 @@ import keras_fanwise as kf
 from keras_fanwise.seam.binding import given_initializer
 
 from support.models import values_of
-from support.processes import run_python
+from support.processes import ONCE, run_python
 from support.retrofit_checks import (
     FORMS,
     GETS,
@@ -366,6 +366,7 @@ def test_blocks_that_do_not_close_in_the_reverse_order():
     assert not is_retrofitted()
 
 
+@ONCE
 def test_a_get_that_was_imported_by_name():
     """Before Keras 3.9 such an import makes another module of `keras.initializers`."""
     code = """
