@@ -16,6 +16,7 @@ from keras_fanwise.cli import main
 from keras_fanwise.diagnostics.comparison import FansTable
 
 from support.models import arrays, equal
+from support.processes import ONCE
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -357,6 +358,7 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
     assert [path.name for path in folder.iterdir()] == ["model.keras"]
 
 
+@ONCE
 def test_both_commands_of_a_shell(folder):
     network("he_normal").save("model.keras")
     result = subprocess.run(

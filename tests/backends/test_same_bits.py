@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
+from support.processes import ONCE, OTHERS, run_python, skip_if_missing
 
-pytestmark = COMPARED_ONCE
+pytestmark = ONCE
 
 DRAW = """
 import hashlib, json

@@ -14,7 +14,7 @@ from keras_fanwise.sampling.sampler import draw
 from keras_fanwise.sampling.streams import stream_key
 
 from support.models import MODELS, relu_network
-from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
+from support.processes import ONCE, OTHERS, run_python, skip_if_missing
 
 layers = keras.layers
 BACKEND = keras.backend.backend()
@@ -528,14 +528,14 @@ def check_numbers(one, two):
     assert np.allclose(one[:, 3], two[:, 3], rtol=1e-4)
 
 
-@COMPARED_ONCE
+@ONCE
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_same_on_every_backend(backend, numbers_here):
     skip_if_missing(backend)
     check_numbers(numbers_on(backend), numbers_here)
 
 
-@COMPARED_ONCE
+@ONCE
 @pytest.mark.parametrize("number", range(4))
 def test_another_number_would_be_noticed(number, numbers_here):
     other = numbers_here.copy()

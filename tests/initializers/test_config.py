@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
@@ -42,6 +42,7 @@ own = {
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+@settings(max_examples=40)
 @given(st.data())
 def test_every_argument_goes_round(cls, data):
     arguments = data.draw(st.fixed_dictionaries({**common, **own.get(cls, fans)}))

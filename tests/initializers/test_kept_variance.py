@@ -30,52 +30,51 @@ def conv(cls, filters, size, strides=1, **arguments):
 EINSUM = hasattr(keras.initializers.VarianceScaling(), "input_axes")
 
 # name: (make, name of the initializer argument, input shape, true fans, what a central
-# output and input is, whether Keras's he, lecun and glorot are right)
+# output and input is, whether Keras's he and glorot are right)
 ROWS = {
     "Dense 256 to 256": (
         lambda **kw: layers.Dense(256, use_bias=False, **kw),
-        "kernel_initializer", (128, 256), (256, 256), (), (True, True, True),
+        "kernel_initializer", (128, 256), (256, 256), (), (True, True),
     ),
     "Conv2D 64 to 128": (
         conv(layers.Conv2D, 128, 3),
-        "kernel_initializer", (2, 12, 12, 64), (576, 1152), 6, (True, True, True),
+        "kernel_initializer", (2, 12, 12, 64), (576, 1152), 6, (True, True),
     ),
     "Conv2D 64 to 128, groups 4": (
         conv(layers.Conv2D, 128, 3, groups=4),
-        "kernel_initializer", (1, 10, 10, 64), (144, 288), 4, (True, True, False),
+        "kernel_initializer", (1, 10, 10, 64), (144, 288), 4, (True, False),
     ),
     **{
         f"DepthwiseConv2D, {channels} channels": (
             lambda **kw: layers.DepthwiseConv2D(3, use_bias=False, **kw),
             "depthwise_initializer", (4, 12, 12, channels), (9, 9), 6,
-            (False, False, False),
+            (False, False),
         )
         for channels in (32, 128, 512)
     },
     "Conv2DTranspose 256 to 64, 3x3": (
         conv(layers.Conv2DTranspose, 64, 3),
-        "kernel_initializer", (2, 12, 12, 256), (2304, 576), 6, (False, False, True),
+        "kernel_initializer", (2, 12, 12, 256), (2304, 576), 6, (False, True),
     ),
     "Conv2DTranspose 256 to 64, 4x4, stride 2": (
         conv(layers.Conv2DTranspose, 64, 4, 2),
-        "kernel_initializer", (2, 12, 12, 256), (1024, 1024), 6, (True, True, False),
+        "kernel_initializer", (2, 12, 12, 256), (1024, 1024), 6, (True, False),
     ),
     "Conv2DTranspose 64 to 256, 4x4, stride 2": (
         conv(layers.Conv2DTranspose, 256, 4, 2),
-        "kernel_initializer", (2, 12, 12, 64), (256, 4096), 6, (False, False, False),
+        "kernel_initializer", (2, 12, 12, 64), (256, 4096), 6, (False, False),
     ),
     "Conv2DTranspose 64 to 3, 4x4, stride 2": (
         conv(layers.Conv2DTranspose, 3, 4, 2),
-        "kernel_initializer", (4, 12, 12, 64), (256, 48), 6, (False, False, False),
+        "kernel_initializer", (4, 12, 12, 64), (256, 48), 6, (False, False),
     ),
     "EinsumDense, 8 experts": (
         lambda **kw: layers.EinsumDense("ebd,edf->ebf", (64, 128), **kw),
-        "kernel_initializer", (8, 64, 128), (128, 128), (), (EINSUM, EINSUM, False),
+        "kernel_initializer", (8, 64, 128), (128, 128), (), (EINSUM, False),
     ),
 }  # fmt: skip
 SCALES = {
     "he_normal": (2.0, "in"),
-    "lecun_normal": (1.0, "in"),
     "glorot_uniform": (1.0, "avg"),
 }
 

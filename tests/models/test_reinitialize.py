@@ -11,7 +11,7 @@ from scipy import stats
 import keras_fanwise as kf
 
 from support.models import MODELS, ByHand, arrays, equal, sequential
-from support.processes import COMPARED_ONCE, OTHERS, run_python, skip_if_missing
+from support.processes import ONCE, OTHERS, run_python, skip_if_missing
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -232,14 +232,14 @@ def hashes_on(backend):
     return json.loads(output.splitlines()[-1])
 
 
-@COMPARED_ONCE
+@ONCE
 @pytest.mark.parametrize("backend", OTHERS)
 def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
     skip_if_missing(backend)
     assert hashes_on(backend) == hashes_here
 
 
-@COMPARED_ONCE
+@ONCE
 def test_other_models_have_other_hashes(hashes_here):
     assert len(set(hashes_here.values())) == 2 * len(COMPARED)
 
@@ -343,6 +343,7 @@ def test_a_model_from_a_file(tmp_path):
     assert all(equal(arrays(model), arrays(loaded)))
 
 
+@ONCE
 def test_a_model_from_before_the_import(tmp_path):
     code = """
 import keras, numpy as np

@@ -15,6 +15,7 @@ from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling import sampler as sampling
 from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
 
+from support.processes import ONCE
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -297,7 +298,14 @@ def digest(_number):
     return sha(values), threading.active_count()
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+START_METHODS = [
+    # Where they are not forked, each imports a backend.
+    pytest.param(method, marks=[ONCE] if method != "fork" else [])
+    for method in multiprocessing.get_all_start_methods()
+]
+
+
+@pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
 def test_workers_of_multiprocessing_draw_the_same(method):
@@ -311,9 +319,7 @@ def test_workers_of_multiprocessing_draw_the_same(method):
     thread = threading.Thread(target=keep_drawing)
     thread.start()
     try:
-        # Where they are not forked, each imports a backend, which takes seconds.
-        workers = 2 if method == "fork" else 1
-        with multiprocessing.get_context(method).Pool(workers) as pool:
+        with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.map_async(digest, range(4)).get(timeout=60)
     finally:
         stop.set()

@@ -14,7 +14,7 @@ from keras_fanwise.seam import binding
 from keras_fanwise.seam.retrofit import retrofitted
 
 from support.models import values_by_path, values_of
-from support.processes import run_python
+from support.processes import ONCE, run_python
 
 layers = keras.layers
 
@@ -421,6 +421,7 @@ def test_installing_twice_wraps_once():
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")
 
 
+@ONCE
 def test_importing_anew_wraps_once_and_still_binds():
     program = """
 import sys, keras, keras_fanwise

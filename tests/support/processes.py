@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-# On which backends are compared, and JAX's devices are used: once for all passes.
+# The pass that does what need not be done on every backend, and compares them.
 COMPARING = "jax"
 OTHERS = ("tensorflow", "torch")
 TESTS = Path(__file__).parents[1]
@@ -33,14 +33,14 @@ def run_python(code: str, *arguments: str, backend: str | None = None) -> str:
 
 
 def once_on(backend: str) -> pytest.MarkDecorator:
-    """For what every pass would do in the same way in processes of its own."""
+    """For what takes long, above all processes that import a backend of their own."""
     return pytest.mark.skipif(
         keras.backend.backend() != backend,
         reason=f"runs once, when KERAS_BACKEND is {backend}",
     )
 
 
-COMPARED_ONCE = once_on(COMPARING)
+ONCE = once_on(COMPARING)
 
 
 def skip_if_missing(backend: str) -> None:
