@@ -147,9 +147,9 @@ def _limits(model: keras.Layer, size: int) -> _Limits:
     by_tensor: dict[int, int] = {}
     inner = all_layers(model)[1:]
     for layer in inner:
-        smallest = min(_indices(all_layers(layer)), default=None)
-        for tensor in symbolic_inputs(layer) if smallest else ():
-            by_tensor[id(tensor)] = min(smallest, by_tensor.get(id(tensor), smallest))
+        own = list(_indices(all_layers(layer)))
+        for tensor in symbolic_inputs(layer) if own else ():
+            by_tensor[id(tensor)] = min([*own, by_tensor.get(id(tensor), own[0])])
     return _Limits(by_tensor, min([size, *_indices([model, *inner])]))
 
 

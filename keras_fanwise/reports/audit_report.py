@@ -25,6 +25,8 @@ class Condition(enum.Enum):
         "use an initializer that counts the fans of the layer, by name or by retrofit()",
     )
 
+    DISTRIBUTION = ("distribution", "draw the weight by the initializer of its layer")
+
     def __init__(self, label: str, remedy: str) -> None:
         self.label = label
         self.remedy = remedy
