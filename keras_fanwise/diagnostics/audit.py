@@ -6,20 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import ml_dtypes
 import numpy as np
 
+from keras_fanwise.diagnostics.copies import COMPARED, equal_beginnings, equal_values
 from keras_fanwise.diagnostics.evidence import (
     Evidence,
-    correlation_deviations,
+    correlations,
     evidence,
     limit,
     variance_deviation,
 )
+from keras_fanwise.diagnostics.shapes import shape_tail
+from keras_fanwise.diagnostics.tails import correlation_tail
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.keras_rule import keras_fans
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.randomness import random_state_kept
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.reports.audit_report import (
@@ -34,12 +39,13 @@ from keras_fanwise.seam.record import initializer_name, weight_initializers
 _REPLACED = "its values are not those that its initializer draws"
 # The share of audits of well-started models that may have a finding.
 FALSE_ALARMS = 0.001
+# Divided equally: single numbers of weights, equal units, correlated units, shapes of
+# distributions, weights with equal beginnings, weights with equal values.
+_SHARE = FALSE_ALARMS / 6
 # Of a weight: mean, signs, standard deviation, and that against either fan.
 _TESTS = 5
 # Correlations are tested on so many values at least, and so many units at most.
 _FEWEST_VALUES, _MOST_UNITS = 30, 512
-# Of each of two weights that are compared.
-_COMPARED = 64
 # Binary digits of a value that are random in a draw, less a few.
 _DIGITS = {"float16": 8, "bfloat16": 5, "float32": 20, "float64": 48}
 
@@ -50,9 +56,16 @@ class _Asked(NamedTuple):
     `scale` is the variance times the fan, `None` if the initializer knows no fans.
     """
 
-    mean: float
-    std: float
+    drawn: Distribution
     scale: float | None
+
+    @property
+    def mean(self) -> float:
+        return self.drawn.mean
+
+    @property
+    def std(self) -> float:
+        return self.drawn.std
 
 
 class _Measured(NamedTuple):
@@ -80,7 +93,8 @@ def audit(model: keras.Layer) -> AuditReport:
     """Checks whether the weights of a model meet the four conditions of a good start.
 
     - Symmetry is broken: no weight that should be random is constant, no two of its
-      units are equal or correlated, and no two weights have equal values.
+      units are equal or correlated, and no two weights have equal values, in whatever
+      order (transposed, rolled) and times whatever factor.
     - Balance: the mean is 0 within its standard error, and about as many values are
       positive as negative. (γ-noise: about its mean.)
     - Scale: the standard deviation is the one that the weight's initializer asks for with
@@ -89,6 +103,9 @@ def audit(model: keras.Layer) -> AuditReport:
       `scale / fan_in`, which keeps that of a signal, and `scale / fan_out`, which keeps
       that of gradients. For weights of unknown initializers from 1 to 2 is allowed for
       the scale.
+
+    Values of the mean and the deviation that are asked for must also have the shape of
+    their distribution: its limits, and its distribution function.
 
     What a weight is compared with is the initializer that its layer was given, by name or
     by `initialize`. Of weights whose initializers are not random (biases, γ, moving
@@ -125,7 +142,7 @@ def audit(model: keras.Layer) -> AuditReport:
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
     ]
-    allowed = limit(FALSE_ALARMS / 2, _TESTS * len(measured))
+    allowed = limit(_SHARE, _TESTS * len(measured))
     found = [list(_of_weight(weight, allowed, len(measured))) for weight in measured]
     for index, finding in _between_weights(measured):
         found[index].append(finding)
@@ -152,7 +169,7 @@ def _asked(site: Site, given: Any) -> _Asked | None:
     if not math.isfinite(expected.std):
         return None
     scale = ours.scale if isinstance(ours, FanwiseVarianceScaling) else None
-    return _Asked(expected.mean, expected.std, scale)
+    return _Asked(expected, scale)
 
 
 def _row(weight: _Measured, findings: Sequence[AuditFinding]) -> WeightAudit:
@@ -190,11 +207,12 @@ def _of_weight(weight: _Measured, allowed: float, weights: int) -> Iterator[Audi
         return
     if not weight.is_random:
         return
-    equal = _equal_units(weight, FALSE_ALARMS / (2 * weights))
+    equal = _equal_units(weight, _SHARE / weights)
     if equal:
         yield _finding(weight, Condition.SYMMETRY, equal, _REPLACED)
-    yield from _balance(weight, allowed)
-    yield from _scale(weight, allowed)
+    findings = [*_balance(weight, allowed), *_scale(weight, allowed)]
+    # Of another mean or deviation the shape is another, too.
+    yield from findings or _shape(weight, _SHARE / weights)
     yield from _glorot(weight, allowed)
 
 
@@ -208,6 +226,7 @@ def _finding(
 def _equal_units(weight: _Measured, false_alarms: float) -> str:
     """What two units, along any axis, have in common; `""` if nothing."""
     dtype = keras.backend.standardize_dtype(weight.owned.variable.dtype)
+    false_alarms /= weight.values.ndim
     for axis, count in enumerate(weight.values.shape):
         units = np.moveaxis(weight.values, axis, 0).reshape(count, -1)
         size = units.shape[1]
@@ -222,10 +241,11 @@ def _equal_units(weight: _Measured, false_alarms: float) -> str:
         if pairs and size >= _FEWEST_VALUES:
             # A few of many units, evenly spread, and of these the first values.
             chosen = np.linspace(0, count - 1, min(count, _MOST_UNITS)).astype(int)
-            rows = units[chosen, : _MOST_UNITS * 8].astype(np.float64)
-            deviations = np.abs(correlation_deviations(rows))
-            one, two = np.unravel_index(np.argmax(deviations), deviations.shape)
-            if deviations[one, two] > limit(false_alarms, int(pairs)):
+            size = min(size, _MOST_UNITS * 8)
+            rows = units[chosen, :size].astype(np.float64)
+            found = np.abs(correlations(rows))
+            one, two = np.unravel_index(np.argmax(found), found.shape)
+            if pairs * correlation_tail(found[one, two], size) < false_alarms:
                 one, two = chosen[one], chosen[two]
                 return f"units {one} and {two} of axis {axis} are correlated"
     return ""
@@ -249,6 +269,15 @@ def _scale(weight: _Measured, allowed: float) -> Iterator[AuditFinding]:
         ratio = found.std / asked.std
         numbers = f"std {found.std:.4g} where {asked.std:.4g} is asked for, × {ratio:.3g}"
         yield _finding(weight, Condition.SCALE, numbers, *_cause_of_scale(weight))
+
+
+def _shape(weight: _Measured, false_alarms: float) -> Iterator[AuditFinding]:
+    if weight.asked and weight.asked.std and weight.asked.drawn.family in DISTRIBUTIONS:
+        rounding = float(ml_dtypes.finfo(weight.values.dtype).eps)  # type: ignore[no-untyped-call]
+        if shape_tail(weight.values, weight.asked.drawn, rounding) < false_alarms:
+            kind = weight.asked.drawn.family.replace("_", " ")
+            numbers = f"the values are not distributed as a {kind} with their deviation"
+            yield _finding(weight, Condition.DISTRIBUTION, numbers, _REPLACED)
 
 
 def _glorot(weight: _Measured, allowed: float) -> Iterator[AuditFinding]:
@@ -289,17 +318,16 @@ def _between_weights(weights: Sequence[_Measured]) -> Iterator[tuple[int, AuditF
     long = [
         index
         for index, weight in enumerate(weights)
-        if weight.is_random and weight.values.size >= _COMPARED
+        if weight.is_random
+        and weight.values.size >= COMPARED
+        and math.isfinite(weight.evidence.std)
     ]
-    if len(long) < 2:
-        return
-    first = [weights[index].values.reshape(-1)[:_COMPARED] for index in long]
-    deviations = np.abs(correlation_deviations(np.stack(first).astype(np.float64)))
-    allowed = limit(FALSE_ALARMS / 2, len(long) * (len(long) - 1) // 2)
-    for place, index in enumerate(long[1:], 1):
-        earlier = int(np.argmax(deviations[place, :place]))
-        if deviations[place, earlier] > allowed:
-            repeated = weights[long[earlier]].owned.variable.path
-            numbers = f"its values are those of {repeated}"
-            cause = "one initializer and seed for several weights"
-            yield index, _finding(weights[index], Condition.SYMMETRY, numbers, cause)
+    values = [weights[index].values for index in long]
+    # Of values from nobody knows where few may be different, such as signs.
+    means = [asked.mean if (asked := weights[index].asked) else math.nan for index in long]
+    copies = equal_values(values, means, _SHARE) | equal_beginnings(values, _SHARE)
+    for place, earlier in sorted(copies.items()):
+        weight = weights[long[place]]
+        numbers = f"its values are those of {weights[long[earlier]].owned.variable.path}"
+        cause = "one initializer and seed for several weights"
+        yield long[place], _finding(weight, Condition.SYMMETRY, numbers, cause)

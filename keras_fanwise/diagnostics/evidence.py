@@ -64,22 +64,18 @@ def variance_deviation(ratio: float, count: int) -> float:
     return (cube_root - 1 + variance) / math.sqrt(variance)
 
 
-def correlation_deviations(rows: np.ndarray) -> np.ndarray:
-    """The correlations of each two rows, in standard deviations; 0 for a row with itself.
-
-    Reference: Fisher 1915, "Frequency distribution of the values of the correlation
-    coefficient".
+def correlations(rows: np.ndarray) -> np.ndarray:
+    """The correlations of each two rows; 0 for a row with itself, or of equal values.
 
     Args:
-        rows: shape (rows, values), 30 values or more.
+        rows: shape (rows, values).
     """
     centred = rows - rows.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     directions = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
-    correlations = np.clip(directions @ directions.T, -1 + 1e-15, 1 - 1e-15)
-    np.fill_diagonal(correlations, 0.0)
-    deviations: np.ndarray = np.arctanh(correlations) * math.sqrt(rows.shape[1] - 3)
-    return deviations
+    result: np.ndarray = np.clip(directions @ directions.T, -1.0, 1.0)
+    np.fill_diagonal(result, 0.0)
+    return result
 
 
 def limit(false_alarms: float, tests: int) -> float:

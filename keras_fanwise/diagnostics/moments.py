@@ -30,7 +30,7 @@ def moments(parts: Iterable[np.ndarray]) -> Moments:
     """
     count, mean, squares = 0, 0.0, 0.0
     with np.errstate(invalid="ignore"):  # infinite values have no deviation
-        for block in _blocks(parts):
+        for block in blocks(parts):
             difference = float(block.mean()) - mean
             total = count + block.size
             block -= mean + difference
@@ -40,7 +40,8 @@ def moments(parts: Iterable[np.ndarray]) -> Moments:
     return Moments(mean, math.sqrt(squares / count) if count else math.nan)
 
 
-def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The values of the parts in float64, so many at a time."""
     for part in parts:
         flat = part.reshape(-1)
         for start in range(0, flat.size, _BLOCK):

@@ -35,6 +35,8 @@ class Condition(FindingKind):
         "use an initializer that counts the fans of the layer, by name or by retrofit()",
     )
 
+    DISTRIBUTION = ("distribution", "draw the weight by the initializer of its layer")
+
 
 class AuditFinding(NamedTuple):
     """A weight that does not meet a condition.

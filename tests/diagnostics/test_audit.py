@@ -11,7 +11,7 @@ from support.models import MODELS, arrays, equal, network
 from support.processes import COMPARING
 
 layers = keras.layers
-SYMMETRY, BALANCE, SCALE, GLOROT = Condition
+SYMMETRY, BALANCE, SCALE, GLOROT, DISTRIBUTION = Condition
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,59 @@ def test_a_weight_that_repeats_another_is_named(clean, factor):
     [finding] = [f for f in kf.audit(clean).findings if f.condition == SYMMETRY]
     assert finding.path == key.path
     assert "attention/query/kernel" in finding.numbers
+
+
+COPIES = {
+    "transposed": lambda values: values.T,
+    "rolled": lambda values: np.roll(values, 1, axis=0),
+    "rolled and scaled": lambda values: -0.7 * np.roll(values, 5, axis=1),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_in_another_order_is_named(kind):
+    square = [layers.Dense(24, name=f"dense_{i}") for i in range(3)]
+    model = keras.Sequential([keras.Input((24,)), *square])
+    for seed in range(10):
+        kf.initialize(model, "glorot", seed=seed)
+        first = np.array(keras.ops.convert_to_numpy(square[0].kernel.value))
+        square[2].kernel.assign(COPIES[kind](first))
+        [finding] = [f for f in kf.audit(model).findings if f.condition == SYMMETRY]
+        assert finding.path == square[2].kernel.path
+        assert square[0].kernel.path in finding.numbers
+
+
+SHAPES = {
+    "two values": lambda values: np.where(RNG.random(values.shape) < 0.5, -1.0, 1.0),
+    "normal": lambda values: RNG.normal(size=values.shape),
+}
+
+
+@pytest.mark.parametrize("wrong", SHAPES)
+@pytest.mark.parametrize("recipe", ["fanwise_glorot_uniform", "fanwise_glorot_normal"])
+def test_values_of_another_distribution_are_named(wrong, recipe):
+    """Of the deviation that is asked for, and of mean 0."""
+    layer = layers.Dense(80)
+    layer.build((None, 60))
+    kf.initialize(layer, recipe, seed=0)
+    assert not kf.audit(layer).findings
+    layer.kernel.assign(SHAPES[wrong](layer.kernel) * np.sqrt(1 / 70))
+    [finding] = kf.audit(layer).findings
+    assert finding.condition == DISTRIBUTION
+    assert recipe.rsplit("_")[-1] in finding.numbers
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_false_alarms_of_many_short_units(dtype):
+    """512 units of 30 values: correlations by Fisher's transform gave 16 in 1,000."""
+    layer = layers.Dense(30, dtype=dtype)
+    layer.build((None, 512))
+    alarms = 0
+    for seed in range(150):
+        recipe = ("fanwise_glorot_uniform", "fanwise_he_normal")[seed % 2]
+        kf.initialize(layer, recipe, seed=seed)
+        alarms += bool(kf.audit(layer).findings)
+    assert alarms <= 2  # of which 0.15 are expected; three are 1 in 2,000
 
 
 def test_what_one_seed_does_in_keras():

@@ -1,0 +1,141 @@
+"""Copies in whatever order, and values of the wrong shape: found, and nothing else."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from scipy import stats
+from statistics_checks import K
+
+from keras_fanwise.diagnostics.copies import equal_beginnings, equal_values
+from keras_fanwise.diagnostics.shapes import shape_tail
+from keras_fanwise.fans.counting import Fans
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Parameters, spread
+from keras_fanwise.sampling.sampler import draw
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def weights(distribution, count, size, dtype="float32"):
+    return [draw(seed, distribution, (size,), dtype, spread=0.1) for seed in range(count)]
+
+
+def orthogonal(count, size):
+    side = round(size**0.5)
+    normals = np.random.default_rng(0).normal(size=(count, side, side))
+    return list(np.linalg.qr(normals)[0].reshape(count, -1))
+
+
+@pytest.mark.parametrize("kind", [*DISTRIBUTIONS, "orthogonal"])
+@pytest.mark.parametrize("size", [64, 1024])
+def test_independent_weights_are_no_copies(kind, size):
+    """At a level at which some pairs are close by chance, and at one of audits."""
+    count, expected = 600, 40
+    values = orthogonal(count, size) if kind == "orthogonal" else weights(kind, count, size)
+    found = equal_values(values, [0.0] * count, expected)
+    assert len(found) < expected + K * np.sqrt(expected)
+    if kind == "uniform":  # of which there are the most: the check can fail
+        assert len(found) > 0
+    assert not equal_values(values, [0.0] * count, 1e-4)
+
+
+REARRANGEMENTS = {
+    "transposed": lambda v: v.T,
+    "rolled": lambda v: np.roll(v, 1, axis=0),
+    "rolled and scaled": lambda v: np.roll(v, 3, axis=1) * np.float32(-0.37),
+    "turned around": lambda v: v[::-1, ::-1],
+    "as it is": lambda v: v.copy(),
+}
+
+
+@pytest.mark.parametrize("kind", REARRANGEMENTS)
+@pytest.mark.parametrize("shape", [(8, 8), (64, 32), (300, 200)])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_copies_are_found(kind, shape, distribution):
+    values = [draw(seed, distribution, shape, spread=0.1) for seed in range(40)]
+    values.append(REARRANGEMENTS[kind](values[7]))
+    assert equal_values(values, [0.0] * 41, 1e-4) == {40: 7}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copies_of_any_type(dtype):
+    values = [draw(seed, "uniform", (40, 50), dtype, spread=0.1) for seed in range(30)]
+    values.append(values[3].T)
+    assert equal_values(values, [0.0] * 31, 1e-4) == {30: 3}
+
+
+def test_what_is_not_compared():
+    signs = [np.sign(v) for v in weights("uniform", 5, 100)]
+    assert not equal_values(signs, [np.nan] * 5, 1e-4)
+    constant = [np.zeros(100)] * 3
+    assert not equal_values(constant, [0.0] * 3, 1e-4)
+    assert not equal_beginnings(constant, 1e-4)
+
+
+def test_equal_beginnings():
+    values = weights("uniform", 10, 200)
+    values.append(3 * values[4][:70])
+    assert equal_beginnings(values, 1e-4) == {10: 4}
+
+
+def parameters(distribution):
+    return Parameters(distribution, spread(1.0, "fan_in", distribution, Fans(1, 1)))
+
+
+def shape_tails(values, distribution, dtype="float32"):
+    eps = float(ml_dtypes.finfo(dtype).eps)
+    return shape_tail(np.asarray(values).astype(dtype), parameters(distribution), eps)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("size", [2, 30, 5000])
+def test_false_alarms_of_shapes(distribution, size):
+    trials = 400
+    drawn = parameters(distribution)
+    values = draw(5, distribution, (trials, size), spread=drawn.spread)
+    for asked in (0.2, 0.02):
+        alarms = np.mean([shape_tails(v, distribution) < asked for v in values])
+        assert alarms < asked + K * np.sqrt(asked / trials)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_rounding_is_no_other_shape(distribution, dtype):
+    drawn = parameters(distribution)
+    for seed in range(5):
+        values = draw(seed, distribution, (2**17,), dtype, spread=drawn.spread)
+        assert shape_tails(values, distribution, dtype) > 1e-4
+    coarse = drawn.spread * (np.floor(values.astype(float) / drawn.spread * 128) / 128)
+    assert shape_tails(coarse, distribution, "bfloat16") > 1e-4
+
+
+SAMPLERS = {
+    "uniform": stats.uniform(-(3**0.5), 2 * 3**0.5),
+    "truncated_normal": stats.truncnorm(-2, 2, scale=1 / stats.truncnorm.std(-2, 2)),
+    "untruncated_normal": stats.norm(),
+    "two values": stats.rv_discrete(values=([-1, 1], [0.5, 0.5])),
+    "long tails": stats.laplace(scale=2**-0.5),
+}
+# Values from which on a wrong shape of the right deviation is found: the limits of a
+# distribution betray at once what has none; the rest is for the distribution function.
+ENOUGH = {
+    ("uniform", "truncated_normal"): 300,
+    ("uniform", "untruncated_normal"): 200,
+    ("truncated_normal", "uniform"): 20_000,
+    ("truncated_normal", "untruncated_normal"): 500,
+    ("untruncated_normal", "uniform"): 6000,
+}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("wrong", SAMPLERS)
+def test_wrong_shapes_are_found(distribution, wrong):
+    if wrong == distribution or (distribution, wrong) == (
+        "untruncated_normal",
+        "truncated_normal",
+    ):
+        # Normals of one deviation, with tails or not, differ too little in the middle.
+        return
+    size = ENOUGH.get((distribution, wrong), 3000)
+    for seed in range(10):
+        values = SAMPLERS[wrong].rvs(size=size, random_state=seed)
+        assert shape_tails(values, distribution) < 1e-6
