@@ -8,7 +8,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
 from support.models import MODELS, arrays, equal, network
-from support.processes import COMPARING
+from support.processes import COMPARING, once_on
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT, DISTRIBUTION = Condition
@@ -265,6 +265,7 @@ def test_glorots_condition_of_weights_of_unknown_initializers(std):
     assert not kf.audit(layer).findings
 
 
+@once_on("torch")  # which builds them the fastest
 @pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0"])
 def test_applications(name):
     def build():
@@ -274,8 +275,6 @@ def test_applications(name):
 
     with kf.retrofit():
         assert not kf.audit(build()).findings
-    if keras.backend.backend() == "jax":
-        return  # which compiles for every shape, and draws the same way
     model = build()
     named = {f.path for f in kf.audit(model).findings if f.condition == SCALE}
     depthwise = {

@@ -14,7 +14,7 @@ from keras_fanwise.sampling.sampler import draw
 from keras_fanwise.sampling.streams import stream_key
 
 from support.models import MODELS, relu_network
-from support.processes import ONCE, OTHERS, run_python, skip_if_missing
+from support.processes import ONCE, OTHERS, once_on, run_python, skip_if_missing
 
 layers = keras.layers
 BACKEND = keras.backend.backend()
@@ -422,6 +422,7 @@ def test_a_layer_alone():
     assert row.depth == 1
 
 
+@once_on("torch")  # which builds them the fastest
 def test_networks_of_keras_applications():
     """The one that normalizes is well, the one whose depth made its authors pretrain it is
     not: Simonyan and Zisserman 2014, section 3.1."""

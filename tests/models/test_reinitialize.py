@@ -10,7 +10,7 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from support.models import MODELS, ByHand, arrays, equal, sequential
+from support.models import MODELS, ByHand, arrays, equal, sequential, values_of
 from support.processes import ONCE, OTHERS, run_python, skip_if_missing
 from support.statistics_checks import (
     KURTOSIS,
@@ -78,6 +78,7 @@ APPLICATIONS = {
 }
 
 
+@ONCE
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name):
     with kf.retrofit():  # for the time that it saves
@@ -248,7 +249,7 @@ DATA = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 LABELS = np.arange(64) % 3
 
 
-def compiled(optimizer, **arguments):
+def compiled(optimizer):
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -258,7 +259,7 @@ def compiled(optimizer, **arguments):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(), loss, **arguments)
+    model.compile(optimizer(), loss)
     return model
 
 
@@ -279,14 +280,28 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_trained_model_trains_again_like_a_new_one(name):
-    # TensorFlow would trace for most of the time; two see that what it traced is right.
-    traced = keras.backend.backend() != "tensorflow" or name in ("adam", "schedule")
-    used = compiled(OPTIMIZERS[name], run_eagerly=not traced)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_state_of_an_optimizer_is_that_of_a_new_one(optimizer):
+    used, new = compiled(optimizer), compiled(optimizer)
+    new.optimizer.build(new.trainable_variables)
+    fit(used)
+    assert not all(equal(state_of(used.optimizer), state_of(new.optimizer)))
+    for model in (used, new):
+        kf.reinitialize(model, seed=3)
+    assert all(equal(state_of(used.optimizer), state_of(new.optimizer)))
+
+
+def state_of(optimizer):
+    return [values_of(variable.value) for variable in optimizer.variables]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "schedule", "scaled"])
+def test_a_trained_model_trains_again_like_a_new_one(optimizer):
+    optimizer = OPTIMIZERS[optimizer]
+    used = compiled(optimizer)
     fit(used)
     kf.reinitialize(used, seed=3)
-    new = compiled(OPTIMIZERS[name], run_eagerly=not traced)
+    new = compiled(optimizer)
     kf.reinitialize(new, seed=3)
     assert fit(used) == fit(new)
     assert all(equal(arrays(used), arrays(new)))

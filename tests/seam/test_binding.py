@@ -408,6 +408,7 @@ assert [weight.tobytes() for weight in model.get_weights()] != without
 """
 
 
+@ONCE
 def test_other_initializers_draw_the_same_bits_with_and_without_us():
     run_python(OTHERS)
 
