@@ -14,11 +14,9 @@ from rich.console import Console
 
 import keras_fanwise
 from keras_fanwise.arguments import integer, printable
-from keras_fanwise.files import new_files
-from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.reports.report import Report
-from keras_fanwise.saved_model import cause, check_suffix, load_model
-from keras_fanwise.terminal import (
+from keras_fanwise.command.files import new_files
+from keras_fanwise.command.saved_model import cause, check_suffix, load_model
+from keras_fanwise.command.terminal import (
     BadInputError,
     clean_stop,
     complain,
@@ -26,6 +24,8 @@ from keras_fanwise.terminal import (
     readable_output,
     write_output,
 )
+from keras_fanwise.models.recipes import rules_of
+from keras_fanwise.reports.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
 _FIGURES = (".pdf", ".png", ".svg")

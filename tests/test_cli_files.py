@@ -19,8 +19,8 @@ import keras
 import pytest
 
 from keras_fanwise.cli import main
-from keras_fanwise.files import new_files
-from keras_fanwise.terminal import BadInputError
+from keras_fanwise.command.files import new_files
+from keras_fanwise.command.terminal import BadInputError
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.

@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 import keras_fanwise
+from keras_fanwise.backends import private_keras
 
 PACKAGE = Path(keras_fanwise.__file__).parent
 # In the order of the data: a room imports only rooms that stand before it.
@@ -22,9 +24,7 @@ ROOMS = [
     "diagnostics",
     "models",
     "older_versions",
-    "files",
-    "terminal",
-    "saved_model",
+    "command",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -124,3 +124,30 @@ def test_no_room_hides_one_of_its_modules(name):
     for path in (PACKAGE / name).glob("[a-z]*.py"):
         importlib.import_module(f"keras_fanwise.{name}.{path.stem}")
         assert getattr(package, path.stem).__name__ == f"keras_fanwise.{name}.{path.stem}"
+
+
+def relied_on():
+    """The rows of the table of what Keras does not promise: where it stands, and the test."""
+    rows = re.findall(r"^\| .* \| (.*) \| `(test_\w+)` \|$", private_keras.__doc__, re.M)
+    return [(where.strip("`"), test) for where, test in rows]
+
+
+def test_whatever_keras_does_not_promise_has_a_test():
+    defined = {
+        name
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(relied_on()) > 10
+    for where, test in relied_on():
+        assert where == "here" or (PACKAGE / where).is_file()
+        assert test in defined
+
+
+def private_imports(source):
+    return [name for name in imported(source) if name.startswith("keras.src")]
+
+
+def test_what_is_private_is_imported_in_one_module():
+    users = [path.stem for path in FILES if private_imports(path.read_text())]
+    assert users == ["private_keras"]

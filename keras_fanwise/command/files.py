@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_fanwise.terminal import BadInputError
+from keras_fanwise.command.terminal import BadInputError
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import keras
 
-from keras_fanwise.terminal import BadInputError
+from keras_fanwise.command.terminal import BadInputError
 
 _SUFFIXES = (".keras", ".h5")
 _LAMBDA = "it holds a Lambda layer, which could run any code"
