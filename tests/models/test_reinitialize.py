@@ -283,19 +283,23 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_the_state_of_an_optimizer_is_that_of_a_new_one(optimizer):
     used, new = compiled(optimizer), compiled(optimizer)
-    new.optimizer.build(new.trainable_variables)
-    fit(used)
-    assert not all(equal(state_of(used.optimizer), state_of(new.optimizer)))
     for model in (used, new):
-        kf.reinitialize(model, seed=3)
-    assert all(equal(state_of(used.optimizer), state_of(new.optimizer)))
+        model.optimizer.build(model.trainable_variables)
+    for variable in state_of(used):
+        variable.assign(variable + 1)
+    kf.reinitialize(new, seed=3)
+    assert not any(equal(*(map(values_of, state_of(model)) for model in (used, new))))
+    kf.reinitialize(used, seed=3)
+    assert all(equal(*(map(values_of, state_of(model)) for model in (used, new))))
 
 
-def state_of(optimizer):
-    return [values_of(variable.value) for variable in optimizer.variables]
+def state_of(model):
+    """What is not a setting."""
+    variables = model.optimizer.variables
+    return [variable for variable in variables if "learning_rate" not in variable.path]
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "schedule", "scaled"])
+@pytest.mark.parametrize("optimizer", ["momentum", "schedule"])
 def test_a_trained_model_trains_again_like_a_new_one(optimizer):
     optimizer = OPTIMIZERS[optimizer]
     used = compiled(optimizer)
