@@ -243,6 +243,10 @@ def _resets_of_optimizer(optimizer: Any) -> list[Callable[[], Any]]:
     return [functools.partial(_copy_value, old, new) for old, new in state]
 
 
+def _set_to_zero(variable: keras.Variable) -> None:
+    variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+
+
 def _copy_value(variable: keras.Variable, source: keras.Variable) -> None:
     variable.assign(source.value)
 
@@ -258,4 +262,6 @@ def _resets_of_states(
         for holder in owned.holders
         if isinstance(holder, keras.layers.RNN) and holder.stateful
     )
-    return [layer.reset_state for layer in layers]
+    states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
+    # Not by `reset_state`, which fails on JAX in Keras 3.8.
+    return [functools.partial(_set_to_zero, state) for state in states]
