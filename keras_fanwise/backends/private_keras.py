@@ -29,6 +29,11 @@ def is_shape_inference(variable: keras.Variable) -> bool:
     )
 
 
+def is_stateless() -> bool:
+    """Whether what is assigned now goes to a `keras.StatelessScope`, and not to variables."""
+    return bool(in_stateless_scope())
+
+
 def has_value(variable: keras.Variable) -> bool:
     """Not if it was made in a stateless scope, and Keras fills it later or never."""
     return variable._value is not None

@@ -223,11 +223,13 @@ def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np
 
 def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
     """Likewise, of zeros; if it is large, the system provides them page by page, later."""
-    return _aligned(np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8), dtype, _ALIGNMENT)
+    return _aligned(
+        np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8), dtype, _ALIGNMENT
+    )
 
 
 def _aligned(memory: np.ndarray, dtype: np.dtype, alignment: int) -> np.ndarray:
-    """The part of the memory, but for `alignment` bytes, that begins at a multiple of it."""
+    """The memory but for `alignment` bytes, from the first multiple of that on."""
     offset = -memory.ctypes.data % alignment
     return memory[offset : offset + memory.size - alignment].view(dtype)
 

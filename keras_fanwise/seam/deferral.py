@@ -14,7 +14,7 @@ from keras_fanwise.backends.arrays import snapshot, unfilled, unfilled_array
 from keras_fanwise.backends.private_keras import (
     drawn_as_built,
     has_value,
-    in_stateless_scope,
+    is_stateless,
 )
 from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
 from keras_fanwise.initializers.counterparts import is_random
@@ -128,7 +128,7 @@ class Deferral(keras.initializers.Initializer):
         dtype = keras.backend.standardize_dtype(dtype)
         if not self._block.is_open or dtype not in DTYPES:
             return self._draw_now(shape, dtype, layout)
-        if in_stateless_scope():
+        if is_stateless():
             return keras.ops.zeros(shape, dtype=dtype)
         if layout is None:
             self._advance()
@@ -178,7 +178,7 @@ class Deferral(keras.initializers.Initializer):
             raise ReferenceError("The weight is gone.")
         result = type(variable).assign(variable, value)
         # Only now: what failed to be assigned is still to be drawn.
-        if not in_stateless_scope():
+        if not is_stateless():
             self._is_unfilled = False
             vars(variable).pop("assign", None)
         return result
@@ -211,13 +211,12 @@ class Deferral(keras.initializers.Initializer):
 
 
 def _unfilled_shards(shape: Sequence[int], dtype: str, sharding: Any) -> Any:
-    def part(index: Sequence[slice] | None) -> Any:
-        sizes = [s.stop - s.start for s in index] if index is not None else shape
-        return unfilled_array(sizes, dtype)
+    def part(index: Sequence[slice] | None) -> np.ndarray:
+        return unfilled_array([each.stop - each.start for each in index or ()], dtype)
 
     return placed(shape, sharding, part)
 
 
 def _has_values(variable: keras.Variable) -> bool:
-    """Whether something else than `assign` has filled it, such as a state dict of PyTorch."""
+    """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
     return any(np.count_nonzero(part) for part in local_parts(variable.value))

@@ -253,13 +253,20 @@ def test_an_initializer_that_fails_does_not_keep_the_others_from_drawing():
         def expected(self, shape, site=None):
             raise ValueError("no such thing")
 
-    with pytest.raises(ValueError, match="head_0/kernel.*no such thing"):
+    late = layers.Dense(4, name="late")
+
+    def make():
         with kf.skip_init() as skipped:
-            model = stack(3, 4, head=Wrong())
-            late = layers.Dense(4, name="late")
+            blocks.append(skipped)
+            models.append(stack(3, 4, head=Wrong()))
             late.build((None, 4))
-    assert skipped.drawn == ["body/kernel", "late/kernel"]
-    assert np.any(values_of(model.get_layer("body").kernel))
+
+    blocks, models = [], []
+    with pytest.raises(ValueError, match=r"head_0/kernel.*no such thing"):
+        make()
+    assert blocks[0].drawn == ["body/kernel", "late/kernel"]
+    assert np.any(values_of(models[0].get_layer("body").kernel))
+    assert np.any(values_of(late.kernel))
 
 
 def test_a_scope_without_state_assigns_nothing():
