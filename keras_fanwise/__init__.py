@@ -28,6 +28,7 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.initialize import initialize, reinitialize
+from keras_fanwise.models.loading import skip_init
 from keras_fanwise.models.recipes import recipes
 from keras_fanwise.models.rules import Rule
 from keras_fanwise.older_versions import name_older_modules
@@ -48,6 +49,7 @@ from keras_fanwise.reports.signal_report import (
 from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam import binding, origin
+from keras_fanwise.seam.deferral import deferral
 from keras_fanwise.seam.retrofit import retrofit, retrofitted
 
 __version__ = version("keras_fanwise")
@@ -91,6 +93,7 @@ __all__ = [
     "reinitialize",
     "retrofit",
     "signal",
+    "skip_init",
 ]
 
 # Saved models, pickles and error messages name the package, whose names stay, and not the
@@ -100,5 +103,5 @@ for _name in __all__:
 
 register()
 origin.install()
-binding.install(retrofitted)
+binding.install(retrofitted, deferral)
 name_older_modules()

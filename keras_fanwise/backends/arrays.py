@@ -1,9 +1,13 @@
 """Hands a NumPy array over to the backend, without a copy where that can be done."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_fanwise.sampling.sampler import DTYPES, aligned_zeros
 
 
 def to_tensor(values: np.ndarray) -> Any:
@@ -30,6 +34,27 @@ def to_tensor(values: np.ndarray) -> Any:
         if tf.executing_eagerly():
             return _tensorflow(values)
     return keras.ops.convert_to_tensor(values)
+
+
+def unfilled(shape: Sequence[int], dtype: str) -> Any:
+    """A backend tensor of zeros; on a CPU they take no memory before they are written.
+
+    Args:
+        shape: of the tensor.
+        dtype: one of the four float types.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            return keras.ops.zeros(shape, dtype=dtype)  # which a graph does not hold
+    return to_tensor(unfilled_array(shape, dtype))
+
+
+def unfilled_array(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """Zeros that a backend can take over, in memory that nobody has touched."""
+    # The system maps zeros when they are first read or written.
+    return aligned_zeros(math.prod(shape), DTYPES[dtype]).reshape(tuple(shape))
 
 
 def snapshot(variable: keras.Variable) -> Any:

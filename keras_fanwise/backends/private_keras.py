@@ -25,9 +25,11 @@ it. The test of each would notice a change.
 """
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
@@ -49,6 +51,33 @@ def is_shape_inference(variable: keras.Variable) -> bool:
     return (
         in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
     )
+
+
+def is_stateless() -> bool:
+    """Whether what is assigned now goes to a `keras.StatelessScope`, and not to variables."""
+    return bool(in_stateless_scope())
+
+
+def has_value(variable: keras.Variable) -> bool:
+    """Not if it was made in a stateless scope, and Keras fills it later or never."""
+    return variable._value is not None
+
+
+def drawn_as_built(variable: keras.Variable, initializer: Any) -> Any:
+    """What a variable would be filled with that Keras makes now, with this initializer.
+
+    Keras may compile the initializer for a tensor that is spread over devices, which draws
+    other last bits.
+    """
+    shape, dtype = tuple(variable.shape), variable.dtype
+    layout = getattr(variable, "_layout", None)
+    # Keras 3.8 draws the whole tensor, and spreads it when it is assigned.
+    if layout is None or "layout" not in inspect.signature(keras.Variable).parameters:
+        return initializer(shape, dtype=dtype)
+    twin = keras.Variable(
+        initializer, shape=shape, dtype=dtype, name=variable.name, layout=layout
+    )
+    return twin.value
 
 
 def scopes() -> list[tuple[str, keras.Layer | None]]:

@@ -52,6 +52,11 @@ def portable(initializer: Any) -> FanwiseInitializer | None:
     return known(initializer) if known else _of_family(initializer, "shape", True)
 
 
+def is_random(initializer: Any) -> bool:
+    """Whether it is one of Keras's own that `portable` knows; no instance of a subclass."""
+    return type(initializer) in _OTHERS or type(initializer) in _FAMILY
+
+
 def given_seed(initializer: Any) -> Seed:
     """The seed that an initializer was made with, generators themselves."""
     if initializer.get_config().get("seed") is None:

@@ -218,9 +218,20 @@ def _shares(size: int, threads: int) -> list[tuple[int, int]]:
 
 def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
     """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
-    memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    return _aligned(np.empty(size * dtype.itemsize + alignment, np.uint8), dtype, alignment)
+
+
+def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    """Likewise, of zeros; if it is large, the system provides them page by page, later."""
+    return _aligned(
+        np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8), dtype, _ALIGNMENT
+    )
+
+
+def _aligned(memory: np.ndarray, dtype: np.dtype, alignment: int) -> np.ndarray:
+    """The memory but for `alignment` bytes, from the first multiple of that on."""
     offset = -memory.ctypes.data % alignment
-    return memory[offset : offset + size * dtype.itemsize].view(dtype)
+    return memory[offset : offset + memory.size - alignment].view(dtype)
 
 
 def owned(values: np.ndarray, dtype: str) -> np.ndarray:

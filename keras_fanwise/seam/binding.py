@@ -3,8 +3,9 @@
 Keras gives an initializer a shape and nothing else. The one public place that knows the
 layer, the name of the weight and the initializer together is `keras.Layer.add_weight`,
 so importing the package wraps it: an initializer of ours is replaced, for this weight
-only, by a `Bound` one, and any other passes through untouched. Inside a `retrofit()` block
-`keras.initializers.get` is replaced too; nothing else in Keras is changed.
+only, by a `Bound` one, and any other passes through untouched. Inside a `skip_init()` block
+a `Deferral` stands in for both, and inside a `retrofit()` block `keras.initializers.get` is
+replaced too; nothing else in Keras is changed.
 """
 
 import functools
@@ -25,18 +26,23 @@ _MARK = "_keras_fanwise_seam"
 
 # What stands in for an initializer of somebody else's; the same object if nothing does.
 Resolver = Callable[[Any], Any]
+# What Keras is handed instead of the first; of the second it was made, or is the same.
+Deferrer = Callable[[Any, Any], Any]
 
 
-def install(resolver: Resolver) -> None:
+def install(resolver: Resolver, deferrer: Deferrer) -> None:
     """Wraps `keras.Layer.add_weight`, once.
 
+    Those of the last call count, so those of a package that is imported anew.
+
     Args:
-        resolver: is asked about every initializer that is not ours. That of the last call
-            counts, so that of a package that is imported anew.
+        resolver: is asked about every initializer that is not ours.
+        deferrer: is asked about every weight. What it puts in the place of its initializer
+            and has a method `watch` is told which variable was made.
     """
     if not hasattr(keras.Layer.add_weight, _MARK):
         keras.Layer.add_weight = _wrapped(keras.Layer.add_weight)
-    setattr(keras.Layer.add_weight, _MARK, resolver)
+    setattr(keras.Layer.add_weight, _MARK, (resolver, deferrer))
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,17 +55,21 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         identifier = arguments.get("initializer")
         if identifier is None:
             identifier = _default(self, arguments.get("dtype"))
-        initializer = _resolved(identifier, self, getattr(add_weight, _MARK))
+        resolver, deferrer = getattr(add_weight, _MARK)
+        initializer = _resolved(identifier, self, resolver)
         lstm_bias = unit_forget_bias(self, initializer)
         if lstm_bias is not None and is_ours(self.bias_initializer):
             initializer = lstm_bias
         bound = _bound(initializer, self, arguments.get("shape"), kwargs)
+        filler = deferrer(bound, initializer)
         if len(args) > 1:
-            args = (args[0], bound, *args[2:])
+            args = (args[0], filler, *args[2:])
         else:
-            kwargs["initializer"] = bound
+            kwargs["initializer"] = filler
         variable = original(self, *args, **kwargs)
         record(variable, lstm_bias or initializer)
+        if hasattr(filler, "watch"):
+            filler.watch(variable)
         return variable
 
     return add_weight

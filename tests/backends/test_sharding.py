@@ -18,6 +18,7 @@ PROGRAMS = [
     "bad_layouts(), generators(), replicas_stay_apart(), memory()",
     "models()",
     "whole_models()",
+    "loading()",
 ]
 
 

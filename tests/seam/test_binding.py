@@ -11,6 +11,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.naming import snake_case
 from keras_fanwise.seam import binding
+from keras_fanwise.seam.deferral import deferral
 from keras_fanwise.seam.retrofit import retrofitted
 
 from support.models import values_by_path, values_of
@@ -415,9 +416,9 @@ def test_other_initializers_draw_the_same_bits_with_and_without_us():
 
 def test_installing_twice_wraps_once():
     wrapped = keras.Layer.add_weight
-    binding.install(retrofitted)
+    binding.install(retrofitted, deferral)
     importlib.reload(binding)
-    binding.install(retrofitted)
+    binding.install(retrofitted, deferral)
     assert keras.Layer.add_weight is wrapped
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")
 

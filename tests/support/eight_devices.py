@@ -307,6 +307,41 @@ def replicas_stay_apart():
         assert np.array_equal(np.asarray(shard.data), 2 * before)
 
 
+def keras_initializers():
+    """Small and large weights, which Keras draws in different ways."""
+    generator = keras.random.SeedGenerator(3)
+    inputs = keras.Input((64,))
+    x = layers.Dense(2**17, kernel_initializer="he_normal", name="dense_large")(inputs)
+    seeded = keras.initializers.GlorotNormal(seed=generator)
+    x = layers.Dense(64, kernel_initializer=seeded, name="dense_wide")(x)
+    x = layers.Dense(16, kernel_initializer="random_uniform", name="dense")(x)
+    head = kf.FanwiseHeNormal(seed=generator)
+    return keras.Model(inputs, layers.Dense(8, kernel_initializer=head, name="head")(x))
+
+
+def loading():
+    """What is put off has the layout, and at the end the values, of what is not."""
+    for make in (transformer, depthwise, keras_initializers):
+        for distribution in distributions().values():
+            keras.distribution.set_distribution(distribution)
+            keras.utils.set_random_seed(1)
+            expected = make()
+            keras.utils.set_random_seed(1)
+            drawn = recorded_draws()
+            with kf.skip_init() as skipped:
+                model = make()
+                assert drawn == []
+                filled = model.layers[-1].kernel
+                filled.assign(np.ones(filled.shape))
+            keras.distribution.set_distribution(None)
+            for weight, other in zip(model.weights, expected.weights, strict=True):
+                assert weight.value.sharding == other.value.sharding, weight.path
+            model.layers[-1].kernel.assign(expected.layers[-1].kernel)
+            assert same(arrays(model), arrays(expected))
+            assert skipped.drawn
+            assert filled.path not in skipped.drawn
+
+
 def memory():
     """Beyond the result at most the largest shard and 64 MB."""
     from pathlib import Path
