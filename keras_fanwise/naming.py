@@ -1,5 +1,6 @@
 """Names as Keras makes them."""
 
+import functools
 import re
 
 import keras
@@ -9,6 +10,7 @@ _NUMBER = re.compile(r"_([1-9][0-9]*)")
 _DIRECTIONS = ("", "forward_", "backward_")
 
 
+@functools.lru_cache
 def snake_case(name: str) -> str:
     """What Keras calls an object of a class of this name.
 

@@ -94,7 +94,7 @@ def deferral(filler: Any, initializer: Any) -> Any:
         filler: fills this weight.
         initializer: of which the filler was made, or the filler itself if that is not ours.
     """
-    blocks = _open_blocks()
+    blocks = _open_blocks() if _entered.get() else ()  # the latter is faster
     if not blocks:
         return filler
     if filler is initializer:
