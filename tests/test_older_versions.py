@@ -15,6 +15,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 
+from support.models import values_of
 from support.processes import run_python
 
 FOLDER = Path(__file__).parent / "data" / "version_0_1"
@@ -28,10 +29,6 @@ DRAWN_AGAIN = (
     "head/kernel",
     "head/bias",
 )
-
-
-def values_of(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
 
 
 def weights_of(model):

@@ -13,11 +13,9 @@ import keras_fanwise as kf
 from keras_fanwise.initializers import site as site_module
 from keras_fanwise.initializers.registration import CLASSES
 
+from support.models import values_of
+
 layers = keras.layers
-
-
-def values_of(tensor):
-    return np.array(keras.ops.convert_to_numpy(getattr(tensor, "value", tensor)))
 
 
 def state(initializer):

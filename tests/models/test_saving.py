@@ -7,11 +7,9 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise import Rule
 
+from support.models import values_of
+
 layers = keras.layers
-
-
-def values_of(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.value * 1))
 
 
 @keras.saving.register_keras_serializable("tests")

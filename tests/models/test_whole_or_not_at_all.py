@@ -11,14 +11,13 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise import Rule
 
+from support.models import values_of
+
 layers = keras.layers
 
 
-def values_of(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.value * 1))
-
-
-def trained():
+def used():
+    """With a state of its optimizer, as if it had been trained."""
     model = keras.Sequential(
         [
             keras.Input((8,)),
@@ -28,8 +27,9 @@ def trained():
         ]
     )
     model.compile("adam", "mse")
-    x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
-    model.fit(x, x, verbose=0)
+    model.optimizer.build(model.trainable_variables)
+    for variable in model.optimizer.variables:
+        variable.assign(variable.value + 1)
     return model
 
 
@@ -60,7 +60,7 @@ class Interrupting:
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, MemoryError, OSError])
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_after_an_interrupt_of_a_draw_all_is_as_before(exception, number, monkeypatch):
-    model = trained()
+    model = used()
     before = state(model)
     stop = Interrupting(kf.FanwiseHeNormal.draw, number, exception)
     monkeypatch.setattr(
@@ -73,9 +73,9 @@ def test_after_an_interrupt_of_a_draw_all_is_as_before(exception, number, monkey
     assert is_as_before(model, before)
 
 
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", [1, 4, 6, 7, 9, 11])
 def test_after_an_interrupt_of_an_assignment_all_is_old_or_new(number, monkeypatch):
-    model, finished = trained(), trained()
+    model, finished = used(), used()
     before = state(model)
     kf.initialize(finished, "he", seed=0)
     after = state(finished)
@@ -113,7 +113,7 @@ def nothing(shape, dtype=None):
 
 @pytest.mark.parametrize("initializer", [strings, objects, complexes, text, nothing])
 def test_what_is_no_number_is_an_error_and_changes_nothing(initializer):
-    model = trained()
+    model = used()
     before = state(model)
     rules = [Rule("ones", path="one/*"), Rule(initializer, path="two/kernel")]
     for dry_run in (True, False):
@@ -123,7 +123,7 @@ def test_what_is_no_number_is_an_error_and_changes_nothing(initializer):
 
 
 def test_an_invalid_number_of_threads_changes_nothing(monkeypatch):
-    model = trained()
+    model = used()
     before = state(model)
     monkeypatch.setenv("KERAS_FANWISE_THREADS", "many")
     with pytest.raises(ValueError, match="KERAS_FANWISE_THREADS"):
@@ -159,7 +159,7 @@ class Closed(keras.optimizers.SGD):
 
 
 def test_an_optimizer_without_a_usable_config():
-    model = trained()
+    model = used()
     model.compile(Closed(1), "mse")
     model.optimizer.build(model.trainable_variables)
     before = state(model)
@@ -186,7 +186,7 @@ class Sealed(keras.initializers.Initializer):
 
 
 def test_an_initializer_without_a_usable_config():
-    model = trained()
+    model = used()
     before = state(model)
     with pytest.raises(ValueError, match="`initializer` must be one that its own config"):
         kf.initialize(model, Rule(Sealed(1), path="two/kernel"), seed=0)

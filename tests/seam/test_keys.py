@@ -8,11 +8,9 @@ import pytest
 
 import keras_fanwise as kf
 
+from support.models import values_of
+
 layers = keras.layers
-
-
-def values_of(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.value * 1))
 
 
 def seeded():
