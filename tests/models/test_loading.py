@@ -279,20 +279,18 @@ def test_a_scope_without_state_assigns_nothing():
 
 
 def test_weights_that_are_never_made_are_not_drawn():
-    with kf.skip_init() as skipped:
-        with unfilled_variables():
-            layer = layers.Dense(3)
-            layer.build((None, 4))
+    with kf.skip_init() as skipped, unfilled_variables():
+        layer = layers.Dense(3)
+        layer.build((None, 4))
     assert skipped.drawn == []
 
 
 def test_weights_that_are_made_after_the_block_are_drawn():
     def make(block):
         keras.utils.set_random_seed(1)
-        with keras.StatelessScope():
-            with block():
-                layer = layers.Dense(3, kernel_initializer="he_normal")
-                layer.build((None, 4))
+        with keras.StatelessScope(), block():
+            layer = layers.Dense(3, kernel_initializer="he_normal")
+            layer.build((None, 4))
         return values_of(layer.kernel)
 
     assert np.array_equal(make(contextlib.nullcontext), make(kf.skip_init))
