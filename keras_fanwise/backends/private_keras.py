@@ -54,7 +54,7 @@ def is_shape_inference(variable: keras.Variable) -> bool:
 
 
 def is_stateless() -> bool:
-    """Whether what is assigned now goes to a `keras.StatelessScope`, and not to variables."""
+    """Whether what is assigned now goes to a stateless scope, and not to variables."""
     return bool(in_stateless_scope())
 
 

@@ -102,7 +102,7 @@ def deferral(filler: Any, initializer: Any) -> Any:
         filler = initializer = keras.initializers.get(initializer)
         if not is_random(initializer):
             return initializer
-    return Deferral(blocks[-1], filler, initializer.seed)
+    return Deferral(blocks[-1], filler, getattr(initializer, "seed", None))
 
 
 class Deferral(keras.initializers.Initializer):
