@@ -181,5 +181,5 @@ def initializer_modules() -> list[ModuleType]:
         "keras.api.initializers",
         "keras._tf_keras.keras.initializers",
     )
-    found = [*(sys.modules.get(name) for name in names), keras.initializers]
-    return list(dict.fromkeys(module for module in found if module is not None))
+    modules = [*(sys.modules.get(name) for name in names), keras.initializers]
+    return list(dict.fromkeys(module for module in modules if module is not None))

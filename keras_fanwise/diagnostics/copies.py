@@ -84,11 +84,11 @@ def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict
     if len(weights) < 2:
         return {}
     first = [values.reshape(-1)[:COMPARED].astype(np.float64) for values in weights]
-    found = np.abs(correlations(np.stack(first)))
+    strengths = np.abs(correlations(np.stack(first)))
     allowed = false_alarms / math.comb(len(weights), 2)
     equal = {}
     for place in range(1, len(weights)):
-        earlier = int(np.argmax(found[place, :place]))
-        if correlation_tail(found[place, earlier], COMPARED) < allowed:
+        earlier = int(np.argmax(strengths[place, :place]))
+        if correlation_tail(strengths[place, earlier], COMPARED) < allowed:
             equal[place] = earlier
     return equal

@@ -57,7 +57,7 @@ def is_random(initializer: Any) -> bool:
     return type(initializer) in _OTHERS or type(initializer) in _FAMILY
 
 
-def given_seed(initializer: Any) -> Seed:
+def own_seed_of(initializer: Any) -> Seed:
     """The seed that an initializer was made with, generators themselves."""
     if initializer.get_config().get("seed") is None:
         return None
@@ -77,7 +77,7 @@ def _of_family(
     both = {name: config.get(name) for name in ("input_axes", "output_axes")}
     if axes and None not in both.values():
         arguments |= both
-    return cls(seed=given_seed(initializer), fans=fans, **arguments)
+    return cls(seed=own_seed_of(initializer), fans=fans, **arguments)
 
 
 class _OfDistribution(FanwiseInitializer):
@@ -129,16 +129,16 @@ class _Orthogonal(FanwiseInitializer):
 
 _OTHERS: dict[type, Callable[[Any], FanwiseInitializer]] = {
     keras.initializers.RandomNormal: lambda own: _OfDistribution(
-        Distribution("untruncated_normal", own.stddev, own.mean), given_seed(own)
+        Distribution("untruncated_normal", own.stddev, own.mean), own_seed_of(own)
     ),
     keras.initializers.TruncatedNormal: lambda own: _OfDistribution(
-        Distribution("truncated_normal", own.stddev, own.mean), given_seed(own)
+        Distribution("truncated_normal", own.stddev, own.mean), own_seed_of(own)
     ),
     keras.initializers.RandomUniform: lambda own: _OfDistribution(
         Distribution(
             "uniform", (own.maxval - own.minval) / 2, (own.maxval + own.minval) / 2
         ),
-        given_seed(own),
+        own_seed_of(own),
     ),
-    keras.initializers.Orthogonal: lambda own: _Orthogonal(own.gain, given_seed(own)),
+    keras.initializers.Orthogonal: lambda own: _Orthogonal(own.gain, own_seed_of(own)),
 }

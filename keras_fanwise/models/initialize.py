@@ -73,11 +73,11 @@ def initialize(
     for rule in rules:
         if not rule.optional and not any(rule.matches(owned) for owned in weights):
             raise ValueError(_unmet(rule, weights))
-    chosen = [_first(rules, owned) for owned in weights]
+    matches = [_first(rules, owned) for owned in weights]
     with random_state_kept():
         choices = [
             Choice(resolved(rule.initializer)) if rule else Choice(reason="no rule for it")
-            for rule in chosen
+            for rule in matches
         ]
     return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
 
@@ -138,15 +138,15 @@ def reinitialize(
             allowed = f"globs that meet a weight, and {glob!r} meets none"
             raise fail(ValueError, "only", allowed, only)
     with random_state_kept():
-        given = weight_initializers(weights)
+        initializers = weight_initializers(weights)
     choices = [
         _anew(owned, initializer, globs)
-        for owned, initializer in zip(weights, given, strict=True)
+        for owned, initializer in zip(weights, initializers, strict=True)
     ]
     unknown = [
         path
-        for path, chosen in zip(paths, choices, strict=True)
-        if chosen.reason == _UNKNOWN
+        for path, choice in zip(paths, choices, strict=True)
+        if choice.reason == _UNKNOWN
     ]
     if unknown and not dry_run:
         warnings.warn(
@@ -183,16 +183,16 @@ def _globs(only: Any) -> list[str] | None:
     return list(globs)
 
 
-def _anew(owned: OwnedWeight, given: Any, globs: list[str] | None) -> Choice:
+def _anew(owned: OwnedWeight, initializer: Any, globs: list[str] | None) -> Choice:
     if globs and not any(glob_matches(glob, owned.variable.path) for glob in globs):
         return Choice(reason="not in `only`")
     if hasattr(owned.layer, "adapt"):
         return Choice(reason="adapted to data")
     if getattr(owned.layer, "quantization_mode", None):
         return Choice(reason="quantized")
-    if given is None:
+    if initializer is None:
         return Choice(reason=_UNKNOWN)
-    return Choice(given, own_seed=False)
+    return Choice(initializer, own_seed=False)
 
 
 def _seed(seed: Any, dry_run: bool) -> int:

@@ -15,7 +15,7 @@ from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.diagnostics.moments import moments
 from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
-from keras_fanwise.initializers.counterparts import given_seed, portable
+from keras_fanwise.initializers.counterparts import own_seed_of, portable
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.streams import stream_key
@@ -161,7 +161,7 @@ def _planned(owned: OwnedWeight, choice: Choice, seed: int, key: str) -> _Step:
 
 def _seed(initializer: FanwiseInitializer, choice: Choice, seed: int) -> int | None:
     """That of the draw; `None` where the state of the initializer's generator advances."""
-    own = given_seed(initializer) if choice.own_seed else None
+    own = own_seed_of(initializer) if choice.own_seed else None
     if own is None:
         return seed
     return own if isinstance(own, int) else None

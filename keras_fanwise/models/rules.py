@@ -116,11 +116,11 @@ def resolved(
         ValueError: it is not a known name; the nearest one is in the message.
     """
     try:
-        found = keras.initializers.get(identifier)
+        initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError):
-        found = None
-    if found is not None:
-        return found
+        initializer = None
+    if initializer is not None:
+        return initializer
     allowed = "a name, an instance or a class of an initializer"
     if also:
         allowed = f"{allowed}, a list of rules, or one of {', '.join(map(repr, also))}"

@@ -116,14 +116,14 @@ def retrofitted(identifier: Any) -> Any:
     """What is used in place of an initializer: inside a block, ours, if there is one."""
     if not _open_blocks() or identifier is None:
         return identifier
-    found = keras.initializers.get(identifier)
-    return counterpart(found) or found
+    initializer = keras.initializers.get(identifier)
+    return counterpart(initializer) or initializer
 
 
 def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(get)
     def replacement(identifier: Any) -> Any:
-        found = get(identifier)
-        return (counterpart(found) or found) if _open_blocks() else found
+        initializer = get(identifier)
+        return (counterpart(initializer) or initializer) if _open_blocks() else initializer
 
     return replacement

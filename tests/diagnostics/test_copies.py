@@ -4,13 +4,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from scipy import stats
-from statistics_checks import K
 
 from keras_fanwise.diagnostics.copies import equal_beginnings, equal_values
 from keras_fanwise.diagnostics.shapes import shape_tail
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Parameters, spread
 from keras_fanwise.sampling.sampler import draw
+
+from support.statistics_checks import K
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

@@ -4,7 +4,6 @@ import mpmath
 import numpy as np
 import pytest
 from scipy import stats
-from statistics_checks import K
 
 from keras_fanwise.diagnostics.evidence import correlations, limit
 from keras_fanwise.diagnostics.tails import (
@@ -15,6 +14,8 @@ from keras_fanwise.diagnostics.tails import (
 )
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS
 from keras_fanwise.sampling.sampler import draw
+
+from support.statistics_checks import K
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 30, 31, 64, 512, 4096])
