@@ -8,7 +8,7 @@ from scipy import stats
 from keras_fanwise.diagnostics.copies import equal_beginnings, equal_values
 from keras_fanwise.diagnostics.shapes import shape_tail
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Parameters, spread
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution, spread
 from keras_fanwise.sampling.sampler import draw
 
 from support.statistics_checks import K
@@ -79,7 +79,7 @@ def test_equal_beginnings():
 
 
 def parameters(distribution):
-    return Parameters(distribution, spread(1.0, "fan_in", distribution, Fans(1, 1)))
+    return Distribution(distribution, spread(1.0, "fan_in", distribution, Fans(1, 1)))
 
 
 def shape_tails(values, distribution, dtype="float32"):
