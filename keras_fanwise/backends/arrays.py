@@ -1,9 +1,26 @@
-"""Hands a NumPy array over to the backend, without a copy where that can be done."""
+"""From NumPy to the backend: arrays, without a copy where that can be done."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_host(function: _Function) -> _Function:
+    """The function, which `torch.compile` leaves to Python wherever it is called.
+
+    It would replace NumPy by operations of PyTorch, which lack some of NumPy's, and whose
+    last bits may be others. TensorFlow and JAX let NumPy compute while they trace.
+    """
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    disabled: _Function = torch.compiler.disable(function)
+    return disabled
 
 
 def to_tensor(values: np.ndarray) -> Any:

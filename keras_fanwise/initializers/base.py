@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
-from keras_fanwise.backends.arrays import to_tensor
+from keras_fanwise.backends.arrays import on_host, to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.initializers.randomness import fresh_seed
@@ -135,6 +136,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
         """Draws a tensor, outside a layer: `draw` without a site."""
         return self.draw(shape, dtype, layout)
 
+    @on_host
     def draw(
         self,
         shape: Sequence[int],
@@ -163,12 +165,13 @@ class FanwiseInitializer(keras.initializers.Initializer):
             TypeError: `shape` is not a list or tuple of integers, or `layout` is of
                 another type.
             ValueError: a dimension is negative, `dtype` is not one of the four,
-                the axes that fans are counted from do not fit the shape, or the shape
-                cannot be divided as `layout` says.
+                it does not reach as far as the draws do, the axes that fans are counted
+                from do not fit the shape, or the shape cannot be divided as `layout` says.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
             distribution = distribution or self.expected(shape, site)
+            _check_reach(distribution, dtype)
             if layout is None:
                 return self._placed(shape, dtype, None, site, seed, distribution)
             with sharding_of(layout) as sharding:
@@ -312,3 +315,19 @@ def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], st
     if name not in DTYPES:
         raise fail(ValueError, "dtype", "one of " + ", ".join(DTYPES), dtype)
     return dimensions(shape), name
+
+
+def _check_reach(distribution: Distribution, dtype: str) -> None:
+    """A draw beyond the largest number of the type would be infinite.
+
+    Raises:
+        ValueError: the type ends before the distribution does.
+    """
+    limit = float(ml_dtypes.finfo(DTYPES[dtype]).max)
+    if distribution.reach(dtype) > limit:
+        mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
+        allowed = (
+            f"a type that holds values of {mean}standard deviation {distribution.std:.3g}; "
+            f"{dtype} ends at {limit:.3g}"
+        )
+        raise fail(ValueError, "dtype", allowed, dtype)

@@ -6,6 +6,7 @@ is counter-based, so any part of a tensor can be drawn without the rest, and by
 any number of threads, with the same result.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -142,12 +143,8 @@ def draw(
             integers = _integers(key, words, region, left, right)
             _fill(out[left:right], integers, words, distribution, spread, mean, scratch)
 
-    if len(shares) == 1:
-        fill(shares[0], scratches[0])
-    else:
-        with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
-            for _ in pool.map(fill, shares, scratches):
-                pass
+    work = [functools.partial(fill, *each) for each in zip(shares, scratches, strict=True)]
+    _run_all(work)
     return out.reshape(region.shape)
 
 
@@ -190,6 +187,29 @@ class Stream(NamedTuple):
             index: a slice, with a step of 1, of each axis; by default the whole tensor.
         """
         return draw(self.key, family, shape, dtype, spread=spread, mean=mean, index=index)
+
+
+def _run_all(functions: Sequence[Callable[[], None]]) -> None:
+    """Calls each, the first in this thread and the others in threads of their own.
+
+    Where no thread can be started, at the end of the interpreter or of what the system
+    allows, all of them in this one: they can be called twice.
+    """
+    own, *others = functions
+    if not others:
+        own()
+        return
+    with ThreadPoolExecutor(len(others), thread_name_prefix="keras_fanwise") as pool:
+        try:
+            futures = [pool.submit(other) for other in others]
+        except RuntimeError:
+            pool.shutdown(cancel_futures=True)
+            for function in functions:
+                function()
+            return
+        own()
+        for future in futures:
+            future.result()
 
 
 def _threads() -> int:
