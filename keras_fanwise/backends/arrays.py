@@ -49,6 +49,15 @@ def to_tensor(values: np.ndarray) -> Any:
     return keras.ops.convert_to_tensor(values)
 
 
+def dtype_of_tensor(dtype: str) -> str:
+    """The type that a tensor of `dtype` has: in JAX, float64 is float32 by default."""
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        import jax
+
+        return "float64" if jax.config.read("jax_enable_x64") else "float32"
+    return dtype
+
+
 def snapshot(variable: keras.Variable) -> Any:
     """The values of a variable as they are now, whatever is assigned to it later."""
     if keras.backend.backend() == "jax":

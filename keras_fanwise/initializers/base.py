@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
-from keras_fanwise.backends.arrays import on_host, to_tensor
+from keras_fanwise.backends.arrays import dtype_of_tensor, on_host, to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.initializers.randomness import fresh_seed
@@ -323,11 +323,12 @@ def _check_reach(distribution: Distribution, dtype: str) -> None:
     Raises:
         ValueError: the type ends before the distribution does.
     """
-    limit = float(ml_dtypes.finfo(DTYPES[dtype]).max)
+    real = dtype_of_tensor(dtype)
+    limit = float(ml_dtypes.finfo(DTYPES[real]).max)
     if distribution.reach(dtype) > limit:
         mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
         allowed = (
             f"a type that holds values of {mean}standard deviation {distribution.std:.3g}; "
-            f"{dtype} ends at {limit:.3g}"
+            f"{real} ends at {limit:.3g}"
         )
         raise fail(ValueError, "dtype", allowed, dtype)

@@ -8,6 +8,7 @@ any number of threads, with the same result.
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,10 @@ BLOCK = 1 << 16
 # Elements worked on at a time: alone, so few that the scratch stays in the cache; among
 # threads, so many that they seldom wait for each other to start the next NumPy call.
 _CHUNK_ALONE, _CHUNK_SHARED = BLOCK, 2 * BLOCK
-# A thread is worth its start (some 50 microseconds) from about this many elements.
-_ELEMENTS_PER_THREAD = 4 * BLOCK
+# By n threads N elements take N/n times as long as one, and n times as long as the start
+# of a thread: the least at n = sqrt(N/m), if in the time of a start (50 microseconds, or
+# 200 where the machine is busy) m elements are drawn.
+_ELEMENTS_PER_START = BLOCK
 # The environment variable that limits them.
 _THREADS = "KERAS_FANWISE_THREADS"
 # Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
@@ -132,7 +135,7 @@ def draw(
     chunk, alignment = (
         (_CHUNK_ALONE, _ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
     )
-    chunk = max(1, min(chunk, out.size))
+    chunk = max(1, min(chunk, max(right - left for left, right in shares)))
     rows = 1 if distribution == "uniform" else 4
     scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
     scratches = scratch.reshape(len(shares), rows, chunk)
@@ -230,7 +233,7 @@ def _cores() -> int:
 
 def _shares(size: int, threads: int) -> list[tuple[int, int]]:
     """Splits `size` elements into contiguous ranges of whole blocks."""
-    count = max(1, min(threads, size // _ELEMENTS_PER_THREAD))
+    count = max(1, min(threads, math.isqrt(size // _ELEMENTS_PER_START)))
     blocks = -(-size // BLOCK)
     edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
     return list(itertools.pairwise(edges))

@@ -51,7 +51,7 @@ def sha(values):
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_bits_never_change(distribution, dtype, threads, monkeypatch):
     # A thread for every block, so that 16 threads are really started.
-    monkeypatch.setattr(sampling, "_ELEMENTS_PER_THREAD", 1)
+    monkeypatch.setattr(sampling, "_ELEMENTS_PER_START", 1)
     values = draw(KEY, distribution, GOLDEN_SHAPE, dtype, spread=0.1, threads=threads)
     assert values.shape == GOLDEN_SHAPE
     assert values.dtype == DTYPES[dtype]
@@ -98,7 +98,7 @@ def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
 @pytest.mark.parametrize("width", [8, 100, 2999, 3000, 3001, 3002, 9000])
 def test_columns(columns, width, monkeypatch):
     """Passing over the others, or beginning anew behind them; by several threads."""
-    monkeypatch.setattr(sampling, "_ELEMENTS_PER_THREAD", 1)
+    monkeypatch.setattr(sampling, "_ELEMENTS_PER_START", 1)
     shape = (2 * 10**6 // width, width)
     whole = draw(KEY, "uniform", shape)
     alone = draw(KEY, "uniform", shape, index=(slice(3, None), columns), threads=3)
@@ -367,7 +367,7 @@ def test_the_setting_of_threads(monkeypatch):
         monkeypatch.setenv("KERAS_FANWISE_THREADS", text)
         found.append(sha(draw(KEY, "truncated_normal", (2**20,))))
     assert len(set(found)) == 1
-    # Beside the thread that draws; not more than one for 2**18 elements.
+    # Beside the thread that draws; for 2**20 elements four are the most.
     assert started == [1, 2, 3]
     started.clear()
     draw(KEY, "truncated_normal", (2**20,), threads=2)
