@@ -9,13 +9,13 @@ import numpy as np
 
 from harness import cores, finished
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
 Draw = Callable[[], Any]
 
 OURS, KERAS, TORCH, NUMPY = "ours", "Keras", "torch", "fill"
 
-# A thread is worth its start from about this many elements.
-_ELEMENTS_PER_THREAD = 2**18
+# As in keras_fanwise: by the root of the size, since threads take turns to be started.
+_ELEMENTS_PER_START = 2**16
 
 
 def initializers(distribution: str, shape: Shape) -> dict[str, Draw]:
@@ -56,7 +56,7 @@ def numpy_fill(shape: Shape) -> np.ndarray:
     With as many threads as keras_fanwise uses.
     """
     values = np.empty(math.prod(shape), np.float32)
-    threads = max(1, min(cores(), values.size // _ELEMENTS_PER_THREAD))
+    threads = max(1, min(cores(), math.isqrt(values.size // _ELEMENTS_PER_START)))
     if threads == 1:
         return _fill(0, values)
     with ThreadPoolExecutor(threads) as pool:

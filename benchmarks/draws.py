@@ -36,16 +36,20 @@ DISTRIBUTIONS = ("normal", "uniform")
 SHAPES: tuple[Shape, ...] = (
     (25, 40),
     (256, 256),
+    (3, 3, 128, 128),
+    (3, 3, 256, 256),
     (1000, 1000),
+    (3, 3, 512, 512),
     (4096, 4096),
     (10_000, 10_000),
 )
 
 # What keras_fanwise aims for: Keras's time as a multiple of ours, at least, for
-# normal and uniform, by backend; from LARGE elements on, and up to SMALL.
+# normal and uniform, by backend; from LARGE elements on, up to SMALL, and between them.
 LARGE, SMALL = 10_000_000, 256 * 256
 LARGE_AIMS = {"tensorflow": (3.5, 1.2), "jax": (4.0, 3.0), "torch": (8.0, 2.0)}
 SMALL_AIMS = {"tensorflow": (1.0, 1.0), "jax": (1.0, 1.0), "torch": (0.77, 0.77)}
+MIDDLE_AIM = 1.0
 LEGEND = """\
 ours: keras_fanwise. Keras: the built-in. torch: torch.nn.init. fill: NumPy's uniforms.
 aim: for Keras / ours. From 10 million elements on, a uniform is also to take at most 1.5
@@ -94,13 +98,13 @@ def times_table(backend: str, times: Times) -> Table:
         if torch:
             cells += [f"{by_name[TORCH]:.2f}", f"{by_name[TORCH] / ours:.2f}"]
         cells += [f"{fill:.2f}", f"{ours / fill:.2f}"]
-        table.add_row(distribution, f"{shape[0]}×{shape[1]}", *cells)
+        table.add_row(distribution, "×".join(map(str, shape)), *cells)
     return table
 
 
 def _aim(backend: str, distribution: str, size: int) -> str:
     if SMALL < size < LARGE:
-        return ""
+        return f"≥ {MIDDLE_AIM}"
     aims = SMALL_AIMS if size <= SMALL else LARGE_AIMS
     return f"≥ {aims[backend][DISTRIBUTIONS.index(distribution)]}"
 

@@ -119,6 +119,55 @@ def test_bad_dtypes(dtype, sampler):
             cls(sampler=sampler)((2, 3), dtype=dtype)
 
 
+BEYOND_THE_TYPE = [
+    # class, arguments, dtype, what is said of it
+    (kf.FanwiseNormal, {"stddev": 1e39}, "float32", r"deviation 1e\+39; .*3.4e\+38"),
+    (kf.FanwiseNormal, {"stddev": 1e5}, "float16", r"deviation 1e\+05; .*6.55e\+04"),
+    (kf.FanwiseNormal, {"mean": 7e4}, "float16", r"mean 7e\+04 and .*deviation 0.02; "),
+    (kf.FanwiseNormal, {"mean": -3.4e38, "stddev": 1e37}, "bfloat16", r"mean -3.4e\+38"),
+    (kf.FanwiseNormal, {"stddev": 3e307}, "float64", r"deviation 3e\+307"),
+    (kf.FanwiseVarianceScaling, {"scale": 1e80}, "float32", r"deviation 7.07e\+39"),
+    (
+        kf.FanwiseVarianceScaling,
+        {"scale": 1e308, "distribution": "uniform", "fans": (1, 1)},
+        "float64",
+        "deviation inf",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments", "dtype", "said"), BEYOND_THE_TYPE)
+@pytest.mark.parametrize("sampler", ["portable", "backend"])
+def test_spreads_beyond_the_type(cls, arguments, dtype, said, sampler):
+    """Drawn, there would be infinities among them."""
+    initializer = cls(**arguments, sampler=sampler)
+    message = rf"`dtype` must be a type that holds .*{said}.* Received: dtype='{dtype}'"
+    with pytest.raises(ValueError, match=message):
+        initializer((2, 2), dtype)
+    layer = keras.layers.Dense(2, kernel_initializer=initializer, dtype=dtype, name="far")
+    with pytest.raises(ValueError, match=r"far/kernel of shape \(2, 2\): `dtype` must be"):
+        layer.build((None, 2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stddev"),
+    [("float16", 1e4), ("bfloat16", 5e37), ("float32", 5e37), ("float64", 1.9e307)],
+)
+def test_spreads_that_the_type_just_holds(dtype, stddev):
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        with pytest.raises(ValueError, match="float32 ends at"):  # which JAX makes of it
+            kf.FanwiseNormal(stddev=stddev)((2, 2), dtype)
+        return
+    values = kf.FanwiseNormal(stddev=stddev, seed=1)((1000, 1000), dtype)
+    assert np.isfinite(np.asarray(keras.ops.convert_to_numpy(values), "float64")).all()
+
+
+def test_spreads_below_the_type_are_drawn():
+    """Denormal numbers and zeros are the nearest that there are."""
+    values = kf.FanwiseNormal(stddev=1e-7, seed=1)((100, 100), "float16")
+    assert 0 < np.abs(keras.ops.convert_to_numpy(values)).max() < 1e-6
+
+
 def test_axes_that_do_not_fit_the_shape():
     initializer = kf.FanwiseHeNormal(input_axes=[0], output_axes=[3])
     with pytest.raises(ValueError, match=r"`output_axes` must be .*\(2, 3\).* Received: "):

@@ -1,13 +1,29 @@
-"""Hands a NumPy array over to the backend, without a copy where that can be done."""
+"""From NumPy to the backend: arrays, without a copy where that can be done."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
-from keras_fanwise.sampling.sampler import DTYPES, aligned_zeros
+from keras_fanwise.sampling.memory import DTYPES, aligned_zeros
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def on_host(function: _Function) -> _Function:
+    """The function, which `torch.compile` leaves to Python wherever it is called.
+
+    It would replace NumPy by operations of PyTorch, which lack some of NumPy's, and whose
+    last bits may be others. TensorFlow and JAX let NumPy compute while they trace.
+    """
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled
 
 
 def to_tensor(values: np.ndarray) -> Any:
@@ -55,6 +71,16 @@ def unfilled_array(shape: Sequence[int], dtype: str) -> np.ndarray:
     """Zeros that a backend can take over, in memory that nobody has touched."""
     # The system maps zeros when they are first read or written.
     return aligned_zeros(math.prod(shape), DTYPES[dtype]).reshape(tuple(shape))
+
+
+def dtype_of_tensor(dtype: str) -> str:
+    """The type that a tensor of `dtype` has: in JAX, float64 is float32 by default."""
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        import jax
+
+        wide: bool = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
+        return "float64" if wide else "float32"
+    return dtype
 
 
 def snapshot(variable: keras.Variable) -> Any:

@@ -12,7 +12,8 @@ from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import has_values
 from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
-from keras_fanwise.sampling.sampler import DTYPES, draw
+from keras_fanwise.sampling.memory import DTYPES
+from keras_fanwise.sampling.sampler import draw
 from keras_fanwise.sampling.streams import stream_key
 
 _SAMPLES = 32

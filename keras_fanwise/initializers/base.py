@@ -7,14 +7,16 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import choice, dimensions, fail, in_weight, integer
-from keras_fanwise.backends.arrays import to_tensor
+from keras_fanwise.arguments import choice, fail, in_weight, integer
+from keras_fanwise.backends.arrays import on_host, to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
+from keras_fanwise.initializers.checks import check_reach, checked_shape_and_dtype
 from keras_fanwise.initializers.randomness import fresh_seed
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
-from keras_fanwise.sampling.sampler import DTYPES, Stream, owned
+from keras_fanwise.sampling.memory import owned
+from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.sampling.streams import stream_key
 
 Seed: TypeAlias = int | keras.random.SeedGenerator | None
@@ -135,6 +137,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
         """Draws a tensor, outside a layer: `draw` without a site."""
         return self.draw(shape, dtype, layout)
 
+    @on_host
     def draw(
         self,
         shape: Sequence[int],
@@ -163,12 +166,13 @@ class FanwiseInitializer(keras.initializers.Initializer):
             TypeError: `shape` is not a list or tuple of integers, or `layout` is of
                 another type.
             ValueError: a dimension is negative, `dtype` is not one of the four,
-                the axes that fans are counted from do not fit the shape, or the shape
-                cannot be divided as `layout` says.
+                it does not reach as far as the draws do, the axes that fans are counted
+                from do not fit the shape, or the shape cannot be divided as `layout` says.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
             distribution = distribution or self.expected(shape, site)
+            check_reach(distribution, dtype)
             if layout is None:
                 return self._placed(shape, dtype, None, site, seed, distribution)
             with sharding_of(layout) as sharding:
@@ -295,20 +299,3 @@ def _integer_seed(seed: Any, sampler: str) -> int:
             f"(with sampler={sampler!r})"
         )
         raise fail(type(error), "seed", allowed, seed) from None
-
-
-def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
-    """The arguments of a call, as a tuple of ints and the name of a float type.
-
-    Raises:
-        TypeError: `shape` is not a list or tuple of integers.
-        ValueError: a dimension is negative, or `dtype` is not one of float16,
-            bfloat16, float32 and float64.
-    """
-    try:
-        name = keras.backend.standardize_dtype(dtype)
-    except (TypeError, ValueError):
-        name = None
-    if name not in DTYPES:
-        raise fail(ValueError, "dtype", "one of " + ", ".join(DTYPES), dtype)
-    return dimensions(shape), name

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import keras
 
+from keras_fanwise.backends.arrays import on_host
 
+
+@on_host
 def fresh_seed() -> int:
     """The integer that an unseeded initializer of Keras would take, from its source."""
     return int(keras.initializers.RandomNormal().seed)

@@ -108,3 +108,16 @@ class Distribution(NamedTuple):
         if self.family == "truncated_normal":
             return self.spread * TRUNCATED_STD
         return self.spread
+
+    def reach(self, dtype: str) -> float:
+        """What no value drawn in `dtype` is beyond, on either side of 0.
+
+        For a family that is not known here, 0.
+        """
+        # The normal's are those of 24-bit uniforms, 5.5, and of 53-bit ones, 8.3, with
+        # some room for the backends' own.
+        normal = 9.0 if dtype == "float64" else 6.0
+        spreads = {"uniform": 1.0, "truncated_normal": 2.0, "untruncated_normal": normal}
+        if self.family not in spreads:
+            return 0.0
+        return abs(self.mean) + spreads[self.family] * self.spread

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
+from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.initializers.checks import checked_shape_and_dtype
 from keras_fanwise.initializers.counterparts import portable
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site

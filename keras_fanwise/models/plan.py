@@ -14,7 +14,8 @@ from keras_fanwise.arguments import fail, in_weight
 from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.diagnostics.moments import moments
-from keras_fanwise.initializers.base import FanwiseInitializer, checked_shape_and_dtype
+from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.initializers.checks import checked_shape_and_dtype
 from keras_fanwise.initializers.counterparts import own_seed_of, portable
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.reports.start_report import StartReport, WeightStart

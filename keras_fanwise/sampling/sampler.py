@@ -6,16 +6,18 @@ is counter-based, so any part of a tensor can be drawn without the rest, and by
 any number of threads, with the same result.
 """
 
+import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from keras_fanwise.arguments import fail
+from keras_fanwise.sampling.memory import ALIGNMENT, DTYPES, aligned_empty
 from keras_fanwise.sampling.quantile import (
     Slope,
     fill_normal,
@@ -30,13 +32,12 @@ BLOCK = 1 << 16
 # Elements worked on at a time: alone, so few that the scratch stays in the cache; among
 # threads, so many that they seldom wait for each other to start the next NumPy call.
 _CHUNK_ALONE, _CHUNK_SHARED = BLOCK, 2 * BLOCK
-# A thread is worth its start (some 50 microseconds) from about this many elements.
-_ELEMENTS_PER_THREAD = 4 * BLOCK
+# By n threads N elements take N/n times as long as one, and n times as long as the start
+# of a thread: the least at n = sqrt(N/m), if in the time of a start (50 microseconds, or
+# 200 where the machine is busy) m elements are drawn.
+_ELEMENTS_PER_START = BLOCK
 # The environment variable that limits them.
 _THREADS = "KERAS_FANWISE_THREADS"
-# Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
-# as it is, without a copy.
-_ALIGNMENT = 64
 # In bytes, on x86 and most others. NumPy asks for them, on Linux, from 4 MiB on.
 _HUGE_PAGE = 2**21
 
@@ -70,14 +71,6 @@ class _Key(np.random.bit_generator.ISeedSequence):
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
-
-
-DTYPES = {
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-}
 
 
 def draw(
@@ -129,9 +122,9 @@ def draw(
     # The scratch of several threads, in one piece, is worth huge pages: to touch it page
     # by page takes longer than many a draw.
     chunk, alignment = (
-        (_CHUNK_ALONE, _ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
+        (_CHUNK_ALONE, ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
     )
-    chunk = max(1, min(chunk, out.size))
+    chunk = max(1, min(chunk, max(right - left for left, right in shares)))
     rows = 1 if distribution == "uniform" else 4
     scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
     scratches = scratch.reshape(len(shares), rows, chunk)
@@ -142,12 +135,8 @@ def draw(
             integers = _integers(key, words, region, left, right)
             _fill(out[left:right], integers, words, distribution, spread, mean, scratch)
 
-    if len(shares) == 1:
-        fill(shares[0], scratches[0])
-    else:
-        with ThreadPoolExecutor(len(shares), thread_name_prefix="keras_fanwise") as pool:
-            for _ in pool.map(fill, shares, scratches):
-                pass
+    work = [functools.partial(fill, *each) for each in zip(shares, scratches, strict=True)]
+    _run_all(work)
     return out.reshape(region.shape)
 
 
@@ -192,6 +181,29 @@ class Stream(NamedTuple):
         return draw(self.key, family, shape, dtype, spread=spread, mean=mean, index=index)
 
 
+def _run_all(functions: Sequence[Callable[[], None]]) -> None:
+    """Calls each, the first in this thread and the others in threads of their own.
+
+    Where no thread can be started, at the end of the interpreter or of what the system
+    allows, all of them in this one: they can be called twice.
+    """
+    own, *others = functions
+    if not others:
+        own()
+        return
+    with ThreadPoolExecutor(len(others), thread_name_prefix="keras_fanwise") as pool:
+        try:
+            futures = [pool.submit(other) for other in others]
+        except RuntimeError:
+            pool.shutdown(cancel_futures=True)
+            for function in functions:
+                function()
+            return
+        own()
+        for future in futures:
+            future.result()
+
+
 def _threads() -> int:
     text = os.environ.get(_THREADS)
     if text is None:
@@ -210,43 +222,10 @@ def _cores() -> int:
 
 def _shares(size: int, threads: int) -> list[tuple[int, int]]:
     """Splits `size` elements into contiguous ranges of whole blocks."""
-    count = max(1, min(threads, size // _ELEMENTS_PER_THREAD))
+    count = max(1, min(threads, math.isqrt(size // _ELEMENTS_PER_START)))
     blocks = -(-size // BLOCK)
     edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
     return list(itertools.pairwise(edges))
-
-
-def aligned_empty(size: int, dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
-    """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
-    return _aligned(np.empty(size * dtype.itemsize + alignment, np.uint8), dtype, alignment)
-
-
-def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    """Likewise, of zeros; if it is large, the system provides them page by page, later."""
-    return _aligned(
-        np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8), dtype, _ALIGNMENT
-    )
-
-
-def _aligned(memory: np.ndarray, dtype: np.dtype, alignment: int) -> np.ndarray:
-    """The memory but for `alignment` bytes, from the first multiple of that on."""
-    offset = -memory.ctypes.data % alignment
-    return memory[offset : offset + memory.size - alignment].view(dtype)
-
-
-def owned(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The values in memory that a backend can take over, copied if they are not yet."""
-    result = DTYPES[dtype]
-    if (
-        values.dtype == result
-        and values.flags.c_contiguous
-        and values.flags.writeable
-        and values.ctypes.data % _ALIGNMENT == 0
-    ):
-        return values
-    copy = aligned_empty(values.size, result).reshape(values.shape)
-    copy[...] = values
-    return copy
 
 
 def _integers(key: int, words: _Words, region: Region, left: int, right: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
 from keras_fanwise.initializers.counterparts import is_random
-from keras_fanwise.sampling.sampler import DTYPES
+from keras_fanwise.sampling.memory import DTYPES
 
 
 class Block:
