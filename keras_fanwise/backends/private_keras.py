@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
@@ -76,6 +77,31 @@ def unfilled_variables() -> Iterator[None]:
 def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
     """What the layer takes in all of its calls of functional models."""
     return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
+
+
+def predecessors(model: keras.Layer) -> list[tuple[Any, list[Any]]] | None:
+    """Each operation of a model's graph, with those whose outputs it takes.
+
+    `None` for what has no graph: subclassed models, and layers.
+    """
+    if isinstance(model, keras.Sequential):
+        pairs = zip([None, *model.layers], model.layers, strict=False)
+        return [(layer, [before] if before else []) for before, layer in pairs]
+    if not isinstance(model, keras.Model) or not getattr(model, "operations", None):
+        return None
+    inside = {id(operation) for operation in model.operations}
+    return [
+        (
+            operation,
+            [
+                parent.operation
+                for node in operation._inbound_nodes
+                for parent in node.parent_nodes
+                if id(parent.operation) in inside
+            ],
+        )
+        for operation in model.operations
+    ]
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class _AtPath(Rule):
 
     def matches(self, owned: OwnedWeight) -> bool:
         """Whether a weight has the path."""
-        return owned.variable.path == self.path
+        return bool(owned.variable.path == self.path)
 
 
 class _LearnedKernels(Rule):
