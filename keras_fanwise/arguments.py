@@ -5,6 +5,7 @@ received.
 """
 
 import difflib
+import fnmatch
 import math
 import numbers
 import operator
@@ -108,3 +109,24 @@ def dimensions(shape: Any) -> tuple[int, ...]:
     if any(dimension < 0 for dimension in result):
         raise fail(ValueError, "shape", allowed, shape)
     return result
+
+
+def glob_matches(glob: str, path: str) -> bool:
+    """Whether a path, or what follows one of its slashes, is as the glob says."""
+    return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path, f"*/{glob}")
+
+
+def globs_of(name: str, value: Any, paths: Sequence[str]) -> list[str]:
+    """`value`, a glob or a list of globs each of which meets a path, as a list."""
+    globs = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(globs, (list, tuple))
+        or not globs
+        or not all(isinstance(glob, str) for glob in globs)
+    ):
+        raise fail(TypeError, name, "a glob or a list of globs, such as 'head/*'", value)
+    for glob in globs:
+        if not any(glob_matches(glob, path) for path in paths):
+            allowed = f"globs that meet a weight, and {glob!r} meets none"
+            raise fail(ValueError, name, allowed, value)
+    return list(globs)

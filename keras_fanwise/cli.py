@@ -25,6 +25,7 @@ from keras_fanwise.command.terminal import (
     write_output,
 )
 from keras_fanwise.models.recipes import rules_of
+from keras_fanwise.reports.audit_report import AuditReport
 from keras_fanwise.reports.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default of this process.
 
     Returns:
-        The exit code: 0, or 1 if `audit` or `signal` has findings, or 2 for bad input.
+        The exit code: 0, or 1 if `audit` has errors (with `--strict`, or notes) or
+        `signal` findings, or 2 for bad input.
 
     Raises:
         SystemExit: the arguments are wrong (2) or ask for help (0), or a signal came
@@ -91,6 +93,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--overwrite", action="store_true", help="files that are written may exist"
         )
+        if name == "audit":
+            command.add_argument(
+                "--ignore",
+                action="append",
+                metavar="GLOB",
+                help="accept the findings of these weights, such as 'head/*'",
+            )
+            command.add_argument(
+                "--strict", action="store_true", help="exit code 1 for notes too"
+            )
+            command.add_argument(
+                "--verbose", action="store_true", help="show every weight and finding"
+            )
         if name == "init":
             command.add_argument("output", type=_path, help="the file to write")
             command.add_argument(
@@ -116,9 +131,12 @@ def _fans(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     with new_files(options.plot, overwrite=options.overwrite) as [figure]:
-        report = keras_fanwise.audit(_loaded(options))
+        model = _loaded(options)
+        with _complaints():
+            report = keras_fanwise.audit(model, ignore=options.ignore)
         _show(report, options, figure)
-    return FINDINGS if report.findings else CLEAN
+    counted = report.findings if options.strict else report.errors
+    return FINDINGS if counted else CLEAN
 
 
 def _signal(options: argparse.Namespace) -> int:
@@ -185,12 +203,14 @@ def _show(report: Report[Any], options: argparse.Namespace, figure: Path | None)
     if figure is not None:
         with _complaints(f"{options.plot} cannot be written: "), quiet():
             report.plot().savefig(figure)
-    write_output(_text(report, options.json))
+    write_output(_text(report, options))
 
 
-def _text(report: Report[Any], as_json: bool) -> str:
-    if as_json:
+def _text(report: Report[Any], options: argparse.Namespace) -> str:
+    if options.json:
         return report.to_json() + "\n"
+    if isinstance(report, AuditReport):
+        return report.text(options.verbose) + "\n"
     if sys.stdout is None or not sys.stdout.isatty():
         return f"{report}\n"
     console = Console()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,12 +24,12 @@ layers = keras.layers
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def network(initializer="fanwise_he_normal"):
+def network(initializer="fanwise_he_normal", channels=16):
     depthwise = layers.DepthwiseConv2D(
         3, depthwise_initializer=initializer, name="depthwise"
     )
     flat = [layers.Flatten(), layers.Dense(3, kernel_initializer="fanwise_he_normal")]
-    model = keras.Sequential([keras.Input((8, 8, 16)), depthwise, *flat], name="net")
+    model = keras.Sequential([keras.Input((8, 8, channels)), depthwise, *flat], name="net")
     model.compile("adam", keras.losses.MeanSquaredError())
     return model
 
@@ -48,16 +49,40 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_exit_codes(folder, capsys, suffix):
     network().save(f"good.{suffix}")
-    network("he_normal").save(f"bad.{suffix}")
+    network("he_normal", channels=256).save(f"bad.{suffix}")
     code, output, errors = run(capsys, "audit", f"good.{suffix}")
     assert (code, errors) == (0, "")
-    assert output.endswith("0 findings\n")
+    assert output.startswith("The model starts well: 0 errors, 0 notes.\n")
     code, output, errors = run(capsys, "audit", f"bad.{suffix}")
     assert (code, errors) == (1, "")
-    assert "depthwise/kernel: scale: std" in output
+    assert re.search("error: scale: .*depthwise/kernel: std", output)
+    assert 'Remedy: write depthwise_initializer="fanwise_he_normal"' in output
+    network("he_normal").save(f"bad.{suffix}")
     code, output, errors = run(capsys, "fans", f"bad.{suffix}")
     assert (code, errors) == (0, "")
     assert "× 4" in output
+
+
+def test_audit_of_notes_and_of_what_is_ignored(folder, capsys):
+    network("he_normal").save("note.keras")
+    network("he_normal", channels=256).save("error.keras")
+    for name, options, code in (
+        ("note", (), 0),
+        ("note", ("--strict",), 1),
+        ("note", ("--strict", "--ignore", "depthwise/*"), 0),
+        ("error", (), 1),
+        ("error", ("--ignore", "dense*"), 1),
+        ("error", ("--ignore", "dense*", "--ignore", "depthwise/*"), 0),
+        ("error", ("--ignore", "nothing"), 2),
+    ):
+        found, output, errors = run(capsys, "audit", f"{name}.keras", *options)
+        assert found == code, (name, options)
+        assert ("1 ignored" in output) == ("depthwise/*" in options)
+        assert errors.count("\n") == (code == 2)
+    short = run(capsys, "audit", "error.keras")[1]
+    long = run(capsys, "audit", "error.keras", "--verbose")[1]
+    assert "depthwise/bias" in long
+    assert "depthwise/bias" not in short
 
 
 def test_signal(folder, capsys):
@@ -161,7 +186,7 @@ def test_json_has_every_number(folder, capsys):
                 if isinstance(value, float)
             }
             assert {name: found[name] for name in numbers} == numbers
-    assert [finding["condition"] for finding in content["findings"]] == ["scale", "Glorot"]
+    assert [finding["condition"] for finding in content["findings"]] == ["Glorot"]
     _, output, _ = run(capsys, "init", "model.keras", "new.keras", "--seed", 3, "--json")
     assert json.loads(output)["seed"] == 3
 
@@ -360,14 +385,14 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
 
 @ONCE
 def test_both_commands_of_a_shell(folder):
-    network("he_normal").save("model.keras")
+    network("he_normal", channels=256).save("model.keras")
     result = subprocess.run(
         [sys.executable, "-m", "keras_fanwise", "audit", "model.keras"],
         capture_output=True,
         text=True,
     )
     assert result.returncode == 1, result.stderr
-    assert "depthwise/kernel: Glorot" in result.stdout
+    assert "error: scale: depthwise/kernel" in result.stdout
     [script] = importlib.metadata.entry_points(name="keras-fanwise")
     assert script.load() is main
     with pytest.raises(SystemExit) as stopped:

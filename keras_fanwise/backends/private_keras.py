@@ -131,6 +131,31 @@ def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
     return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
 
 
+def predecessors(model: keras.Layer) -> list[tuple[Any, list[Any]]] | None:
+    """Each operation of a model's graph, with those whose outputs it takes.
+
+    `None` for what has no graph: subclassed models, and layers.
+    """
+    if isinstance(model, keras.Sequential):
+        pairs = zip([None, *model.layers], model.layers, strict=False)
+        return [(layer, [before] if before else []) for before, layer in pairs]
+    if not isinstance(model, keras.Model) or not getattr(model, "operations", None):
+        return None
+    inside = {id(operation) for operation in model.operations}
+    return [
+        (
+            operation,
+            [
+                parent.operation
+                for node in operation._inbound_nodes
+                for parent in node.parent_nodes
+                if id(parent.operation) in inside
+            ],
+        )
+        for operation in model.operations
+    ]
+
+
 @contextlib.contextmanager
 def kept_losses(model: keras.Layer) -> Iterator[None]:
     """In the end `model.losses` are those of the last call before.

@@ -21,9 +21,9 @@ class Evidence(NamedTuple):
     Attributes:
         mean: of the sample.
         std: of the sample, around the mean that is expected, if a deviation is.
-        positive: the share of values above the mean that is expected, zeros counted half.
+        positive: the share of positive values, zeros counted half.
         mean_deviation: of the mean.
-        sign_deviation: of the share of positive values from a half.
+        sign_deviation: of the share of values above the mean that is expected from a half.
         std_deviation: of the standard deviation.
     """
 
@@ -39,7 +39,7 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     """Compares a sample with a symmetric distribution of this mean and this deviation."""
     sample = moments([values])
     count = values.size
-    above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
+    above = _above(values, mean)
     around = math.hypot(sample.std, sample.mean - mean)
     # By the larger deviation: values that are k times too large have a mean k times as far
     # off as well, and only their standard deviation is to be blamed for it.
@@ -47,11 +47,16 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     return Evidence(
         mean=sample.mean,
         std=around if std else sample.std,
-        positive=above / count,
+        positive=_above(values, 0.0) / count,
         mean_deviation=(sample.mean - mean) / error if error else 0.0,
         sign_deviation=(2 * above - count) / math.sqrt(count),
         std_deviation=variance_deviation(around**2 / std**2, count) if std else 0.0,
     )
+
+
+def _above(values: np.ndarray, edge: float) -> float:
+    """How many values are above an edge; those that are on it count half."""
+    return float(np.count_nonzero(values > edge) + np.count_nonzero(values == edge) / 2)
 
 
 def variance_deviation(ratio: float, count: int) -> float:

@@ -1,5 +1,6 @@
 """The gain of an activation."""
 
+import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,10 @@ def _function(activation: Any) -> Callable[..., Any]:
         function: Callable[..., Any] = keras.activations.get(activation)
         return function
     except ValueError as error:
-        allowed = "the name of a Keras activation"
+        names = [name for name in dir(keras.activations) if name.islower()]
+        near = difflib.get_close_matches(str(activation).lower(), names, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        allowed = f"the name of a Keras activation{hint}"
         raise fail(ValueError, "activation", allowed, activation) from error
 
 

@@ -9,12 +9,18 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail, integer, printable
+from keras_fanwise.arguments import (
+    fail,
+    glob_matches,
+    globs_of,
+    integer,
+    printable,
+)
 from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Choice, Plan
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.rules import Rule, glob_matches, resolved
+from keras_fanwise.models.rules import Rule, resolved
 from keras_fanwise.reports.start_report import StartReport
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 from keras_fanwise.seam.record import replace, unsaved, weight_initializers
@@ -42,7 +48,8 @@ def initialize(
         model: a built model, or a built layer.
         recipe: the name of a recipe (see `recipes`); an initializer, by name, class or
             instance, for all kernels, with biases and β 0, γ 1 and moving statistics as
-            new; a `Rule`, or a list of rules.
+            new; a `Rule`, or a list of rules; or a mapping of paths of weights to
+            initializers, such as `audit(model).remedies()`.
         seed: an integer from 0 to 2**64 - 1, for everything random that has no seed of
             its own; or `None`, for one taken from Python's `random` module, which
             `keras.utils.set_random_seed` seeds.
@@ -131,12 +138,8 @@ def reinitialize(
     """
     seed = _seed(seed, dry_run)
     weights = owned_weights(model)
-    globs = _globs(only)
     paths = [owned.variable.path for owned in weights]
-    for glob in globs or ():
-        if not any(glob_matches(glob, path) for path in paths):
-            allowed = f"globs that meet a weight, and {glob!r} meets none"
-            raise fail(ValueError, "only", allowed, only)
+    globs = None if only is None else globs_of("only", only, paths)
     with random_state_kept():
         initializers = weight_initializers(weights)
     choices = [
@@ -168,19 +171,6 @@ def _unmet(rule: Rule, weights: list[OwnedWeight]) -> str:
     paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
     more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
     return f"{rule} meets none of the weights of the model: {paths}{more}"
-
-
-def _globs(only: Any) -> list[str] | None:
-    if only is None:
-        return None
-    globs = [only] if isinstance(only, str) else only
-    if (
-        not isinstance(globs, (list, tuple))
-        or not globs
-        or not all(isinstance(glob, str) for glob in globs)
-    ):
-        raise fail(TypeError, "only", "a glob or a list of globs, such as 'head/*'", only)
-    return list(globs)
 
 
 def _anew(owned: OwnedWeight, initializer: Any, globs: list[str] | None) -> Choice:

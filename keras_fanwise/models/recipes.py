@@ -1,6 +1,6 @@
 """The named ways to start a model, each a list of rules."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import numpy as np
 from keras_fanwise.arguments import fail
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.models.rules import Rule, resolved
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _CONVOLUTIONS = tuple(
@@ -28,8 +28,13 @@ _LSTM = tuple(
     for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 )
 
-# Their kernels are those of a Fourier transform.
-_FIXED = getattr(keras.layers, "STFTSpectrogram", ())
+
+class _AtPath(Rule):
+    """For one path, letter by letter."""
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """Whether a weight has the path."""
+        return bool(owned.variable.path == self.path)
 
 
 class _LearnedKernels(Rule):
@@ -37,18 +42,18 @@ class _LearnedKernels(Rule):
 
     def matches(self, owned: OwnedWeight) -> bool:
         """Whether a weight meets all conditions."""
-        return super().matches(owned) and not isinstance(owned.layer, _FIXED)
+        return super().matches(owned) and not isinstance(owned.layer, FIXED_KERNELS)
 
 
 @random_state_kept()
 def recipes() -> dict[str, list[Rule]]:
     """The named ways to start a model, each a list of rules.
 
-    - `"dcgan"`: convolutions N(0, 0.02²), γ N(1, 0.02²), biases of convolutions and β 0
-      (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4, and the code
-      of its authors).
-    - `"kaiming"`: kernels of dense layers and convolutions `fanwise_he_normal`, their
-      biases and β 0, γ 1 (He et al. 2015, <https://arxiv.org/abs/1502.01852>).
+    - `"dcgan"`: kernels of dense layers and convolutions N(0, 0.02²), γ N(1, 0.02²), their
+      biases and β 0 (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4,
+      and the code of its authors).
+    - `"kaiming"`: the same kernels `fanwise_he_normal`, their biases and β 0, γ 1 (He et
+      al. 2015, <https://arxiv.org/abs/1502.01852>).
     - `"normal"`: the same kernels N(0, 0.02²), their biases and β 0, γ 1.
     - `"glorot"`, `"he"`, `"lecun"`: kernels of all layers, recurrent ones too,
       `fanwise_glorot_uniform`, `fanwise_he_normal` or `fanwise_lecun_normal`, biases and
@@ -63,11 +68,7 @@ def recipes() -> dict[str, list[Rule]]:
     Rule('fanwise_gamma_noise', weight='gamma', optional=True)
     """
     return {
-        "dcgan": [
-            Rule("fanwise_normal", layer=_CONVOLUTIONS, weight="*kernel"),
-            Rule("zeros", layer=_CONVOLUTIONS, weight="bias", optional=True),
-            *_normalization("fanwise_gamma_noise"),
-        ],
+        "dcgan": _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
         "kaiming": _dense_and_convolutions("fanwise_he_normal"),
         "normal": _dense_and_convolutions("fanwise_normal"),
         "glorot": _all_kernels("fanwise_glorot_uniform"),
@@ -76,12 +77,12 @@ def recipes() -> dict[str, list[Rule]]:
     }
 
 
-def _dense_and_convolutions(initializer: Any) -> list[Rule]:
+def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]:
     layers = (*_DENSE, *_CONVOLUTIONS)
     return [
         Rule(initializer, layer=layers, weight="*kernel"),
         Rule("zeros", layer=layers, weight="bias", optional=True),
-        *_normalization("ones"),
+        *_normalization(gamma),
     ]
 
 
@@ -120,10 +121,14 @@ def rules_of(recipe: Any) -> list[Rule]:
 
     Raises:
         TypeError: it is a list of something other than rules.
-        ValueError: it is an unknown name, or an empty list.
+        ValueError: it is an unknown name, or empty.
     """
     if isinstance(recipe, Rule):
         return [recipe]
+    if isinstance(recipe, Mapping):
+        if not recipe:
+            raise fail(ValueError, "recipe", "a mapping of at least one path", recipe)
+        return [_AtPath(initializer, path) for path, initializer in recipe.items()]
     if isinstance(recipe, (list, tuple)):
         if not all(isinstance(rule, Rule) for rule in recipe):
             raise fail(TypeError, "recipe", "a list of keras_fanwise.Rule", recipe)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import fail, glob_matches
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.naming import snake_case
@@ -94,11 +94,6 @@ def _shown(value: Any) -> str:
         more = f" and {len(value) - 3} more" if len(value) > 3 else ""
         return f"({', '.join(map(_shown, value[:3]))}{more})"
     return getattr(value, "__name__", None) or repr(value)
-
-
-def glob_matches(glob: str, path: str) -> bool:
-    """Whether a path, or what follows one of its slashes, is as the glob says."""
-    return fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path, f"*/{glob}")
 
 
 def resolved(

@@ -4,10 +4,14 @@ import enum
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -18,6 +22,8 @@ from keras_fanwise.reports.figures import Panel, stacked
 
 Row = TypeVar("Row")
 
+# Columns of a text that has no terminal, and of the shortest name in a table.
+_WIDTH, _NAME = 80, 12
 # More than any table needs: a path that is cut off names no weight.
 _WIDE = 10_000
 
@@ -76,14 +82,36 @@ class Report(Generic[Row]):
         """
         return stacked(self._panels())
 
-    def to_json(self) -> str:
-        """The report as a JSON object, with all numbers as they are.
+    def __len__(self) -> int:
+        return len(self.rows)
 
-        Lists hold an object for each row or finding, whose keys are the names of its
-        attributes. Numbers that are not finite are null.
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report in dictionaries and lists, with all numbers as they are.
+
+        Lists hold a dictionary for each row or finding, whose keys are the names of its
+        attributes. Numbers that are not finite are `None`.
         """
-        content = {name: _plain(value) for name, value in vars(self).items()}
-        return json.dumps(content, indent=2)
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    def to_json(self) -> str:
+        """What `to_dict` gives, as a JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install pandas") from error
+        rows: list[Any] = self.rows
+        return pandas.DataFrame([row._asdict() for row in rows])
 
     def _repr_html_(self) -> str:
         page = "<pre style='line-height: 1.2'>{code}</pre>"
@@ -93,7 +121,7 @@ class Report(Generic[Row]):
 def _plain(value: Any) -> Any:
     """What JSON can hold: named tuples as objects, kinds of findings as their labels.
 
-    NumPy's numbers become Python's, which are all that `json` knows.
+    Initializers become what they print, and NumPy's numbers Python's.
     """
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
@@ -105,11 +133,14 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no other word for it
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
 
 
 def _recorded(renderable: Any) -> Console:
-    console = Console(width=_WIDE, file=io.StringIO(), record=True)
+    # In a notebook rich would display what it is to record.
+    console = Console(width=_WIDE, file=io.StringIO(), record=True, force_jupyter=False)
     console.width = max(1, Measurement.get(console, console.options, renderable).maximum)
     console.print(renderable)
     return console
@@ -143,3 +174,66 @@ def shape_text(shape: Sequence[int]) -> str:
 def number_text(number: float) -> str:
     """As short as a column of counts or deviations needs it."""
     return f"{number:.6g}"
+
+
+def screen_width() -> int:
+    """The columns of a text: 80, or as many as the terminal has if it is wider."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return _WIDTH
+    return max(_WIDTH, shutil.get_terminal_size().columns)
+
+
+def wrapped(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str]:
+    """The lines of a text, broken between words alone: names and numbers stay whole."""
+    return textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def fitted(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    width: int | None,
+    left: Sequence[int],
+) -> list[str]:
+    """The lines of a table whose names, in the first column, are shortened to fit.
+
+    Args:
+        headers: of the columns.
+        rows: their cells.
+        width: of the table; `None` to leave the names as they are.
+        left: the numbers of the columns that hold texts.
+    """
+    cells = [headers, *([printable(cell) for cell in row] for row in rows)]
+    if len(cells) == 1:
+        return []
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if width is not None:
+        rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+        widths[0] = min(widths[0], max(_NAME, width - rest))
+    lines = []
+    for row in cells:
+        line = [_shortened(row[0], widths[0]), *row[1:]]
+        for place, cell in enumerate(line):
+            space = " " * (widths[place] - cell_len(cell))
+            line[place] = cell + space if place in left else space + cell
+        lines.append("  ".join(line).rstrip())
+    return lines
+
+
+def _shortened(name: str, width: int) -> str:
+    """A name without its middle, if it is wider than that."""
+    if cell_len(name) <= width:
+        return name
+    kept = width - 1
+    while True:
+        end = kept // 2
+        short = f"{name[: kept - end]}…{name[len(name) - end :]}"
+        if cell_len(short) <= width:
+            return short
+        kept -= 1

@@ -7,6 +7,9 @@ import keras
 from keras_fanwise.arguments import fail
 from keras_fanwise.backends.private_keras import all_layers
 
+# Layers whose kernels are those of a Fourier transform, and not learned.
+FIXED_KERNELS = getattr(keras.layers, "STFTSpectrogram", ())
+
 
 class OwnedWeight(NamedTuple):
     """A weight and where it is.

@@ -79,6 +79,11 @@ def attributes_holding(layer: keras.Layer, initializer: Any) -> list[str]:
     return [name for name, value in vars(layer).items() if value is initializer]
 
 
+def initializer_attributes(owned: OwnedWeight) -> list[str]:
+    """The attributes of its layer that hold the initializer of a weight."""
+    return attributes_holding(owned.layer, _source(owned))
+
+
 def replace(
     weights: Sequence[OwnedWeight], initializers: Sequence[Any]
 ) -> list[OwnedWeight]:

@@ -53,6 +53,8 @@ def test_what_is_wrong_is_seen():
     assert evidence(values, 0.0, std * 0.8).std_deviation > 5
     assert evidence(values + std / 4, 0.0, std).mean_deviation > 5
     assert evidence(np.abs(values), 0.0, std).sign_deviation > 5
+    # The share of positive values, whatever mean is expected.
+    assert evidence(np.abs(values), 0.1, std).positive == 1.0
     # A factor alone leaves the mean in peace.
     assert abs(evidence(100 * values, 0.0, std).mean_deviation) < 5
     assert evidence(values, 0.0, std) == evidence(values.reshape(10, 100), 0.0, std)

@@ -103,3 +103,8 @@ def test_the_gain_keeps_the_second_moment():
 def test_bad_activations(activation, error):
     with pytest.raises(error, match=r"`activation` must be .* Received: activation="):
         kf.gain(activation)
+
+
+def test_the_nearest_name_is_suggested():
+    with pytest.raises(ValueError, match=r"did you mean 'gelu'\?.*Received: activation="):
+        kf.gain("gelus")

@@ -337,12 +337,39 @@ def test_recipes(recipe):
 
 
 def test_recipes_of_models_without_what_they_are_for():
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    kf.initialize(model, "kaiming")
+    kf.initialize(keras.Sequential([keras.Input((4,)), layers.Dense(3)]), "dcgan")
+    model = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3)])
     with pytest.raises(
-        ValueError, match=r"Rule\('fanwise_normal', layer=\(Conv1D, .* meets none"
+        ValueError, match=r"Rule\('fanwise_normal', layer=\(Dense, .* meets none"
     ):
         kf.initialize(model, "dcgan")
+
+
+def test_dcgan_draws_dense_kernels_too():
+    """As the code of its authors does: generator and discriminator begin or end so."""
+    model = keras.Sequential([keras.Input((100,)), layers.Dense(400)])
+    kernel, bias = kf.initialize(model, "dcgan", seed=0).rows
+    assert kernel.std == pytest.approx(0.02, rel=4 / 40_000**0.5)
+    assert bias.initializer == "Zeros"
+
+
+def test_a_mapping_of_paths():
+    model = keras.Sequential(
+        [keras.Input((4,)), *(layers.Dense(3, name=name) for name in ("a[1]", "a1", "b"))],
+        name="net",
+    )
+    paths = [weight.path for weight in model.weights]
+    report = kf.initialize(model, {paths[0]: "ones", paths[4]: "fanwise_he_normal"})
+    assert [row.status for row in report.rows] == ["set", *["kept"] * 3, "set", "kept"]
+    assert np.all(arrays(model)[0] == 1)
+    with pytest.raises(ValueError, match="at least one path"):
+        kf.initialize(model, {})
+    with pytest.raises(ValueError, match=r"path='kernel'.* meets none"):
+        kf.initialize(model, {"kernel": "zeros"})
+    with pytest.raises(ValueError, match="did you mean 'zeros'"):
+        kf.initialize(model, {paths[0]: "zeroes"})
+    with pytest.raises(TypeError, match="`path`"):
+        kf.initialize(model, {3: "zeros"})
 
 
 def test_a_recipe_is_a_list_to_add_to():

@@ -58,7 +58,12 @@ def test_every_report_shows_a_name_as_it_is(name):
         count = sum(name in row.path for row in report.rows)
         count += sum(name in finding.path for finding in getattr(report, "findings", []))
         assert count == {"audit": 3, "signal": 2, "fans": 2, "start": 2}[kind]
-        for text in (str(report), plain, page):
+        texts = [str(report), plain, page]
+        if kind == "audit":
+            texts.append(report.text(verbose=True))
+        for place, text in enumerate(texts):
+            if kind == "audit":  # the bias stands only where every weight does
+                count = 3 if place == 3 else 2
             lines = [line for line in text.split("\n") if NAMES[name] in line]
             assert len(lines) == count, (kind, text)
             assert text.replace("\n", "").isprintable(), kind
