@@ -59,10 +59,7 @@ def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
     for owned in weights:
         known = recorded(owned.variable)
         if known is None:
-            names = [variable.name for variable in owned.layer.weights]
-            known = dict(zip(names, twin(owned.layer), strict=False)).get(
-                owned.variable.name
-            )
+            known = dict(twin(owned.layer)).get(owned.variable.name)
         initializers.append(keras.initializers.get(known))
     return initializers
 
@@ -176,10 +173,11 @@ def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
         if layer is owned.layer and attributes_holding(layer, initializer):
             answers.append(False)
             continue
+        names = [variable.name for variable in layer.weights]
         places = [id(variable) for variable in layer.weights]
-        known = twin(layer)
-        alike = len(known) == len(places) and _fill_alike(
-            known[places.index(id(owned.variable))], initializer, owned.variable
+        copy = twin(layer)
+        alike = [name for name, _ in copy] == names and _fill_alike(
+            copy[places.index(id(owned.variable))][1], initializer, owned.variable
         )
         answers.append(not alike)
     return answers
@@ -212,8 +210,8 @@ def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
     return bool(np.array_equal(*values))
 
 
-def _initializers_of_twin(layer: keras.Layer) -> list[Any]:
-    """What another layer of the same config fills its weights with, in their order.
+def _initializers_of_twin(layer: keras.Layer) -> list[tuple[str, Any]]:
+    """The weights of another layer of the same config: their names and initializers.
 
     Also for layers that were built before this package was imported.
     """
@@ -223,7 +221,7 @@ def _initializers_of_twin(layer: keras.Layer) -> list[Any]:
             with scope:
                 twin = type(layer).from_config(layer.get_config())
                 twin.build_from_config(layer.get_build_config())
-                return [recorded(weight) for weight in twin.weights]
+                return [(weight.name, recorded(weight)) for weight in twin.weights]
         except Exception:  # of other people's code: what is not known is reported as such
             continue
     return []
