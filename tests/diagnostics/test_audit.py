@@ -8,7 +8,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
 from support.models import MODELS, arrays, equal, network
-from support.processes import COMPARING, once_on
+from support.processes import COMPARING
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT, INITIALIZER = Condition
@@ -63,11 +63,8 @@ def test_false_alarms():
             recipes.index("normal"),
             recipes.index("orthogonal"),
         )
-        found = [
-            each
-            for each in report.findings
-            if not (small and each.condition in (SCALE, kf.Condition.GLOROT))
-        ]
+        meant = (SCALE, GLOROT) if small else ()
+        found = [f for f in report.findings if f.condition not in meant]
         alarms += [(seed, finding) for finding in found]
         errors += [(seed, finding) for finding in found if finding.severity == "error"]
     assert len({seed for seed, _ in alarms}) <= count / 100, alarms
@@ -486,7 +483,6 @@ def test_glorots_condition_of_weights_of_unknown_initializers(std):
     assert not kf.audit(layer).findings
 
 
-@once_on("torch")  # which builds them the fastest
 @pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0"])
 def test_applications(name):
     def build():
@@ -496,6 +492,8 @@ def test_applications(name):
 
     with kf.retrofit():
         assert not kf.audit(build()).findings
+    if keras.backend.backend() == "jax":
+        return  # which compiles for every shape, and draws the same way
     model = build()
     report = kf.audit(model)
     assert not report.errors  # a normalization stands behind each
