@@ -26,8 +26,11 @@ def install() -> None:
 def _wrapped(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: keras.Layer, *args: Any, **kwargs: Any) -> None:
-        # A config says all three of any layer, and may hold a name that Keras made.
-        of_config = "trainable" in kwargs and "dtype" in kwargs
+        # A config says all three of any layer, and may hold a name that Keras made. Of a
+        # Sequential it says no more than a user does.
+        of_config = ("trainable" in kwargs and "dtype" in kwargs) or isinstance(
+            self, keras.Sequential
+        )
         if kwargs.get("name") is not None and not of_config:
             # Past Keras and PyTorch, which are not ready for attributes yet.
             object.__setattr__(self, _FROM_USER, True)

@@ -96,7 +96,6 @@ NAMED = {
     ),
     "lstm_cell": lambda number: built(lstm_cell(f"lstm_cell_{number}")),
     "model": lambda number: submodel(f"model_{number}"),
-    "sequential": lambda number: submodel(f"sequential_{number}"),
     "blk": lambda number: built(Blk(name=f"blk_{number}")),
 }
 
