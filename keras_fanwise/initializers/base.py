@@ -69,7 +69,9 @@ class FanwiseInitializer(keras.initializers.Initializer):
 
     Example: a Cauchy distribution, by its inverse CDF. (It is no good start for a network.)
 
-    >>> import math
+    >>> import keras, math
+    >>> import numpy as np
+    >>> from keras_fanwise import Distribution
     >>> class Cauchy(FanwiseInitializer):
     ...     def expected(self, shape, site=None):
     ...         return Distribution("cauchy", math.inf)  # it has no standard deviation

@@ -92,6 +92,7 @@ class Distribution(NamedTuple):
 
     Example:
 
+    >>> import math
     >>> Distribution("uniform", math.sqrt(3)).std
     1.0
     """

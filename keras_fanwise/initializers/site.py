@@ -23,6 +23,7 @@ class Site(NamedTuple):
 
     Example:
 
+    >>> import keras
     >>> layer = keras.layers.DepthwiseConv2D(3, name="blur")
     >>> site = Site.of(layer, "kernel", (3, 3, 64, 1))
     >>> site.path, site.fans

@@ -150,6 +150,7 @@ class Stream(NamedTuple):
 
     Example: a Cauchy distribution, by its inverse CDF.
 
+    >>> import numpy as np
     >>> uniform = Stream(key=7).draw("uniform", (100, 10))
     >>> cauchy = np.tan(np.pi / 2 * uniform)
     """
