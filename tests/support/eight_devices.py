@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import keras_fanwise as kf
 from keras_fanwise.backends import sharding as layouts
+from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.sampling import regions
 from keras_fanwise.sampling import sampler as sampling
 
@@ -33,7 +34,7 @@ MESHES = {
     for names, shape in (("a", (8,)), ("ab", (2, 4)), ("abc", (2, 2, 2)))
 }
 INITIALIZERS = [
-    *(getattr(kf, name)(seed=3) for name in kf.__all__ if name.startswith("Fanwise")),
+    *(cls(seed=3) for cls in CLASSES),
     kf.FanwiseVarianceScaling(distribution="untruncated_normal", seed=4),
     kf.FanwiseHeUniform(seed=5, sampler="backend"),
     kf.FanwiseLecunNormal(seed=5, sampler="backend"),
@@ -145,8 +146,6 @@ def spread_over(mesh, axes):
 
 def recorded_draws():
     """The shapes of all that is drawn from now on."""
-    import keras_fanwise.initializers.base as base
-
     drawn, original = [], sampling.draw
 
     def recorded(*args, **kwargs):
@@ -154,7 +153,7 @@ def recorded_draws():
         drawn.append(values.shape)
         return values
 
-    base.draw = recorded
+    sampling.draw = recorded
     return drawn
 
 
