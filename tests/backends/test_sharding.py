@@ -18,7 +18,6 @@ PROGRAMS = [
     "bad_layouts(), generators(), replicas_stay_apart(), memory()",
     "models()",
     "whole_models()",
-    "loading()",
 ]
 
 

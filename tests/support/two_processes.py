@@ -18,10 +18,10 @@ import keras
 import numpy as np
 
 import keras_fanwise as kf
-import keras_fanwise.initializers.base as base
+from keras_fanwise.sampling import sampler
 
 SHAPE = (64, 48)
-drawn, draw = [], base.draw
+drawn, draw = [], sampler.draw
 
 
 def recorded(*args, **kwargs):
@@ -30,7 +30,7 @@ def recorded(*args, **kwargs):
     return values
 
 
-base.draw = recorded
+sampler.draw = recorded
 
 assert jax.process_count() == 2
 assert len(jax.devices()) == 8
