@@ -162,7 +162,8 @@ CAUSES = {
     "an unknown class": (configured(b'"Dense"', b'"Denze"'), "Denze"),
     "a class of others": (configured(b'"keras.layers"', b'"others"'), "InputLayer"),
     "an unknown activation": (configured(b'"linear"', b'"linnear"'), "identifier: linnear"),
-    "a bad argument": (configured(b'"units": 3', b'"units": -3'), "units=-3"),
+    # Keras tells of `units=-3`, and 3.8 of the shape that it gives.
+    "a bad argument": (configured(b'"units": 3', b'"units": -3'), "-3"),
     "another argument": (configured(b'"units": 3', b'"units": 3, "odd": 1'), "'odd': 1"),
     "other shapes": (configured(b'"units": 3', b'"units": 5'), "expected axis -1"),
     "a missing weight": (without_a_weight, "Layer 'one' expected 2 variables, but received 1"),

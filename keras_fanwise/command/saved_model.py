@@ -15,8 +15,11 @@ from keras_fanwise.command.terminal import BadInputError
 
 _SUFFIXES = (".keras", ".h5")
 _LAMBDA = "it holds a Lambda layer, which could run any code"
-# What Keras says of one, in its versions.
-_REFUSED = re.compile(r"Requested the deserialization of a `?lambda", re.IGNORECASE)
+# What Keras says of one, in its versions: the second is of 3.8.
+_REFUSED = re.compile(
+    r"Requested the deserialization of a `?lambda|`Lambda` layer is a Python lambda",
+    re.IGNORECASE,
+)
 _UNKNOWN = re.compile(r"(?:Could not locate|Unknown) ([\w ]+):? '([^']*)'")
 _LONGEST = 300
 
