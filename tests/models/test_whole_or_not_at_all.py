@@ -233,6 +233,16 @@ def test_the_random_bias_of_an_lstm_is_drawn_anew_but_for_the_forget_gate():
         assert kf.audit(model).findings == []
 
 
+def test_the_report_says_what_fills_the_random_bias_of_an_lstm():
+    for initializer, shown in (
+        ("random_normal", "UnitForgetBias(RandomNormal)"),
+        (kf.FanwiseNormal(stddev=1.0), "UnitForgetBias(FanwiseNormal(stddev=1.0))"),
+    ):
+        layer = layers.LSTM(5, bias_initializer=initializer)
+        model = keras.Sequential([keras.Input((3, 4)), layer])
+        assert kf.reinitialize(model, seed=1).rows[2].initializer == shown
+
+
 def test_the_random_bias_of_an_lstm_has_a_stream_of_its_own():
     def bias(initializer, name):
         layer = layers.LSTM(50, bias_initializer=initializer, name=name)
