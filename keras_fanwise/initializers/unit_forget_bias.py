@@ -19,12 +19,12 @@ class UnitForgetBias(FanwiseInitializer):
 
     Args:
         initializer: of the rest; of this package, or a random one of Keras's.
+        rest: the one of this package that draws what `initializer` does, or the same.
 
     Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>.
     """
 
-    def __init__(self, initializer: Any) -> None:
-        rest = _ours(initializer)
+    def __init__(self, initializer: Any, rest: FanwiseInitializer) -> None:
         super().__init__(rest.seed, sampler=rest.sampler)
         self.initializer = initializer
         self._rest = rest
@@ -66,12 +66,6 @@ class UnitForgetBias(FanwiseInitializer):
         return f"{type(self).__name__}({shown})"
 
 
-def _ours(initializer: Any) -> FanwiseInitializer | None:
-    return (
-        initializer if isinstance(initializer, FanwiseInitializer) else portable(initializer)
-    )
-
-
 def unit_forget_bias(layer: keras.Layer, initializer: Any) -> UnitForgetBias | None:
     """What a function that fills the bias of an LSTM does, if it draws random numbers.
 
@@ -83,5 +77,6 @@ def unit_forget_bias(layer: keras.Layer, initializer: Any) -> UnitForgetBias | N
         and initializer.__qualname__.endswith(".build.<locals>.bias_initializer")
     ):
         return None
-    rest = layer.bias_initializer
-    return UnitForgetBias(rest) if _ours(rest) is not None else None
+    own = layer.bias_initializer
+    rest = own if isinstance(own, FanwiseInitializer) else portable(own)
+    return UnitForgetBias(own, rest) if rest is not None else None
