@@ -117,8 +117,8 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             "--data",
             type=_path,
             metavar="FILE",
-            help="a batch to send, all of it: an array in a .npy file, or a .npz file with x "
-            "or with the model's inputs by their names; with y in it, what comes back is "
+            help="a batch to send, all of it: an array in a .npy file, or a .npz file with "
+            "x or with the model's inputs by their names; with y in it, what comes back is "
             "the gradient of the loss that the model is compiled with",
         )
     if name == "init":

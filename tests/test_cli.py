@@ -440,8 +440,8 @@ def test_the_help_lists_the_recipes():
 
 
 def test_signal_of_data(folder, capsys):
-    model = network()
-    model.save("model.keras")
+    network().save("model.keras")
+    model = keras.saving.load_model("model.keras")
     x = np.random.default_rng(0).normal(2.0, 3.0, (5, 8, 8, 16)).astype("float32")
     y = np.ones((5, 3), "float32")
     np.save("x.npy", x)
@@ -461,8 +461,8 @@ def test_signal_of_data(folder, capsys):
 def test_signal_of_data_for_several_inputs(folder, capsys):
     inputs = [keras.Input((4,), name="one"), keras.Input((3,), name="two")]
     dense = layers.Dense(2)(layers.Concatenate()(inputs))
-    model = keras.Model(inputs, dense)
-    model.save("model.keras")
+    keras.Model(inputs, dense).save("model.keras")
+    model = keras.saving.load_model("model.keras")
     generator = np.random.default_rng(0)
     one, two = (generator.normal(size=(6, n)).astype("float32") for n in (4, 3))
     np.savez("data.npz", two=two, one=one)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import median
+from statistics import median_high, median_low
 
 # A rate is told of so many hidden kernels or more,
 _ENOUGH = 5
@@ -44,6 +44,7 @@ def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
             (after - before) / abs(there - here)
             for (here, before), (there, after) in zip(pairs, pairs[length:], strict=False)
         ]
-        if abs(median(steps) - slope) <= math.log(_SUPPORTED):
+        middle = median_low(steps), median_high(steps)
+        if all(abs(step - slope) <= math.log(_SUPPORTED) for step in middle):
             return math.exp(slope)
     return None

@@ -21,6 +21,8 @@ from keras_fanwise.reports.signal_report import (
 
 # The share of healthy models in which chance makes a layer look dead.
 _FALSE_ALARMS = 0.001
+# A rate is told if what the rows at its ends show per layer is within this factor of it.
+_SHOWN = 1.5
 
 
 class _Place(NamedTuple):
@@ -156,8 +158,9 @@ def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | 
     depths = [place.row.depth for place in places]
     first, last = places[0].row, places[-1].row
     low = stds[0] / LIMIT / _averaged(way, rows)
+    slope = rate(depths, stds) if anatomy.chain and all(stds) else None
     return Trend(
-        rate=rate(depths, stds) if anatomy.chain and all(stds) else None,
+        rate=slope if slope and _is_shown(slope, way, rows) else None,
         layers=abs(depths[-1] - depths[0]),
         total=stds[-1] / stds[0] if stds[0] else 0.0,
         level=stds[0],
@@ -165,6 +168,24 @@ def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | 
         last=last.name,
         low=low,
         high=stds[0] * LIMIT,
+    )
+
+
+def _is_shown(slope: float, way: _Way, rows: Sequence[LayerSignal]) -> bool:
+    """Whether a rate is about what any rows of the first and the last depth show."""
+    first, last = (way.places[end].row.depth for end in (0, -1))
+    logarithms = {
+        depth: [
+            math.log(std)
+            for row in rows
+            if row.depth == depth and (std := _std(row, way.name)) and math.isfinite(std)
+        ]
+        for depth in (first, last)
+    }
+    ratios = [after - before for before in logarithms[first] for after in logarithms[last]]
+    layers = abs(last - first)
+    return all(
+        abs(ratio / layers - math.log(slope)) <= math.log(_SHOWN) for ratio in ratios
     )
 
 

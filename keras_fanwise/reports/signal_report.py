@@ -45,8 +45,8 @@ class Trend(NamedTuple):
     Attributes:
         rate: by what each layer multiplies it, `total ** (1 / layers)`. `None` if the rows
             do not support a rate: of fewer than five hidden kernels, of branches side by
-            side, and where the median of the steps from kernel to kernel is not within a
-            factor of 1.25 of it, as of a single jump. Then `total` is what can be said.
+            side, and where the steps from kernel to kernel are others, as of a single
+            jump. Then `total` is what can be said.
         layers: how many layers are between the first and the last.
         total: the last standard deviation divided by the first.
         level: the first standard deviation, where the signal comes from.
@@ -131,10 +131,9 @@ class SignalReport(Report[LayerSignal]):
     the last but one, since what a model gives is often of another size than what it works
     with. A signal vanishes or explodes if its standard deviation in the end is less than
     1/100 of that in the beginning, or more than 100 times as large, beyond what an average
-    over positions does to it. A layer is dead if all its units are 0 for the whole batch, or
-    more of them than the half that one would expect of ReLUs if all samples
-    were equal, beyond chance; but not if a kernel or a γ is 0 where a branch ends, or the
-    model.
+    over positions does to it. A layer is dead if all its units are 0 for the whole batch,
+    or more of them than the half that one would expect of ReLUs if all samples were equal,
+    beyond chance; but not if a kernel or a γ is 0 where a branch ends, or the model.
 
     Attributes:
         rows: list of `LayerSignal`, one for each call of a layer, in their order.
