@@ -9,7 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,11 +44,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
             raise
-    # TensorFlow reads it when it is imported, and logs to the standard error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_fanwise.cli import main as run
-
+    with _quiet_errors():
+        from keras_fanwise.cli import main as run
     return run(arguments)
+
+
+@contextlib.contextmanager
+def _quiet_errors() -> Iterator[None]:
+    """Without what TensorFlow logs while it is imported, past Python, and later.
+
+    An exception is told as ever, after the block.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        kept = os.dup(2)
+    except OSError:  # the caller has closed it
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from keras_fanwise.cli import main
 from keras_fanwise.diagnostics.comparison import FansTable
 
 from support.models import arrays, equal
-from support.processes import ONCE, run_python
+from support.processes import ONCE, once_on, run_python
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -538,3 +539,14 @@ def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
     code, _, errors = run(capsys, command, "model.keras", *more, "--import", "no_such_one")
     assert code == 2
     assert "no_such_one cannot be imported: " in errors
+
+
+@once_on("tensorflow")  # which logs past Python while it is imported
+def test_the_log_of_the_backend_is_no_output(folder):
+    network().save("model.keras")
+    command = [sys.executable, "-m", "keras_fanwise_command", "signal", "model.keras"]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    model = keras.saving.load_model("model.keras")
+    assert result.stdout == f"{kf.signal(model)}\n"
