@@ -21,6 +21,8 @@ from keras_fanwise.reports.signal_report import (
 
 # The share of healthy models in which chance makes a layer look dead.
 _FALSE_ALARMS = 0.001
+# How many kernels a residual branch has, if it is long.
+_BRANCH = 6
 # A rate is told if what the rows at its ends show per layer is within this factor of it.
 _SHOWN = 1.5
 
@@ -58,7 +60,7 @@ def judge(rows: Sequence[LayerSignal], anatomy: Anatomy) -> SignalReport:
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
-    ways = [_way("forward", rows, explained), _way("backward", rows, explained)]
+    ways = [_way(name, rows, explained, anatomy) for name in ("forward", "backward")]
     if not all(math.isfinite(row.std) for row in rows):
         ways[1] = _Way("backward", [], [])  # gradients tell nothing then
     trends = {}
@@ -116,8 +118,13 @@ def _finding(
     return SignalFinding(verdict, direction, rows[0].name, numbers + others, verdict.remedy)
 
 
-def _way(direction: str, rows: Sequence[LayerSignal], explained: bool) -> _Way:
-    """Without the zeros, if they are explained: by dead units, or by choice."""
+def _way(
+    direction: str, rows: Sequence[LayerSignal], explained: bool, anatomy: Anatomy
+) -> _Way:
+    """Without the zeros, if they are explained: by dead units, or by choice.
+
+    Of models with additions neither end is inside a branch, whose scale is its own.
+    """
     places = list(_places(rows))
     if direction == "backward":
         places.reverse()
@@ -127,6 +134,12 @@ def _way(direction: str, rows: Sequence[LayerSignal], explained: bool) -> _Way:
         known = list(itertools.dropwhile(lambda pair: not pair[1], known))
     if explained:
         known = [pair for pair in known if pair[1]]
+    near = min(_BRANCH, len(known) // 3) if anatomy.sums else 0
+    if near:
+        stds = [std for _, std in known]
+        first = stds.index(max(stds[:near]))
+        last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
+        known = known[first : last + 1]
     return _Way(direction, [place for place, _ in known], [std for _, std in known])
 
 

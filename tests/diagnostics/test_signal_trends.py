@@ -249,6 +249,33 @@ def test_additions_that_explode():
     assert "gain" not in report.findings[0].remedy
 
 
+class LayerScale(layers.Layer):
+    """As of ConvNeXt: branches begin at a millionth, and so do the gradients in them."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight((shape[-1],), "ones", name="gamma")
+
+    def call(self, x):
+        return x * self.gamma * 1e-6
+
+
+def test_a_model_that_ends_with_a_branch(monkeypatch):
+    """The gradient within it is not where that of the model comes from."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64,))
+    x = layers.Dense(64, name="stem")(inputs)
+    for _ in range(8):
+        y = layers.Dense(64, "relu", kernel_initializer="fanwise_he_normal")(x)
+        x = x + LayerScale()(layers.Dense(64)(y))
+    model = keras.Model(inputs, x)
+    report = kf.signal(model)
+    assert labels(report) == []
+    check_against_rows(report)
+    assert 0.1 < report.backward.total < 10
+    monkeypatch.setattr(verdicts, "_BRANCH", 0)
+    assert labels(kf.signal(model)) != []
+
+
 @pytest.mark.parametrize(
     "model",
     [
