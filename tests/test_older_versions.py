@@ -94,7 +94,7 @@ def test_a_model_from_json_draws_its_seeded_weights_again():
 
 def test_pickled_initializers_draw_what_they_drew(objects):
     draws = EXPECTED["draws"]
-    assert {type(objects[name]) for name in draws} == set(CLASSES)
+    assert {type(objects[name]) for name in draws} == set(CLASSES) - NEWER
     for name, expected in draws.items():
         assert np.array_equal(values_of(objects[name](SHAPE)), expected), name
     # The state of the generator was pickled after a draw, and goes on.

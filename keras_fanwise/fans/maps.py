@@ -2,9 +2,9 @@
 
 What stands side by side in a weight, each part a linear map of its own, is told apart:
 the gates of a recurrent kernel, the groups of a convolution, the channels of a depthwise
-one, the values of a batch label. `keras_fanwise.fans.lookup.layer_matrices` reads this table.
-In the shapes, k stands for the kernel size, i and o for input and output channels, g for
-groups, n for gates and u for units.
+one, the values of a batch label. `layer_matrices` of `lookup.py` reads this table. In the
+shapes, k stands for the kernel size, i and o for input and output channels, g for groups,
+n for gates and u for units.
 """
 
 import math
@@ -50,13 +50,14 @@ class Matrices(NamedTuple):
     def stack(self, weight: np.ndarray) -> np.ndarray:
         """The matrices of a weight; shape (matrices, inputs, outputs)."""
         order = (*self.batch, *self.inputs, *self.outputs)
-        return weight.reshape(self.shape).transpose(order).reshape(self.stack_shape)
+        matrices: np.ndarray = weight.reshape(self.shape).transpose(order)
+        return matrices.reshape(self.stack_shape)
 
     def unstack(self, matrices: np.ndarray) -> np.ndarray:
         """The weight, of `shape`, that is made of these matrices."""
         order = (*self.batch, *self.inputs, *self.outputs)
-        split = matrices.reshape([self.shape[axis] for axis in order])
-        return split.transpose(np.argsort(order))
+        weight: np.ndarray = matrices.reshape([self.shape[axis] for axis in order])
+        return weight.transpose(tuple(np.argsort(order)))
 
     def central(self) -> tuple["Matrices", tuple[slice, ...]]:
         """The matrices of the central taps, as many as the strides, and where they stand.
@@ -81,9 +82,9 @@ Row = Callable[[layers.Layer, tuple[int, ...]], Matrices | None]
 
 
 def shape_matrices(shape: Sequence[int]) -> Matrices | None:
-    """By Keras's rule: the last axis are outputs, all others inputs, and taps if more than one.
+    """By Keras's rule: the last axis are outputs, all others inputs.
 
-    `None` for shapes of less than two axes.
+    Those before the last two are taps. `None` for shapes of less than two axes.
     """
     last = len(shape) - 1
     if last < 1:

@@ -34,8 +34,8 @@ class FanwiseOrthogonal(FanwiseInitializer):
     - for each channel of a depthwise kernel, from the receptive field to its filters, which
       are orthogonal to each other and of length `gain`, as long as there are no more of
       them than taps;
-    - for each value of a batch label of `EinsumDense`, a label of the inputs, the kernel and
-      the output; heads are one where they are a batch label.
+    - for each value of a batch label of `EinsumDense`, which the inputs, the kernel and the
+      output have; for each head where heads are such a label.
 
     Outside a layer, and in layers that this package does not know, the last axis are
     outputs and the others inputs, as in `keras.initializers.Orthogonal`.
@@ -83,7 +83,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices that are drawn, and where in the weight of `Matrices.shape` they are.
+        """The matrices that are drawn, and where in the weight, of `whole`, they are.
 
         Args:
             shape: of the weight.
@@ -92,7 +92,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
         Raises:
             ValueError: the shape has less than two axes.
         """
-        whole = self._whole(shape, site)
+        whole = self.whole(shape, site)
         return whole, (slice(None),) * len(whole.shape)
 
     def sample(
@@ -106,7 +106,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
     ) -> np.ndarray:
         """Draws on the host: the whole weight, of which a part is taken."""
         part, place = self.matrices(shape, site)
-        values = np.zeros(self._whole(shape, site).shape)
+        values = np.zeros(self.whole(shape, site).shape)
         values[place] = part.unstack(self.gain * _haar(stream, *part.stack_shape))
         values = values.reshape(shape)
         return values if index is None else values[tuple(index)]
@@ -115,7 +115,16 @@ class FanwiseOrthogonal(FanwiseInitializer):
         """The arguments, JSON-serializable."""
         return {"gain": self.gain, "seed": super().get_config()["seed"]}
 
-    def _whole(self, shape: Sequence[int], site: Site | None) -> Matrices:
+    def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
+        """The matrices of the whole weight, by its layer.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
+
+        Raises:
+            ValueError: the shape has less than two axes.
+        """
         found = (
             shape_matrices(shape)
             if site is None
@@ -186,7 +195,7 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
         Raises:
             ValueError: it is no kernel of a convolution, or there is no isometry.
         """
-        whole = self._whole(shape, site)
+        whole = self.whole(shape, site)
         if not whole.taps:
             allowed = (
                 "that of a convolution's kernel, whose taps have axes of their own; "
@@ -211,8 +220,8 @@ def _check_isometry(whole: Matrices, part: Matrices, shape: tuple[int, ...]) -> 
     ends = ("outputs", "inputs") if transposed else ("inputs", "outputs")
     allowed = (
         f"of a kernel that is as large as its strides {whole.strides}, for there is no "
-        f"isometry: no tap {reached} some of the {ends[0]}, and the {few} that one position "
-        f"{reached} are fewer than its {many} {ends[1]}"
+        f"isometry: no tap {reached} some of the {ends[0]}, and the {few} that one "
+        f"position {reached} are fewer than its {many} {ends[1]}"
     )
     raise fail(ValueError, "shape", allowed, shape)
 

@@ -183,7 +183,7 @@ def _on_grid(values: np.ndarray, bits: int, out: np.ndarray | None = None) -> np
     """The nearest multiples of 2**-bits; for values below 2**(51 - bits)."""
     # Beside this number a float64 has no smaller digits.
     anchor = 1.5 * 2.0 ** (52 - bits)
-    result = np.add(values, anchor, out=out)
+    result: np.ndarray = np.add(values, anchor, out=out)
     result -= anchor
     return result
 
