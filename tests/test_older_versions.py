@@ -21,6 +21,7 @@ from support.processes import run_python
 FOLDER = Path(__file__).parent / "data" / "version_0_1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 SHAPE = (2, 3)
+NEWER = {kf.FanwiseOrthogonal, kf.FanwiseDeltaOrthogonal}
 # Of these the model's weights are drawn by integers and generators alone.
 DRAWN_AGAIN = (
     "depthwise/kernel",

@@ -70,10 +70,10 @@ def orthonormal(normals: np.ndarray) -> np.ndarray:
     """
     shape = normals.shape
     rows, columns = shape[-2:]
+    if not normals.size:
+        return np.zeros(shape)
     normals = normals.reshape(-1, rows, columns)
     q = np.zeros(normals.shape)
-    if not q.size:
-        return q.reshape(shape)
     bits = min(_MOST_COLUMN_BITS, _COLUMN_REST_BITS - _halved_log2(rows))
     # From the last panel to the first: until a panel reflects them, columns and rows
     # before its own are those of the identity.
