@@ -48,7 +48,7 @@ def processor_seconds(shape: tuple[int, int]) -> tuple[float, float, float, floa
             finished(initializer(shape))
             durations.append(time.process_time() - start)
     theirs, ours = map(min, seconds)
-    return theirs, ours, *errors
+    return theirs, ours, errors[0], errors[1]
 
 
 def building_seconds(ours: bool) -> float:
