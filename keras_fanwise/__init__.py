@@ -15,6 +15,10 @@ from keras_fanwise.fans.lookup import layer_fans, register_fans
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.gains import gain
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
+from keras_fanwise.initializers.orthogonal import (
+    FanwiseDeltaOrthogonal,
+    FanwiseOrthogonal,
+)
 from keras_fanwise.initializers.registration import register
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
@@ -60,6 +64,7 @@ __all__ = [
     "Distribution",
     "Fans",
     "FansTable",
+    "FanwiseDeltaOrthogonal",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
@@ -69,6 +74,7 @@ __all__ = [
     "FanwiseLecunNormal",
     "FanwiseLecunUniform",
     "FanwiseNormal",
+    "FanwiseOrthogonal",
     "FanwiseVarianceScaling",
     "LayerSignal",
     "Rule",
