@@ -4,13 +4,11 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
-from rich.console import Console
 
 import keras_fanwise
 from keras_fanwise.arguments import integer, printable
@@ -25,7 +23,6 @@ from keras_fanwise.command.terminal import (
     write_output,
 )
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.reports.audit_report import AuditReport
 from keras_fanwise.reports.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
@@ -93,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--overwrite", action="store_true", help="files that are written may exist"
         )
+        command.add_argument(
+            "--verbose", action="store_true", help="show every weight or layer"
+        )
         if name == "audit":
             command.add_argument(
                 "--ignore",
@@ -102,9 +102,6 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument(
                 "--strict", action="store_true", help="exit code 1 for notes too"
-            )
-            command.add_argument(
-                "--verbose", action="store_true", help="show every weight and finding"
             )
         if name == "init":
             command.add_argument("output", type=_path, help="the file to write")
@@ -209,11 +206,4 @@ def _show(report: Report[Any], options: argparse.Namespace, figure: Path | None)
 def _text(report: Report[Any], options: argparse.Namespace) -> str:
     if options.json:
         return report.to_json() + "\n"
-    if isinstance(report, AuditReport):
-        return report.text(options.verbose) + "\n"
-    if sys.stdout is None or not sys.stdout.isatty():
-        return f"{report}\n"
-    console = Console()
-    with console.capture() as capture:
-        console.print(report)
-    return capture.get()
+    return report.text(options.verbose) + "\n"

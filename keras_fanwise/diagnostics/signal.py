@@ -83,7 +83,7 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
             x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
             batch = Arguments((x,), {})
         calls = _sent(model, batch)
-    return judge([call.row() for call in calls if call.forward])
+    return judge([call.row() for call in calls if call.forward], name=model.name)
 
 
 class _Call:

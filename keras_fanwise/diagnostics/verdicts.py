@@ -40,11 +40,12 @@ class _Direction(NamedTuple):
         return trend([depth for depth, _ in known], [std for _, std in known])
 
 
-def judge(rows: Sequence[LayerSignal]) -> SignalReport:
+def judge(rows: Sequence[LayerSignal], *, name: str = "") -> SignalReport:
     """The report of what was measured, with trends, verdicts and findings.
 
     Args:
         rows: one for each call of a layer, in their order, without verdicts.
+        name: of the model.
     """
     deviations = limit(_FALSE_ALARMS, len(rows))
     rows = [row._replace(verdicts=_verdicts(row, deviations)) for row in rows]
@@ -56,7 +57,7 @@ def judge(rows: Sequence[LayerSignal]) -> SignalReport:
     findings = [*_local(rows), *_of_trend(forward)]
     if all(math.isfinite(row.std) for row in rows):  # or gradients tell nothing
         findings += _of_trend(backward)
-    return SignalReport(rows, findings, forward.trend(), backward.trend())
+    return SignalReport(rows, findings, forward.trend(), backward.trend(), name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
