@@ -110,6 +110,9 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         "--overwrite", action="store_true", help="files that are written may exist"
     )
     command.add_argument(
+        "--verbose", action="store_true", help="show every weight or layer"
+    )
+    command.add_argument(
         "--import",
         action="append",
         default=[],
@@ -127,9 +130,6 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         )
         command.add_argument(
             "--strict", action="store_true", help="exit code 1 for notes too"
-        )
-        command.add_argument(
-            "--verbose", action="store_true", help="show every weight and finding"
         )
     if name == "signal":
         command.add_argument(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from rich.console import Console
 
 import keras_fanwise
 from keras_fanwise.arguments import integer
@@ -27,7 +26,6 @@ from keras_fanwise.command.terminal import (
     write_output,
 )
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.reports.audit_report import AuditReport
 from keras_fanwise.reports.report import Report
 from keras_fanwise_command import parse
 
@@ -166,11 +164,4 @@ def _show(report: Report[Any], options: argparse.Namespace, figure: Path | None)
 def _text(report: Report[Any], options: argparse.Namespace) -> str:
     if options.json:
         return report.to_json() + "\n"
-    if isinstance(report, AuditReport):
-        return report.text(options.verbose) + "\n"
-    if sys.stdout is None or not sys.stdout.isatty():
-        return f"{report}\n"
-    console = Console()
-    with console.capture() as capture:
-        console.print(report)
-    return capture.get()
+    return report.text(options.verbose) + "\n"

@@ -109,7 +109,7 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
             own = []
         heeded += own
         rows.append(_row(weight, own))
-    return AuditReport(rows, heeded, ignored)
+    return AuditReport(rows, heeded, ignored, name=model.name)
 
 
 def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudit:

@@ -33,7 +33,8 @@ def fans_table(model: keras.Layer) -> FansTable:
     >>> row.fans, row.keras_fans, round(row.fan_in_ratio, 6)
     (Fans(fan_in=9, fan_out=9), Fans(fan_in=576, fan_out=9), 8.0)
     """
-    return FansTable([_row(owned.layer, owned.variable) for owned in owned_weights(model)])
+    rows = [_row(owned.layer, owned.variable) for owned in owned_weights(model)]
+    return FansTable(rows, name=model.name)
 
 
 def _row(layer: keras.Layer, weight: keras.Variable) -> WeightFans:

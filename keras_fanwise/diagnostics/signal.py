@@ -104,7 +104,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             chain=is_chain(model),
             sums=sums(model),
         )
-    return judge(rows, anatomy)
+    return judge(rows, anatomy, name=model.name)
 
 
 def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:

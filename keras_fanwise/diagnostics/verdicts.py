@@ -45,12 +45,15 @@ class _Way(NamedTuple):
     stds: list[float]
 
 
-def judge(rows: Sequence[LayerSignal], anatomy: Anatomy) -> SignalReport:
+def judge(
+    rows: Sequence[LayerSignal], anatomy: Anatomy, *, name: str = ""
+) -> SignalReport:
     """The report of what was measured, with trends, verdicts and findings.
 
     Args:
         rows: one for each call of a layer, in their order, without verdicts.
         anatomy: of the model, its lists as long as `rows`.
+        name: of the model.
     """
     deviations = limit(_FALSE_ALARMS, len(rows))
     chosen = _chosen_zeros(rows, anatomy)
@@ -60,7 +63,8 @@ def judge(rows: Sequence[LayerSignal], anatomy: Anatomy) -> SignalReport:
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
-    ways = [_way(name, rows, explained, anatomy) for name in ("forward", "backward")]
+    directions = ("forward", "backward")
+    ways = [_way(direction, rows, explained, anatomy) for direction in directions]
     if not all(math.isfinite(row.std) for row in rows):
         ways[1] = _Way("backward", [], [])  # gradients tell nothing then
     trends = {}
@@ -69,7 +73,9 @@ def judge(rows: Sequence[LayerSignal], anatomy: Anatomy) -> SignalReport:
         found = list(_of_trend(way, trend, anatomy, rows)) if trend else []
         findings += found
         trends[way.name] = trend and _clear(trend, way.name, rows, found)
-    return SignalReport(rows, findings, trends["forward"], trends["backward"])
+    return SignalReport(
+        rows, findings, trends["forward"], trends["backward"], name=name
+    )
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:

@@ -98,7 +98,7 @@ def calibrate(
         with all_or_none() as write:
             for variable, values in calibration.values:
                 write(variable, values)
-    return CalibrationReport(calibration.rows())
+    return CalibrationReport(calibration.rows(), name=model.name)
 
 
 def _is_kernel(owned: OwnedWeight) -> bool:

@@ -202,7 +202,7 @@ def _carried_out(
     dry_run: bool,
     reset_optimizer: bool,
 ) -> StartReport:
-    plan = Plan(weights, choices, seed)
+    plan = Plan(weights, choices, seed, model.name)
     if dry_run:
         return plan.report()
     changed: list[OwnedWeight] = []
@@ -215,7 +215,8 @@ def _carried_out(
         finish += _resets_of_optimizer(getattr(model, "optimizer", None))
     report = plan.carry_out(finish)
     lost = itertools.compress(changed, unsaved(changed))
-    return StartReport(report.rows, seed, [owned.variable.path for owned in lost])
+    paths = [owned.variable.path for owned in lost]
+    return StartReport(report.rows, seed, paths, name=model.name)
 
 
 def _resets_of_optimizer(optimizer: Any) -> list[Callable[[], Any]]:

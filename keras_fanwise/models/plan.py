@@ -59,6 +59,7 @@ class Plan:
         weights: all weights of a model.
         choices: what becomes of each.
         seed: of all that is random and has no seed that counts.
+        name: of the model.
 
     Raises:
         TypeError: an initializer cannot fill its weight.
@@ -66,9 +67,14 @@ class Plan:
     """
 
     def __init__(
-        self, weights: Sequence[OwnedWeight], choices: Sequence[Choice], seed: int
+        self,
+        weights: Sequence[OwnedWeight],
+        choices: Sequence[Choice],
+        seed: int,
+        name: str = "",
     ) -> None:
         self._seed = seed
+        self._name = name
         keys = model_keys(weights)
         self._steps = [
             _planned(owned, choice, seed, key)
@@ -83,7 +89,7 @@ class Plan:
         for step in self._steps:
             if step.fill is not None and step.row.std_asked is None:
                 step.fill()
-        return StartReport([step.row for step in self._steps], self._seed)
+        return StartReport([step.row for step in self._steps], self._seed, name=self._name)
 
     def carry_out(self, finish: Sequence[Callable[[], Any]] = ()) -> StartReport:
         """Writes all weights, and measures them; or, after any exception, none.
@@ -115,7 +121,7 @@ class Plan:
             for done in finish:
                 done()
             raise
-        return StartReport(rows, self._seed)
+        return StartReport(rows, self._seed, name=self._name)
 
 
 def _planned(owned: OwnedWeight, choice: Choice, seed: int, key: str) -> _Step:

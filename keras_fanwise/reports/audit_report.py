@@ -1,27 +1,25 @@
 """What an audit finds."""
 
-import html
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from rich.text import Text
-
-from keras_fanwise.arguments import printable
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import (
-    FindingKind,
-    Report,
-    fitted,
+from keras_fanwise.reports.figures import Mark, Panel
+from keras_fanwise.reports.report import FindingKind, Group, Report
+from keras_fanwise.reports.tables import (
+    MOST_KERNELS,
+    Table,
+    count_text,
+    grouped,
+    is_kernel,
+    kind_text,
     number_text,
-    screen_width,
     shape_text,
-    wrapped,
+    some,
+    span,
 )
 
 ERROR, NOTE = "error", "note"
-# Of more kernels the short report shows a row for each kind.
-_MOST_KERNELS = 20
 _SHORT = ("kernel", "shape", "std", "forward", "backward", "")
 _KINDS = ("kernels", *_SHORT[2:])
 _VERBOSE = (
@@ -124,15 +122,20 @@ class AuditReport(Report[WeightAudit]):
             the model.
         findings: list of `AuditFinding`, errors first; empty for a good start.
         ignored: list of those findings that the caller said to ignore.
+        name: of the model.
     """
+
+    _title = "Audit of"
 
     def __init__(
         self,
         rows: list[WeightAudit],
         findings: list[AuditFinding],
         ignored: Sequence[AuditFinding] = (),
+        *,
+        name: str = "",
     ) -> None:
-        super().__init__(rows)
+        super().__init__(rows, name=name)
         self.findings = sorted(findings, key=lambda finding: finding.severity != ERROR)
         self.ignored = list(ignored)
 
@@ -157,130 +160,96 @@ class AuditReport(Report[WeightAudit]):
             if finding.replacement is not None
         }
 
-    def text(self, verbose: bool = False) -> str:
-        """The report as a text as wide as the terminal, of at least 80 columns.
-
-        Args:
-            verbose: whether to give every weight and every finding, with names in full,
-                in place of the kernels and of the findings by cause.
-        """
-        width = screen_width()
-        lines = [*wrapped(self._verdict(), width), ""]
-        if verbose:
-            for finding in self.findings:
-                for place, line in enumerate(_told(finding)):
-                    lines += wrapped(line, width, hanging=4, first=4 * (place > 0))
-            table = fitted(_VERBOSE, map(_cells, self.rows), None, left=(0, 1, 2, 11))
-        else:
-            for head, rest in self._groups():
-                lines += wrapped(head, width, hanging=4)
-                for line in rest:
-                    lines += wrapped(line, width, hanging=4, first=4)
-            headers, rows = self._kernels()
-            table = fitted(headers, rows, width, left=(0, len(headers) - 1))
-        return "\n".join([*lines, *([""] if self.findings else []), *table]).rstrip()
-
     def _verdict(self) -> str:
         counts = [
-            f"{len(found)} {name}{'s' * (len(found) != 1)}"
-            for name, found in (("error", self.errors), ("note", self.notes))
+            count_text(len(self.errors), "error"),
+            count_text(len(self.notes), "note"),
         ]
         if self.ignored:
             counts.append(f"{len(self.ignored)} ignored")
         verdict = "will not start well" if self.errors else "starts well"
         return f"The model {verdict}: {', '.join(counts)}."
 
-    def _groups(self) -> Iterator[tuple[str, list[str]]]:
+    def _groups(self, verbose: bool) -> Iterator[Group]:
         """Findings of one cause and remedy: a line that counts them, and what is to say."""
-        rows = {row.path: row for row in self.rows}
-        groups: dict[tuple[Any, ...], list[AuditFinding]] = {}
-        for finding in self.findings:
-            alike = finding.severity, finding.condition, finding.cause, finding.remedy
-            layer = rows[finding.path].layer if finding.path in rows else ""
-            groups.setdefault((*alike, layer), []).append(finding)
-        for (severity, condition, cause, remedy, layer), found in groups.items():
-            if len(found) == 1:
-                head, *rest = _told(found[0])
-            else:
-                paths = [finding.path for finding in found]
-                name = paths[0].rsplit("/", 1)[-1]
-                kind = f"{len(found)} × {layer} {name}"
-                head = f"{severity}: {condition.label}: {kind}, {_range(found)}"
-                more = f" and {len(found) - 2} more" if len(found) > 2 else ""
-                rest = [f"{', '.join(paths[:2])}{more}", cause, f"Remedy: {remedy}"]
-            yield head, rest
+        if verbose:
+            yield from map(_finding_lines, self.findings)
+            return
+        layers = {row.path: row.layer for row in self.rows}
 
-    def _kernels(self) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-        """The headers and cells of the short table."""
-        rows = [row for row in self.rows if row.path.endswith("kernel") or row.findings]
-        if len(rows) <= _MOST_KERNELS:
+        def kind(finding: AuditFinding) -> tuple[Any, ...]:
+            return finding[1:3] + finding[4:6] + (layers.get(finding.path, ""),)
+
+        for found in grouped(self.findings, kind):
+            first = found[0]
+            if len(found) == 1:
+                yield _finding_lines(first)
+                continue
+            paths = [finding.path for finding in found]
+            what = kind_text(layers.get(first.path, ""), first.path, len(found))
+            head = f"{first.severity}: {first.condition.label}: {what}, {_range(found)}"
+            yield head, [some(paths), first.cause, f"Remedy: {first.remedy}"]
+
+    def _table(self, verbose: bool) -> Table:
+        if verbose:
+            return Table(_VERBOSE, [_cells(row) for row in self.rows], (0, 1, 2, 11))
+        rows = [row for row in self.rows if is_kernel(row.path, row.shape) or row.findings]
+        if len(rows) <= MOST_KERNELS:
             short = [_cells(row) for row in rows]
-            return _SHORT, [(cells[0], cells[2], *cells[8:]) for cells in short]
-        kinds: dict[tuple[str, ...], list[WeightAudit]] = {}
-        for row in rows:
-            kind = row.layer, row.path.rsplit("/", 1)[-1], _labels(row)
-            kinds.setdefault(kind, []).append(row)
-        return _KINDS, [
+            cells = [(every[0], every[2], *every[8:]) for every in short]
+            return Table(_SHORT, cells, (0, 5))
+
+        def kind(row: WeightAudit) -> tuple[str, ...]:
+            return row.layer, row.path.rpartition("/")[2], _labels(row)
+
+        kinds = [
             (
-                f"{len(same)} × {layer} {name}",
-                *(
-                    _span([getattr(row, number) for row in same], 2)
-                    for number in ("std", "forward", "backward")
-                ),
-                labels,
+                kind_text(same[0].layer, same[0].path, len(same)),
+                span(row.std for row in same),
+                span(row.forward for row in same),
+                span(row.backward for row in same),
+                _labels(same[0]),
             )
-            for (layer, name, labels), same in kinds.items()
+            for same in grouped(rows, kind)
         ]
+        return Table(_KINDS, kinds, (0, 4))
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked or row.findings]
+        places = {row.path: place for place, row in enumerate(rows)}
+        marked: set[int] = set()
+        marks = []
+        for found in grouped(self.findings, lambda finding: finding[1:3]):
+            condition, severity = found[0].condition, found[0].severity
+            # A weight gets the shape of its first finding: errors come first.
+            points = {places[one.path] for one in found if one.path in places} - marked
+            marked |= points
+            if points:
+                label = f"{severity}: {condition.label}"
+                shape = _SHAPES[condition]
+                marks.append(Mark(label, sorted(points), shape, severity == ERROR))
         series = {
             "forward": [row.forward for row in rows],
             "backward": [row.backward for row in rows],
         }
-        marked = [i for i, row in enumerate(rows) if row.findings]
         names = [row.path for row in rows]
-        return [Panel("fan · Var(w)", names, series, marked)]
-
-    def __str__(self) -> str:
-        return self.text()
-
-    __repr__ = __str__
-
-    def __rich__(self) -> Text:
-        return Text(self.text())
-
-    def _repr_html_(self) -> str:
-        groups = "\n".join(
-            f"<li>{'<br>'.join(_escaped(line) for line in (head, *rest))}</li>"
-            for head, rest in self._groups()
-        )
-        headers, rows = self._kernels()
-        head = "".join(f"<th>{_escaped(name)}</th>" for name in headers)
-        body = "\n".join(
-            f"<tr>{''.join(f'<td>{_escaped(cell)}</td>' for cell in cells)}</tr>"
-            for cells in rows
-        )
-        style = "white-space: normal; overflow-wrap: anywhere; text-align: left"
-        return (
-            f"<div style='{style}'>\n<p>{_escaped(self._verdict())}</p>\n"
-            f"<ul>\n{groups}\n</ul>\n"
-            f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
-            "</div>"
-        )
+        return [Panel("fan · Var(w)", names, series, marks, reference=1.0)]
 
 
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
+# Those of matplotlib's markers.
+_SHAPES = {
+    Condition.SYMMETRY: "s",
+    Condition.BALANCE: "D",
+    Condition.SCALE: "^",
+    Condition.GLOROT: "*",
+    Condition.INITIALIZER: "P",
+}
 
 
-def _told(finding: AuditFinding) -> list[str]:
+def _finding_lines(finding: AuditFinding) -> Group:
     label = f"{finding.severity}: {finding.condition.label}"
-    return [
-        f"{label}: {finding.path}: {finding.numbers}",
-        finding.cause,
-        f"Remedy: {finding.remedy}",
-    ]
+    head = f"{label}: {finding.path}: {finding.numbers}"
+    return head, [finding.cause, f"Remedy: {finding.remedy}"]
 
 
 def _labels(row: WeightAudit) -> str:
@@ -293,23 +262,18 @@ def _cells(row: WeightAudit) -> tuple[str, ...]:
         row.layer,
         shape_text(row.shape),
         *map(number_text, row.fans),
-        f"{row.mean:.2g}",
+        number_text(row.mean, 2),
         f"{row.positive:.0%}",
-        "" if row.std_asked is None else f"{row.std_asked:.4g}",
-        f"{row.std:.4g}",
-        f"{row.forward:.3g}",
-        f"{row.backward:.3g}",
+        number_text(row.std_asked, 4),
+        number_text(row.std, 4),
+        number_text(row.forward, 3),
+        number_text(row.backward, 3),
         _labels(row),
     )
 
 
 def _range(findings: Sequence[AuditFinding]) -> str:
-    factors = [finding.factor for finding in findings if finding.factor is not None]
-    if len(factors) < len(findings):
+    factors = [finding.factor for finding in findings]
+    if None in factors:
         return f"the first: {findings[0].numbers}"
-    return f"std × {_span(factors, 2)}"
-
-
-def _span(values: Sequence[float], digits: int) -> str:
-    texts = [f"{value:.{digits}g}" for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(texts))
+    return f"std × {span(factors)}"

@@ -1,11 +1,21 @@
 """By what the kernels of a model were scaled."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from rich.table import Table
-
 from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import Report, shape_text, table
+from keras_fanwise.reports.report import Group, Report
+from keras_fanwise.reports.tables import (
+    MOST_KERNELS,
+    Table,
+    count_text,
+    grouped,
+    kind_text,
+    number_text,
+    shape_text,
+    some,
+    span,
+)
 
 
 class CalibratedWeight(NamedTuple):
@@ -35,34 +45,74 @@ class CalibratedWeight(NamedTuple):
 
 
 class CalibrationReport(Report[CalibratedWeight]):
-    """Every kernel of a model and by what it was scaled; prints as a table.
+    """The kernels of a model and by what they were scaled.
+
+    Printed, it tells how many were scaled, and why the others were kept, then gives the
+    kernels, or their kinds if there are more than 20; `text` can give every kernel.
 
     Attributes:
         rows: list of `CalibratedWeight`, in the order of the calls, then those kernels that
             were not called.
+        name: of the model.
     """
 
+    _title = "Calibration of"
+
+    def _scaled(self) -> list[CalibratedWeight]:
+        return [row for row in self.rows if row.status == "scaled"]
+
+    def _verdict(self) -> str:
+        count = len(self._scaled())
+        return f"{count_text(count, 'kernel')} scaled, {len(self.rows) - count} kept."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        if verbose:
+            return
+        kept = [row for row in self.rows if row.status == "kept"]
+        for same in grouped(kept, lambda row: row.reason):
+            yield f"kept, {same[0].reason}: {some([row.path for row in same])}", ()
+
+    def _table(self, verbose: bool) -> Table:
+        if verbose:
+            cells = [
+                (row.path, row.layer, shape_text(row.shape), *_numbers(row), _status(row))
+                for row in self.rows
+            ]
+            return Table(("kernel", "layer", "shape", *_NUMBERS, ""), cells, (0, 1, 2, 5))
+        rows = self._scaled()
+        if len(rows) <= MOST_KERNELS:
+            cells = [(row.path, shape_text(row.shape), *_numbers(row)) for row in rows]
+            return Table(("kernel", "shape", *_NUMBERS), cells, (0, 1))
+
+        def kind(row: CalibratedWeight) -> tuple[str, str]:
+            return row.layer, row.path.rpartition("/")[2]
+
+        kinds = [
+            (
+                kind_text(same[0].layer, same[0].path, len(same)),
+                span(row.before for row in same),
+                span(row.factor for row in same),
+            )
+            for same in grouped(rows, kind)
+        ]
+        return Table(("kernels", *_NUMBERS), kinds)
+
     def _panels(self) -> list[Panel]:
-        rows = [row for row in self.rows if row.before]
+        rows = self._scaled()
         series = {
             "before": [row.before for row in rows],
             "after": [row.after for row in rows],
         }
         return [Panel("std", [row.path for row in rows], series)]
 
-    def __rich__(self) -> Table:
-        columns = table(("kernel", "layer", "shape"), ("std", "factor"))
-        columns.add_column("")
-        for row in self.rows:
-            columns.add_row(
-                row.path,
-                row.layer,
-                shape_text(row.shape),
-                "" if row.before is None else f"{row.before:.4g}",
-                f"{row.factor:.4g}" if row.status == "scaled" else "",
-                f"{row.status}: {row.reason}" if row.reason else row.status,
-            )
-        count = sum(row.status == "scaled" for row in self.rows)
-        columns.caption = f"{count} scaled, {len(self.rows) - count} kept"
-        columns.caption_justify = "left"
-        return columns
+
+_NUMBERS = ("std", "factor")
+
+
+def _numbers(row: CalibratedWeight) -> tuple[str, str]:
+    factor = row.factor if row.status == "scaled" else None
+    return number_text(row.before, 4), number_text(factor, 4)
+
+
+def _status(row: CalibratedWeight) -> str:
+    return f"{row.status}: {row.reason}" if row.reason else row.status

@@ -1,31 +1,27 @@
-"""The base of all reports: rows that print as a table, plot, and turn into JSON."""
+"""The base of all reports: a verdict, groups and a table, as text, HTML and JSON."""
 
 import enum
-import io
+import html
 import json
 import math
-import shutil
-import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from keras_fanwise.arguments import printable
-from keras_fanwise.reports.figures import Panel, stacked
+from keras_fanwise.reports.figures import Panel, figure_of
+from keras_fanwise.reports.tables import Table, screen_width, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = TypeVar("Row")
+# A line that counts what is alike, and what is to say of it.
+Group = tuple[str, Sequence[str]]
 
-# Columns of a text that has no terminal, and of the shortest name in a table.
-_WIDTH, _NAME = 80, 12
-# More than any table needs: a path that is cut off names no weight.
-_WIDE = 10_000
+# Whatever the theme of the notebook: no colours, long names broken, no scrolling sideways.
+_STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
 
 
 class FindingKind(enum.Enum):
@@ -48,39 +44,99 @@ class FindingKind(enum.Enum):
 
 
 class Report(Generic[Row]):
-    """Rows that print as a table, in a terminal and in a notebook.
+    """Rows about a model.
+
+    Printed, it gives a verdict in the first line, what there is to say, and a table of the
+    kernels; `text` can give everything. Its length is the number of rows.
 
     Attributes:
         rows: list of named tuples.
+        name: of the model.
     """
 
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
+    # Of reports from before they had one.
+    name: str = ""
+    # What figures call it.
+    _title: ClassVar[str]
 
-    def __rich__(self) -> RenderableType:
+    def __init__(self, rows: list[Row], *, name: str = "") -> None:
+        self.rows = rows
+        self.name = name
+
+    def _verdict(self) -> str:
+        """The first line."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
-        console = _recorded(self)
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+    def _groups(self, verbose: bool) -> Iterable[Group]:
+        """What is to say beside the table."""
+        raise NotImplementedError
 
-    __repr__ = __str__
+    def _table(self, verbose: bool) -> Table:
+        """Every row, or as many as are read at a glance."""
+        raise NotImplementedError
 
     def _panels(self) -> list[Panel]:
         """What `plot` shows."""
         raise NotImplementedError
 
-    def plot(self) -> Any:
+    def text(self, verbose: bool = False) -> str:
+        """The report as a text as wide as the terminal, of at least 80 columns.
+
+        Args:
+            verbose: whether to give every row and every finding, with names in full, in
+                place of the kernels and of what is alike in groups.
+        """
+        width = screen_width()
+        parts = [wrapped(self._verdict(), width)]
+        parts.append(list(self._group_lines(verbose, width)))
+        parts.append(self._table(verbose).lines(None if verbose else width))
+        return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+    def _group_lines(self, verbose: bool, width: int) -> Iterator[str]:
+        for head, rest in self._groups(verbose):
+            yield from wrapped(head, width, hanging=4)
+            for line in rest:
+                yield from wrapped(line, width, hanging=4, first=4)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        groups = "\n".join(
+            f"<li>{'<br>'.join(_escaped(line) for line in (head, *rest))}</li>"
+            for head, rest in self._groups(verbose=False)
+        )
+        parts = [f"<p><strong>{_escaped(self._verdict())}</strong></p>"]
+        if groups:
+            parts.append(f"<ul>\n{groups}\n</ul>")
+        table = self._table(verbose=False)
+        if table.rows:
+            parts.append(_table_html(table))
+        return "\n".join([f'<div style="{_STYLE}">', *parts, "</div>"])
+
+    def plot(self, ax: Any = None) -> "Figure":
         """Draws the report against the depth of the model, on a logarithmic scale.
 
+        Nothing of it is known to `pyplot`: a notebook shows the figure if it is the value
+        of a cell's last line, and it need not be closed.
+
+        Args:
+            ax: a `matplotlib.axes.Axes` to draw into, or a sequence of two for a
+                `SignalReport`: forward and backward. By default a new figure, whose size
+                depends on the number of names.
+
         Returns:
-            A `matplotlib.figure.Figure`, which pyplot shows too; to write a file, call
-            its `savefig`.
+            The `matplotlib.figure.Figure`; to write a file, call its `savefig`.
 
         Raises:
             ImportError: matplotlib is not installed.
+            TypeError: `ax` is not of Axes.
+            ValueError: `ax` are not as many as the report needs.
         """
-        return stacked(self._panels())
+        title = f"{self._title} {self.name}".strip()
+        return figure_of(self._panels(), title, ax)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,10 +169,6 @@ class Report(Generic[Row]):
         rows: list[Any] = self.rows
         return pandas.DataFrame([row._asdict() for row in rows])
 
-    def _repr_html_(self) -> str:
-        page = "<pre style='line-height: 1.2'>{code}</pre>"
-        return _recorded(self).export_html(inline_styles=True, code_format=page)
-
 
 def _plain(value: Any) -> Any:
     """What JSON can hold: named tuples as objects, kinds of findings as their labels.
@@ -138,102 +190,22 @@ def _plain(value: Any) -> Any:
     return repr(value)
 
 
-def _recorded(renderable: Any) -> Console:
-    # In a notebook rich would display what it is to record.
-    console = Console(width=_WIDE, file=io.StringIO(), record=True, force_jupyter=False)
-    console.width = max(1, Measurement.get(console, console.options, renderable).maximum)
-    console.print(renderable)
-    return console
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
-def table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
-    """An empty table with a column for each text and each number of a row."""
-    columns = _Table(*texts, box=None, pad_edge=False)
-    for header in numbers:
-        columns.add_column(header, justify="right")
-    return columns
+def _table_html(table: Table) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        # Notebooks align cells to the right, which is for numbers.
+        texts = (
+            f'<{tag} style="text-align: {"left" if place in table.left else "right"}">'
+            f"{_escaped(' '.join(cell.split(chr(10))) if tag == 'th' else cell)}</{tag}>"
+            for place, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(texts)}</tr>"
 
-
-def text_lines(texts: Iterable[str]) -> Text:
-    """A line for each text, such as those of findings, after a table."""
-    return Text("\n".join(map(printable, texts)))
-
-
-class _Table(Table):
-    """A table that shows its cells as they are: `branch[a]` is a name and no markup."""
-
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*(text_lines([cell]) for cell in cells), **options)
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Such as 3×3×64."""
-    return "×".join(map(str, shape)) or "scalar"
-
-
-def number_text(number: float) -> str:
-    """As short as a column of counts or deviations needs it."""
-    return f"{number:.6g}"
-
-
-def screen_width() -> int:
-    """The columns of a text: 80, or as many as the terminal has if it is wider."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return _WIDTH
-    return max(_WIDTH, shutil.get_terminal_size().columns)
-
-
-def wrapped(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str]:
-    """The lines of a text, broken between words alone: names and numbers stay whole."""
-    return textwrap.wrap(
-        printable(text),
-        width,
-        initial_indent=" " * first,
-        subsequent_indent=" " * hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
+    body = "\n".join(line("td", cells) for cells in table.rows)
+    return (
+        f"<table>\n<thead>{line('th', table.headers)}</thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>"
     )
-
-
-def fitted(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    width: int | None,
-    left: Sequence[int],
-) -> list[str]:
-    """The lines of a table whose names, in the first column, are shortened to fit.
-
-    Args:
-        headers: of the columns.
-        rows: their cells.
-        width: of the table; `None` to leave the names as they are.
-        left: the numbers of the columns that hold texts.
-    """
-    cells = [headers, *([printable(cell) for cell in row] for row in rows)]
-    if len(cells) == 1:
-        return []
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    if width is not None:
-        rest = sum(widths[1:]) + 2 * (len(widths) - 1)
-        widths[0] = min(widths[0], max(_NAME, width - rest))
-    lines = []
-    for row in cells:
-        line = [_shortened(row[0], widths[0]), *row[1:]]
-        for place, cell in enumerate(line):
-            space = " " * (widths[place] - cell_len(cell))
-            line[place] = cell + space if place in left else space + cell
-        lines.append("  ".join(line).rstrip())
-    return lines
-
-
-def _shortened(name: str, width: int) -> str:
-    """A name without its middle, if it is wider than that."""
-    if cell_len(name) <= width:
-        return name
-    kept = width - 1
-    while True:
-        end = kept // 2
-        short = f"{name[: kept - end]}…{name[len(name) - end :]}"
-        if cell_len(short) <= width:
-            return short
-        kept -= 1

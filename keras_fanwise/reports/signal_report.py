@@ -1,16 +1,16 @@
 """What became of a signal in a model."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from rich.console import Group, RenderableType
-
-from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.report import (
-    FindingKind,
-    Report,
+from keras_fanwise.reports.figures import Mark, Panel, Region
+from keras_fanwise.reports.report import FindingKind, Group, Report
+from keras_fanwise.reports.tables import (
+    MOST_KERNELS,
+    Table,
+    count_text,
+    number_text,
     shape_text,
-    table,
-    text_lines,
 )
 
 # A signal that changes by more than this over the depth vanishes or explodes.
@@ -125,7 +125,11 @@ class LayerSignal(NamedTuple):
 
 
 class SignalReport(Report[LayerSignal]):
-    """A signal's way through a model and back; prints as a table and a list of findings.
+    """A signal's way through a model and back.
+
+    Printed, it gives the verdict, then trends and findings, then the layers with kernels,
+    at most about 20 of them, evenly spaced, and those with a verdict; `text` can give every
+    call of a layer.
 
     The trends are those of the hidden layers: from the first layer that has a kernel to
     the last but one, since what a model gives is often of another size than what it works
@@ -140,7 +144,10 @@ class SignalReport(Report[LayerSignal]):
         findings: list of `SignalFinding`; empty for a healthy model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of that of the gradients, from the last layer to the first.
+        name: of the model.
     """
+
+    _title = "Signal in"
 
     def __init__(
         self,
@@ -148,50 +155,110 @@ class SignalReport(Report[LayerSignal]):
         findings: list[SignalFinding],
         forward: Trend | None,
         backward: Trend | None,
+        *,
+        name: str = "",
     ) -> None:
-        super().__init__(rows)
+        super().__init__(rows, name=name)
         self.forward = forward
         self.backward = backward
         self.findings = findings
 
+    def _verdict(self) -> str:
+        verdict = "is not healthy" if self.findings else "is healthy"
+        return f"The signal {verdict}: {count_text(len(self.findings), 'finding')}."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        for direction, trend in (("forward", self.forward), ("backward", self.backward)):
+            if trend:
+                yield f"{direction}: {trend_text(trend)}", ()
+        for finding in self.findings:
+            label = f"{finding.verdict.label} {finding.direction}"
+            head = f"{label}: {finding.numbers}, at {finding.path}"
+            yield head, [f"Remedy: {finding.remedy}"]
+        kernels = len(self._kernels())
+        if kernels > MOST_KERNELS and not verbose:
+            yield (
+                f"{MOST_KERNELS} of {kernels} layers with kernels follow; "
+                "text(verbose=True), or --verbose, gives every layer",
+                (),
+            )
+
+    def _table(self, verbose: bool) -> Table:
+        if verbose:
+            headers = ("layer", "class", "shape", *_NUMBERS)
+            cells = [
+                (row.name, row.layer, shape_text(row.shape), *_numbers(row))
+                for row in self.rows
+            ]
+            return Table(headers, cells, (0, 1, 2, 8))
+        cells = [(row.name, *_numbers(row)) for row in self._shown()]
+        return Table(("layer", *_NUMBERS), cells, (0, 6))
+
+    def _kernels(self) -> list[int]:
+        """The numbers of the rows of layers with kernels."""
+        depths = [0, *(row.depth for row in self.rows)]
+        return [i for i, row in enumerate(self.rows) if row.depth > depths[i]]
+
+    def _shown(self) -> list[LayerSignal]:
+        """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
+        kernels = self._kernels()
+        count = min(len(kernels), MOST_KERNELS)
+        step = (len(kernels) - 1) / max(1, count - 1)
+        shown = {kernels[round(i * step)] for i in range(count)}
+        firsts: dict[Verdict, int] = {}
+        for i, row in enumerate(self.rows):
+            for verdict in row.verdicts:
+                firsts.setdefault(verdict, i)
+        return [self.rows[i] for i in sorted(shown | set(firsts.values()))]
+
     def _panels(self) -> list[Panel]:
         names = [row.name for row in self.rows]
-        marked = [i for i, row in enumerate(self.rows) if row.verdicts]
-        forward = {"": [row.std for row in self.rows]}
-        backward = {"": [row.gradient_std for row in self.rows]}
+        stds = {"": [row.std for row in self.rows]}
+        gradients = {"": [row.gradient_std for row in self.rows]}
+        marks = []
+        for verdict in (Verdict.DEAD, Verdict.NON_FINITE):
+            points = [i for i, row in enumerate(self.rows) if verdict in row.verdicts]
+            if points:
+                marks.append(Mark(verdict.label, points, _SHAPES[verdict]))
         return [
-            Panel("std", names, forward, marked, _limits(self.forward), joined=True),
-            Panel("gradient std", names, backward, (), _limits(self.backward), joined=True),
+            Panel("std", names, stds, marks, self._regions("forward"), joined=True),
+            Panel(
+                "gradient std", names, gradients, (), self._regions("backward"), joined=True
+            ),
         ]
 
-    def __rich__(self) -> RenderableType:
-        columns = table(("layer", "class", "shape"), ("depth", "mean", "std", "dead"))
-        columns.add_column("gradient\nstd", justify="right", vertical="bottom")
-        columns.add_column("")
-        for row in self.rows:
-            columns.add_row(
-                row.name,
-                row.layer,
-                shape_text(row.shape),
-                str(row.depth),
-                f"{row.mean:.2g}",
-                f"{row.std:.3g}",
-                f"{row.dead:.0%}",
-                "" if row.gradient_std is None else f"{row.gradient_std:.3g}",
-                ", ".join(verdict.label for verdict in row.verdicts),
-            )
-        trends = (("forward", self.forward), ("backward", self.backward))
-        lines = [
-            f"{direction}: {trend_text(trend)}" for direction, trend in trends if trend
-        ]
-        count = len(self.findings)
-        lines.append(f"{count} finding{'s' * (count != 1)}" + (":" if count else ""))
-        lines += [
-            f"{finding.verdict.label} {finding.direction}: {finding.numbers}, at "
-            f"{finding.path}. Remedy: {finding.remedy}."
-            for finding in self.findings
-        ]
-        return Group(columns, text_lines(["", *lines]))
+    def _regions(self, direction: str) -> list[Region]:
+        """Where a signal has vanished or exploded, over the hidden layers, if it does."""
+        limits = _limits(self.forward if direction == "forward" else self.backward)
+        last = max((row.depth for row in self.rows), default=0)
+        hidden = [i for i, row in enumerate(self.rows) if 0 < row.depth < last]
+        verdicts = {one.verdict for one in self.findings if one.direction == direction}
+        if limits is None or not hidden:
+            return []
+        ends = hidden[0], hidden[-1]
+        if direction == "backward":
+            ends = ends[::-1]
+        regions = {
+            Verdict.VANISHING: Region("vanishing", *ends, above=False, limit=limits[0]),
+            Verdict.EXPLODING: Region("exploding", *ends, above=True, limit=limits[1]),
+        }
+        return [region for verdict, region in regions.items() if verdict in verdicts]
+
+
+_NUMBERS = ("depth", "mean", "std", "dead", "gradient\nstd", "")
+# Those of matplotlib's markers.
+_SHAPES = {Verdict.DEAD: "s", Verdict.NON_FINITE: "D"}
+
+
+def _numbers(row: LayerSignal) -> tuple[str, ...]:
+    return (
+        str(row.depth),
+        number_text(row.mean, 2),
+        number_text(row.std, 3),
+        f"{row.dead:.0%}",
+        number_text(row.gradient_std, 3),
+        ", ".join(verdict.label for verdict in row.verdicts),
+    )
 
 
 def _limits(trend: Trend | None) -> tuple[float, float] | None:

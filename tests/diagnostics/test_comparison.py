@@ -78,9 +78,11 @@ def test_the_columns_are_what_the_two_packages_draw(case):
 
 
 def test_it_prints():
-    text = str(kf.fans_table(a_model()))
+    table = kf.fans_table(a_model())
+    text = table.text(verbose=True)
     lines = text.splitlines()
-    assert len(lines) == 2 + len(kf.fans_table(a_model()).rows)
+    # A verdict, an empty line, and two of headers.
+    assert len(lines) == 4 + len(kf.fans_table(a_model()).rows)
     assert "depthwise_kernel" in text
     assert "× 2.83" in text
     assert max(map(len, lines)) <= 160

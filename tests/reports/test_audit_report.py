@@ -1,10 +1,6 @@
 """What an audit shows: the verdict, then the findings by cause, then the kernels."""
 
-import html
-import io
 import json
-import re
-import sys
 import types
 
 import keras
@@ -12,8 +8,8 @@ import pytest
 from rich.cells import cell_len
 
 import keras_fanwise as kf
-from keras_fanwise.reports import report as report_module
-from keras_fanwise.reports.report import fitted
+from keras_fanwise.reports import tables
+from keras_fanwise.reports.tables import Table
 
 layers = keras.layers
 
@@ -73,9 +69,7 @@ def test_the_long_form_has_every_weight_and_finding(report):
 def test_a_wider_terminal_is_used(report, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert max(map(cell_len, str(report).splitlines())) <= 80
-    monkeypatch.setattr(
-        report_module.sys, "stdout", types.SimpleNamespace(isatty=lambda: True)
-    )
+    monkeypatch.setattr(tables.sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
     assert 80 < max(map(cell_len, str(report).splitlines())) <= 200
     monkeypatch.setenv("COLUMNS", "40")
     assert max(map(cell_len, str(report).splitlines())) <= 80
@@ -83,14 +77,14 @@ def test_a_wider_terminal_is_used(report, monkeypatch):
 
 def test_names_are_shortened_in_the_middle():
     rows = [("network/層層層層層層層層層層/kernel", "1.25e-05"), ("short", "3")]
-    lines = fitted(("kernel", "std"), rows, 30, left=(0,))
+    lines = Table(("kernel", "std"), rows).lines(30)
     assert [cell_len(line) for line in lines[:2]] in ([30, 30], [29, 29])
     assert lines[1].startswith("network/")
     assert lines[1].endswith("/kernel  1.25e-05")
     assert "…" in lines[1]
     assert lines[2].split() == ["short", "3"]
     # No number is cut, however narrow it gets.
-    assert all("1.25e-05" in fitted(("", ""), rows[:1], n, (0,))[1] for n in range(5, 40))
+    assert all("1.25e-05" in Table(("a", "b"), rows[:1]).lines(n)[1] for n in range(5, 40))
 
 
 def test_a_large_model_fits_a_screen():
@@ -118,35 +112,7 @@ def test_the_report_is_data_too(report):
     assert list(report) == report.rows
     content = report.to_dict()
     assert json.loads(report.to_json()) == content
-    assert set(content) == {"rows", "findings", "ignored"}
+    assert set(content) == {"name", "rows", "findings", "ignored"}
+    assert content["name"] == "net"
     assert [found["severity"] for found in content["findings"]] == ["error"] * 3
     assert content["findings"][0]["replacement"] == "fanwise_glorot_uniform"
-
-
-def test_pandas(report, monkeypatch):
-    frame = types.SimpleNamespace(DataFrame=lambda rows: rows)
-    monkeypatch.setitem(sys.modules, "pandas", frame)
-    assert report.to_pandas() == [row._asdict() for row in report.rows]
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
-        report.to_pandas()
-
-
-def test_a_notebook_gets_one_table(report, monkeypatch):
-    """And no report displays anything by itself when it is turned into text."""
-    page = report._repr_html_()
-    assert page.count("<table>") == 1
-    assert page.count("<tr>") == 1 + sum(r.path.endswith("kernel") for r in report.rows)
-    assert "white-space: normal" in page
-    text = html.unescape(re.sub(r"<[^>]*>", "", page))
-    assert "The model will not start well" in text
-    displayed = []
-    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("rich.jupyter.display", lambda *args: displayed.append(args))
-    for one in (report, kf.fans_table(network()), kf.initialize(network(), "he", seed=0)):
-        output = io.StringIO()
-        monkeypatch.setattr(sys, "stdout", output)
-        assert str(one)
-        assert one._repr_html_()
-        assert output.getvalue() == ""
-    assert displayed == []

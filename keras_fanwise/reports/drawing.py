@@ -1,0 +1,222 @@
+"""The drawing of figures: the one module that imports matplotlib, and never `pyplot`.
+
+What `pyplot` knows a notebook draws at the end of a cell, once more than its value.
+"""
+
+import io
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from keras_fanwise.arguments import fail, printable
+from keras_fanwise.reports.figures import Mark, Panel, Region
+from keras_fanwise.reports.tables import grouped, shortened
+
+# In inches: of a figure, of a panel, of a name below it, of one of its letters, and of what
+# stands beside the panels.
+_WIDTHS, _HEIGHT, _NAME, _LETTER, _BESIDE = (6.0, 14.0), 2.4, 0.19, 0.075, 2.6
+# Of a name.
+_LETTERS = 32
+# Blue and orange of a palette for the colour-blind (Okabe and Ito 2008), and its vermilion.
+_COLOURS = ("#0072b2", "#e69f00")
+_REGION = "#d55e00"
+# Of points that may lie on each other the first are larger.
+_SIZES = (7.0, 4.0)
+# Of more points each is smaller.
+_MANY = 300
+
+
+class ReportFigure(Figure):
+    """A figure that a notebook shows by itself, whether or not `pyplot` is used there."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
+def draw(panels: Sequence[Panel], title: str, ax: Any) -> Figure:
+    """See `figures.figure_of`."""
+    names = _short(panels[0].names)
+    figure, axes = _new(len(panels), names) if ax is None else _given(ax, len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw(axis, panel)
+    if title:
+        axes[0].set_title(printable(title), loc="left", parse_math=False, usetex=False)
+    shown = max(1, int(_inches(axes[-1]) / _NAME))
+    every = max(1, math.ceil(len(names) / shown))
+    ticks = range(0, len(names), every)
+    margin = 0.5 + 0.01 * len(names)
+    for axis in axes:
+        axis.set_xlim(-margin, max(1, len(names)) - 1 + margin)
+        axis.set_xticks(ticks, [""] * len(ticks))
+    axes[-1].set_xticks(
+        ticks,
+        names[::every],
+        rotation=90,
+        parse_math=False,  # a $ in a name begins no formula
+        usetex=False,
+    )
+    axes[-1].tick_params(axis="x", labelsize="small")
+    return figure
+
+
+def _new(count: int, names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    low, high = _WIDTHS
+    width = min(max(low, _BESIDE + _NAME * len(names)), high)
+    letters = max(map(len, names), default=0)
+    height = 0.3 + _HEIGHT * count + _LETTER * letters
+    figure = ReportFigure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(count, sharex=True, squeeze=False)
+    return figure, list(axes[:, 0])
+
+
+def _given(ax: Any, count: int) -> tuple[Figure, list[Axes]]:
+    axes = list(np.ravel(np.asarray(ax, dtype=object)))
+    allowed = (
+        "a matplotlib Axes" if count == 1 else f"a sequence of {count} matplotlib Axes"
+    )
+    if not all(isinstance(axis, Axes) for axis in axes):
+        raise fail(TypeError, "ax", allowed, ax)
+    if len(axes) != count:
+        raise fail(ValueError, "ax", allowed, ax)
+    # That of a subfigure is the whole one.
+    return axes[0].figure.figure, axes
+
+
+def _inches(axis: Axes) -> float:
+    """How wide a panel is."""
+    figure = axis.figure.figure
+    if isinstance(figure, ReportFigure):  # which is laid out later, when it is drawn
+        return float(figure.get_figwidth()) - _BESIDE
+    return float(axis.get_window_extent().width / figure.dpi)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names without the model's, if they have it in common, or a long middle."""
+    names = [printable(name) for name in names]
+    heads = {name.partition("/")[0] for name in names if "/" in name}
+    if len(heads) == 1 and all("/" in name for name in names):
+        names = [name.partition("/")[2] for name in names]
+    return [shortened(name, _LETTERS) for name in names]
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    axis.set_yscale("log")
+    axis.set_ylabel(panel.label)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    marked = {point for mark in panel.marks for point in mark.points}
+    drawn = []
+    for colour, size, (label, values) in zip(
+        _COLOURS, _SIZES, panel.series.items(), strict=False
+    ):
+        shown = [_positive_or_nan(value) for value in values]
+        if panel.joined:
+            axis.plot(shown, "-", color=colour, linewidth=1.2)
+        points = [math.nan if i in marked else value for i, value in enumerate(shown)]
+        size = (4.0 if len(panel.series) == 1 else size) * (
+            0.6 if len(shown) > _MANY else 1
+        )
+        axis.plot(
+            points, "o", color=colour, markersize=size, markeredgewidth=0, label=label
+        )
+        for mark in panel.marks:
+            face = colour if mark.filled else "none"
+            axis.plot(
+                mark.points,
+                [shown[point] for point in mark.points],
+                mark.shape,
+                color=colour,
+                markerfacecolor=face,
+                markersize=size + 2,
+                zorder=3,  # on the points without findings
+            )
+        _draw_beyond(axis, values, panel.marks)
+        drawn += [value for value in shown if not math.isnan(value)]
+    if panel.reference is not None:
+        axis.axhline(panel.reference, color="grey", linewidth=0.8, linestyle="--", zorder=1)
+        drawn.append(panel.reference)
+    _set_heights(axis, drawn, panel.regions)
+    _add_legend(axis, panel)
+
+
+def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mark]) -> None:
+    """Zeros at the lower edge and what is not finite at the upper one."""
+    edge = axis.get_xaxis_transform()  # heights as shares of the panel's
+    shapes = {point: mark.shape for mark in marks for point in mark.points}
+    for height, default, is_there in ((0.03, "v", _is_zero), (0.97, "x", _is_not_finite)):
+        beyond = [
+            (shapes.get(i, default), i) for i, one in enumerate(values) if is_there(one)
+        ]
+        for alike in grouped(beyond, operator.itemgetter(0)):
+            points = [i for _, i in alike]
+            heights = [height] * len(points)
+            axis.plot(points, heights, alike[0][0], color=_REGION, transform=edge)
+
+
+def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region]) -> None:
+    """Room for the values, a decade or more, and for the regions."""
+    limits = [region.limit * (5 if region.above else 0.2) for region in regions]
+    logs = [math.log10(value) for value in (*values, *limits) if value > 0] or [0.0]
+    margin = max(0.07 * (max(logs) - min(logs)), 0.5 - 0.5 * (max(logs) - min(logs)), 0.05)
+    bottom, top = 10 ** (min(logs) - margin), 10 ** (max(logs) + margin)
+    axis.set_ylim(bottom, top)
+    if max(logs) - min(logs) + 2 * margin < 2:  # or there is one number, or none
+        axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+        axis.yaxis.set_minor_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    else:
+        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+    for region in regions:
+        low, high = (region.limit, top) if region.above else (bottom, region.limit)
+        ends = min(region.first, region.last) - 0.5, max(region.first, region.last) + 0.5
+        backward = region.last < region.first
+        axis.fill_between(ends, low, high, color=_REGION, alpha=0.12, linewidth=0, zorder=0)
+        text = axis.annotate(
+            region.label, (ends[backward], region.limit), (0, 0), textcoords="offset points"
+        )
+        text.set(
+            ha="right" if backward else "left",
+            va="bottom" if region.above else "top",
+            color=_REGION,
+            fontsize="small",
+            in_layout=False,
+        )
+
+
+def _add_legend(axis: Axes, panel: Panel) -> None:
+    """Series by colour, findings by shape, beside the panel: no point is below it."""
+    lines, _labels = axis.get_legend_handles_labels()
+    handles = lines if len(panel.series) > 1 else []
+    for mark in panel.marks:
+        face = "grey" if mark.filled else "none"
+        handles += axis.plot(
+            [], [], mark.shape, color="grey", markerfacecolor=face, label=mark.label
+        )
+    if handles:
+        axis.legend(
+            handles=handles,
+            frameon=False,
+            fontsize="small",
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+        )
+
+
+def _positive_or_nan(value: float | None) -> float:
+    return value if value and 0 < value < math.inf else math.nan
+
+
+def _is_zero(value: float | None) -> bool:
+    return value == 0
+
+
+def _is_not_finite(value: float | None) -> bool:
+    return value is not None and not math.isfinite(value)
