@@ -45,9 +45,7 @@ class _Way(NamedTuple):
     stds: list[float]
 
 
-def judge(
-    rows: Sequence[LayerSignal], anatomy: Anatomy, *, name: str = ""
-) -> SignalReport:
+def judge(rows: Sequence[LayerSignal], anatomy: Anatomy, *, name: str = "") -> SignalReport:
     """The report of what was measured, with trends, verdicts and findings.
 
     Args:
@@ -73,9 +71,7 @@ def judge(
         found = list(_of_trend(way, trend, anatomy, rows)) if trend else []
         findings += found
         trends[way.name] = trend and _clear(trend, way.name, rows, found)
-    return SignalReport(
-        rows, findings, trends["forward"], trends["backward"], name=name
-    )
+    return SignalReport(rows, findings, trends["forward"], trends["backward"], name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
