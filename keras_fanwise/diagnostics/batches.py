@@ -42,7 +42,7 @@ def sizes(model: keras.Layer) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def batch_for(model: keras.Layer, size: int) -> Iterator[Arguments]:
+def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
     Sizes that the model leaves open are `size`, or what the shortest position embedding of
