@@ -140,10 +140,10 @@ def _between_weights(
         index
         for index, weight in enumerate(weights)
         if weight.is_random
-        and weight.values.size >= COMPARED
+        and weight.support.size >= COMPARED
         and math.isfinite(weight.evidence.std)
     ]
-    values = [weights[index].values for index in long]
+    values = [weights[index].support for index in long]
     # Of values from nobody knows where few may be different, such as signs.
     means = [drawn.mean if (drawn := weights[index].drawn) else math.nan for index in long]
     copies = equal_values(values, means, _SHARE) | equal_beginnings(values, _SHARE)
