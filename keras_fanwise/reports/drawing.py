@@ -42,7 +42,7 @@ class ReportFigure(Figure):
 
 
 def draw(panels: Sequence[Panel], title: str, ax: Any) -> Figure:
-    """See `figures.figure_of`."""
+    """See `report.figure_of`."""
     names = _short(panels[0].names)
     figure, axes = _new(len(panels), names) if ax is None else _given(ax, len(panels))
     for axis, panel in zip(axes, panels, strict=True):
