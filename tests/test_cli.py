@@ -91,7 +91,7 @@ def test_signal(folder, capsys):
     network().save("good.keras")
     code, output, errors = run(capsys, "signal", "good.keras")
     assert (code, errors) == (0, "")
-    assert output.endswith("0 findings\n")
+    assert output.startswith("The signal is healthy: 0 findings.\n")
     deep = [layers.Dense(64, "relu", kernel_initializer="zeros") for _ in range(3)]
     keras.Sequential([keras.Input((64,)), *deep]).save("bad.keras")
     code, output, errors = run(capsys, "signal", "bad.keras")
@@ -118,6 +118,19 @@ class Letters(layers.Layer):
 
     def call(self, text):
         raise NotImplementedError
+
+
+@ONCE
+def test_every_report_has_a_long_form(folder, capsys):
+    """With what the short one leaves out: biases, and layers without kernels."""
+    network().save("model.keras")
+    for command in ("fans", "audit", "init", "signal"):
+        arguments = [command, "model.keras", *["new.keras"] * (command == "init")]
+        short = run(capsys, *arguments)[1]
+        long = run(capsys, *arguments, "--overwrite", "--verbose")[1]
+        layer = "flatten" if command == "signal" else "depthwise/bias"
+        assert layer not in short
+        assert layer in long
 
 
 @pytest.mark.parametrize("command", ["fans", "audit", "signal", "init"])

@@ -44,10 +44,13 @@ class CalibratedWeight(NamedTuple):
     reason: str = ""
 
 
-class CalibrationReport(Report[CalibratedWeight]):
-    """The kernels of a model and by what they were scaled.
+_NUMBERS = ("std", "factor")
 
-    Printed, it tells how many were scaled, and why the others were kept, then gives the
+
+class CalibrationReport(Report[CalibratedWeight]):
+    """Every kernel of a model and by what it was scaled.
+
+    Printed, it tells how many kernels were scaled, why others are kept, and gives the
     kernels, or their kinds if there are more than 20; `text` can give every kernel.
 
     Attributes:
@@ -58,19 +61,15 @@ class CalibrationReport(Report[CalibratedWeight]):
 
     _title = "Calibration of"
 
-    def _scaled(self) -> list[CalibratedWeight]:
-        return [row for row in self.rows if row.status == "scaled"]
-
     def _verdict(self) -> str:
-        count = len(self._scaled())
-        return f"{count_text(count, 'kernel')} scaled, {len(self.rows) - count} kept."
+        count = sum(row.status == "scaled" for row in self.rows)
+        return f"{count} scaled, {len(self.rows) - count} kept"
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
-        if verbose:
-            return
-        kept = [row for row in self.rows if row.status == "kept"]
-        for same in grouped(kept, lambda row: row.reason):
-            yield f"kept, {same[0].reason}: {some([row.path for row in same])}", ()
+        kept = [row for row in self.rows if row.reason and not verbose]
+        for same in grouped(kept, _status):
+            count = count_text(len(same), "kernel")
+            yield f"{_status(same[0])}: {count}: {some([row.path for row in same])}", ()
 
     def _table(self, verbose: bool) -> Table:
         if verbose:
@@ -79,34 +78,34 @@ class CalibrationReport(Report[CalibratedWeight]):
                 for row in self.rows
             ]
             return Table(("kernel", "layer", "shape", *_NUMBERS, ""), cells, (0, 1, 2, 5))
-        rows = self._scaled()
-        if len(rows) <= MOST_KERNELS:
-            cells = [(row.path, shape_text(row.shape), *_numbers(row)) for row in rows]
-            return Table(("kernel", "shape", *_NUMBERS), cells, (0, 1))
+        if len(self.rows) <= MOST_KERNELS:
+            short = [
+                (row.path, shape_text(row.shape), *_numbers(row), row.status)
+                for row in self.rows
+            ]
+            return Table(("kernel", "shape", *_NUMBERS, ""), short, (0, 1, 4))
 
-        def kind(row: CalibratedWeight) -> tuple[str, str]:
-            return row.layer, row.path.rpartition("/")[2]
+        def kind(row: CalibratedWeight) -> tuple[str, ...]:
+            return row.layer, row.path.rpartition("/")[2], row.status
 
         kinds = [
             (
                 kind_text(same[0].layer, same[0].path, len(same)),
                 span(row.before for row in same),
-                span(row.factor for row in same),
+                span(row.factor for row in same) if same[0].status == "scaled" else "",
+                same[0].status,
             )
-            for same in grouped(rows, kind)
+            for same in grouped(self.rows, kind)
         ]
-        return Table(("kernels", *_NUMBERS), kinds)
+        return Table(("kernels", *_NUMBERS, ""), kinds, (0, 3))
 
     def _panels(self) -> list[Panel]:
-        rows = self._scaled()
+        rows = [row for row in self.rows if row.before]
         series = {
             "before": [row.before for row in rows],
             "after": [row.after for row in rows],
         }
         return [Panel("std", [row.path for row in rows], series)]
-
-
-_NUMBERS = ("std", "factor")
 
 
 def _numbers(row: CalibratedWeight) -> tuple[str, str]:

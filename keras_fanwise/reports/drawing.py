@@ -42,7 +42,7 @@ class ReportFigure(Figure):
 
 
 def draw(panels: Sequence[Panel], title: str, ax: Any) -> Figure:
-    """See `figures.figure_of`."""
+    """See `report.figure_of`."""
     names = _short(panels[0].names)
     figure, axes = _new(len(panels), names) if ax is None else _given(ax, len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -121,9 +121,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
         if panel.joined:
             axis.plot(shown, "-", color=colour, linewidth=1.2)
         points = [math.nan if i in marked else value for i, value in enumerate(shown)]
-        size = (4.0 if len(panel.series) == 1 else size) * (
-            0.6 if len(shown) > _MANY else 1
-        )
+        size = 4.0 if len(panel.series) == 1 else size
+        size *= 0.6 if len(shown) > _MANY else 1.0
         axis.plot(
             points, "o", color=colour, markersize=size, markeredgewidth=0, label=label
         )

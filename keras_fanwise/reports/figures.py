@@ -1,10 +1,7 @@
 """What figures of reports show: panels below each other, over the depth of the model."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import NamedTuple
 
 
 class Mark(NamedTuple):
@@ -61,25 +58,3 @@ class Panel(NamedTuple):
     regions: Sequence[Region] = ()
     joined: bool = False
     reference: float | None = None
-
-
-def figure_of(panels: Sequence[Panel], title: str = "", ax: Any = None) -> "Figure":
-    """The figure of these panels.
-
-    Args:
-        panels: from above.
-        title: of the figure.
-        ax: a matplotlib Axes for each panel, or the only one; by default those of a new
-            figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        TypeError: `ax` is not of Axes.
-        ValueError: `ax` are not as many as there are panels.
-    """
-    try:
-        from keras_fanwise.reports.drawing import draw
-    except ImportError as error:
-        message = 'plot() needs matplotlib: pip install "keras_fanwise[plot]"'
-        raise ImportError(message) from error
-    return draw(panels, title, ax)

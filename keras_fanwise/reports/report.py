@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from keras_fanwise.arguments import printable
-from keras_fanwise.reports.figures import Panel, figure_of
+from keras_fanwise.reports.figures import Panel
 from keras_fanwise.reports.tables import Table, screen_width, wrapped
 
 if TYPE_CHECKING:
@@ -209,3 +209,25 @@ def _table_html(table: Table) -> str:
         f"<table>\n<thead>{line('th', table.headers)}</thead>\n"
         f"<tbody>\n{body}\n</tbody>\n</table>"
     )
+
+
+def figure_of(panels: Sequence[Panel], title: str = "", ax: Any = None) -> "Figure":
+    """The figure of these panels.
+
+    Args:
+        panels: from above.
+        title: of the figure.
+        ax: a matplotlib Axes for each panel, or the only one; by default those of a new
+            figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        TypeError: `ax` is not of Axes.
+        ValueError: `ax` are not as many as there are panels.
+    """
+    try:
+        from keras_fanwise.reports.drawing import draw
+    except ImportError as error:
+        message = 'plot() needs matplotlib: pip install "keras_fanwise[plot]"'
+        raise ImportError(message) from error
+    return draw(panels, title, ax)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.figures import Mark, Panel, figure_of
+from keras_fanwise.reports.figures import Mark, Panel
+from keras_fanwise.reports.report import figure_of
 
 from support.models import relu_network
 

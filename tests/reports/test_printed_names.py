@@ -12,7 +12,8 @@ from rich.console import Console
 import keras_fanwise as kf
 from keras_fanwise.arguments import printable
 from keras_fanwise.reports import tables
-from keras_fanwise.reports.figures import Panel, figure_of
+from keras_fanwise.reports.figures import Panel
+from keras_fanwise.reports.report import figure_of
 
 layers = keras.layers
 

@@ -17,7 +17,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.tables import is_kernel
 
 layers = keras.layers
-KINDS = ("audit", "fans", "signal", "plan", "start")
+KINDS = ("audit", "fans", "signal", "plan", "start", "calibration")
 
 
 def network(blocks):
@@ -42,6 +42,7 @@ def reports(model):
         "signal": kf.signal(model),
         "plan": kf.initialize(model, "he", seed=0, dry_run=True),
         "start": kf.initialize(model, [kf.Rule("fanwise_he_normal", weight="kernel")], 0),
+        "calibration": kf.calibrate(model, dry_run=True),
     }
 
 
@@ -61,6 +62,7 @@ VERDICTS = {
     "signal": r"The signal is healthy: 0 findings\.",
     "plan": r"24 set, 0 kept; seed 0",
     "start": r"6 set, 18 kept; seed 0",
+    "calibration": r"6 scaled, 0 kept",
 }
 
 
@@ -85,6 +87,7 @@ NUMBERS = {
     "fans": lambda row: (f"{row.fans.fan_in:.6g}", f"{row.fan_avg_ratio:.3g}"),
     "signal": lambda row: (f"{row.mean:.2g}", f"{row.std:.3g}", f"{row.gradient_std:.3g}"),
     "plan": lambda row: (f"{row.std_asked:.4g}",),
+    "calibration": lambda row: (f"{row.before:.4g}", f"{row.factor:.4g}"),
     "start": lambda row: (f"{row.std_asked:.4g}", f"{row.std:.4g}"),
 }
 
