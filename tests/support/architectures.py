@@ -59,9 +59,13 @@ class Builder:
         return cls(seed=self.rng.randrange(2**32))
 
     def dense(self, units: int, **arguments: Any) -> keras.Layer:
-        return layers.Dense(units, self.activation, kernel_initializer=self.hidden(), **arguments)
+        return layers.Dense(
+            units, self.activation, kernel_initializer=self.hidden(), **arguments
+        )
 
-    def conv(self, filters: int, size: int = 3, strides: int = 1, **arguments: Any) -> keras.Layer:
+    def conv(
+        self, filters: int, size: int = 3, strides: int = 1, **arguments: Any
+    ) -> keras.Layer:
         arguments = {"activation": self.activation, "padding": "same"} | arguments
         arguments.setdefault("kernel_initializer", self.hidden())
         return layers.Conv2D(filters, size, strides, **arguments)
@@ -69,7 +73,11 @@ class Builder:
     def head(self, x: Any) -> Any:
         """Class scores, from units, rows of units or images."""
         if len(x.shape) == 4:
-            choices = [layers.GlobalAveragePooling2D, layers.Flatten, layers.GlobalMaxPooling2D]
+            choices = [
+                layers.GlobalAveragePooling2D,
+                layers.Flatten,
+                layers.GlobalMaxPooling2D,
+            ]
             x = self.rng.choice(choices)()(x)
         elif len(x.shape) == 3:
             x = layers.GlobalAveragePooling1D()(x)

@@ -64,6 +64,12 @@ def _counts_as_keras(owned: OwnedWeight) -> bool:
     )
 
 
+def _is_dense(owned: OwnedWeight) -> bool:
+    """Of a kernel that joins channels: orthogonal ones are smaller where it does not."""
+    depthwise = (keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+    return _is_kernel(owned) and not isinstance(owned.layer, depthwise)
+
+
 def _before_relu(owned: OwnedWeight) -> bool:
     return (
         owned.variable.name == "bias"
@@ -132,7 +138,7 @@ FAULTS: dict[str, Fault] = {
     "RandomNormal(stddev=10)": Fault(_is_random, _normal_of_10),
     "RandomUniform(0, 1)": Fault(_is_random, _uniform_from_0),
     "RandomNormal(mean=0.5)": Fault(_is_random, _mean_of_a_half),
-    "Orthogonal(gain=10)": Fault(_is_kernel, _orthogonal_of_10),
+    "Orthogonal(gain=10)": Fault(_is_dense, _orthogonal_of_10),
     "VarianceScaling(100)": Fault(_is_random, _scale_of_100),
     "a function that draws such": Fault(_is_random, _function),
     "a scale of 1/10,000": Fault(
@@ -147,8 +153,8 @@ FAULTS: dict[str, Fault] = {
         lambda w: w.variable.name in ("bias", "beta"),
         lambda rng, _: RANDOM.Constant(-1e6),
     ),
-    "a dead layer, bias -8": Fault(
-        _before_relu, lambda rng, _: RANDOM.Constant(-8.0), seen_by="signal"
+    "a dead layer, bias -9": Fault(
+        _before_relu, lambda rng, _: RANDOM.Constant(-9.0), seen_by="signal"
     ),
 }
 
@@ -212,11 +218,23 @@ def _copied(rng: random.Random, weights: Sequence[OwnedWeight]) -> Iterator[Plan
         one.variable.assign(values)
 
 
-def named_by_audit(report: Any, fault: Planted) -> str:
-    """`"error"` or `"note"` for what names the weight and no other; `""` otherwise.
+def outcome(model: keras.Model, name: str, seed: int) -> str | None:
+    """What a fault is found as: `"error"` or `"note"` of `audit`, or by `"signal"`.
 
-    That values depart from an initializer says nothing of a fault, and does not count.
+    `""` if it is not found, or another weight is blamed; `None` if no weight can have it.
+    `signal` is asked only about faults that weights by themselves do not show.
     """
+    with planted(model, name, seed) as fault:
+        if fault is None:
+            return None
+        found = _named_by_audit(kf.audit(model), fault)
+        if found or FAULTS[name].seen_by == "audit":
+            return found
+        return "signal" if _named_by_signal(kf.signal(model), fault) else ""
+
+
+def _named_by_audit(report: Any, fault: Planted) -> str:
+    """That values depart from their initializer says nothing of a fault: it is left out."""
     named = [f for f in report.findings if f.condition.label != "initializer"]
     right = {fault.path, *fault.others}
     if any(f.severity == "error" and f.path not in right for f in named):
@@ -225,6 +243,5 @@ def named_by_audit(report: Any, fault: Planted) -> str:
     return "error" if "error" in severities else "note" if severities else ""
 
 
-def named_by_signal(report: Any, fault: Planted) -> bool:
-    """Whether a finding names the layer."""
+def _named_by_signal(report: Any, fault: Planted) -> bool:
     return any(f.path.split(" (")[0] == fault.layer for f in report.findings)
