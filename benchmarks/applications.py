@@ -2,9 +2,10 @@
 
     python benchmarks/applications.py --write docs/applications.md
 
-Each model is built with `weights=None` for the smallest images that it takes, in a process
-of its own; one that does not fit in memory is said to be so. Where `signal` has a finding,
-it is asked again after `initialize(model, "he", seed=0)`. Some 15 minutes on two cores.
+Each model is built with `weights=None` for the smallest images that it takes; one that does
+not fit in memory is said to be so. The smallest of a family stands for those that differ
+from it in width and depth alone; `--all` takes every size. Where `signal` has a finding, it
+is asked again after `initialize(model, "he", seed=0)`.
 """
 
 import argparse
@@ -20,8 +21,32 @@ from keras_fanwise.reports.audit_report import AuditFinding
 
 from harness import console, fresh_process, progress
 
+# The smallest of each family.
+FAMILIES = (
+    "ConvNeXtTiny",
+    "DenseNet121",
+    "EfficientNetB0",
+    "EfficientNetV2B0",
+    "EfficientNetV2S",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "NASNetMobile",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+    "Xception",
+)
 # The side of the smallest images where 32 is too small.
-SMALLEST = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71, "NASNetLarge": 331, "NASNetMobile": 224}  # fmt: skip
+SMALLEST = {
+    "InceptionResNetV2": 75,
+    "InceptionV3": 75,
+    "NASNetLarge": 331,
+    "NASNetMobile": 224,
+    "Xception": 71,
+}
 HEADER = """# The models of keras.applications
 
 What `audit` and `signal` say of each, from its own initializers (`weights=None`), on
@@ -55,20 +80,23 @@ class Verdicts(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="tensorflow")
-    parser.add_argument("--only", nargs="*", help="names of models; by default all")
+    parser.add_argument("--only", nargs="*", default=FAMILIES, help="names of models")
+    parser.add_argument("--all", action="store_true", help="all sizes of each family")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     arguments = parser.parse_args()
-    names = arguments.only or sorted(
-        name for name, model in vars(keras.applications).items() if callable(model)
-    )
+    models = vars(keras.applications).items()
+    every = sorted(name for name, model in models if callable(model))
     lines = []
+    process = fresh_process(arguments.backend)
     with progress() as bar:
+        names = every if arguments.all else arguments.only
         for name in bar.track(names, description="models"):
-            with fresh_process(arguments.backend) as process:
-                try:
-                    lines.append(row(name, process.submit(verdicts, name).result()))
-                except (BrokenProcessPool, MemoryError):
-                    lines.append(f"| {name} | | does not fit in memory | | |")
+            try:
+                lines.append(row(name, process.submit(verdicts, name).result()))
+            except (BrokenProcessPool, MemoryError):
+                lines.append(f"| {name} | | does not fit in memory | | |")
+                process = fresh_process(arguments.backend)
+    process.shutdown()
     header = HEADER.format(backend=arguments.backend, version=keras.__version__)
     page = header + "\n".join(lines) + "\n"
     console.print(page, markup=False, highlight=False, soft_wrap=True)
@@ -85,9 +113,9 @@ def verdicts(name: str) -> Verdicts:
     if signals:
         keras_fanwise.initialize(model, "he", seed=0)
         after = signal_findings(model) or "no finding"
-    return Verdicts(
-        model.count_params(), causes(report.errors), causes(report.notes), signals, after
-    )
+    errors, notes = causes(report.errors), causes(report.notes)
+    keras.backend.clear_session()
+    return Verdicts(model.count_params(), errors, notes, signals, after)
 
 
 def causes(findings: list[AuditFinding]) -> str:

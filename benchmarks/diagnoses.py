@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 # TensorFlow reads it when Keras imports TensorFlow.
@@ -28,6 +29,9 @@ from harness import console, print_machine, progress, results_table
 
 # The generator is that of tests/diagnostics/test_diagnoses.py.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+architectures = importlib.import_module("support.architectures")
+planted_faults = importlib.import_module("support.planted_faults")
+
 _SHOWN = 40
 _FALSE_ALARMS, _FOUND = 0.01, 0.99
 _ALL = "all"
@@ -39,12 +43,17 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=20, help="architectures of each kind")
     parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
-    architectures = importlib.import_module("support.architectures")
-    planted_faults = importlib.import_module("support.planted_faults")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    counts, wrong = measured(seeds)
+    print_machine()
+    console.print(f"On {keras.backend.backend()}, {len(seeds)} architectures of each kind:")
+    return print_all(counts, wrong, len(seeds))
 
+
+def measured(seeds: Collection[int]) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """How often what came of architectures of each kind, and what was wrong."""
     counts: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     with progress() as bar:
         task = bar.add_task("models", total=len(seeds) * len(architectures.KINDS))
         for seed in seeds:
@@ -65,15 +74,17 @@ def main() -> int:
                         wrong.append(f"{kind} {seed}: {fault}: not found, or not there")
                 bar.advance(task)
             keras.backend.clear_session()
+    return counts, wrong
 
-    print_machine()
-    console.print(f"On {keras.backend.backend()}, {len(seeds)} architectures of each kind:")
-    _print_starts(counts, architectures.KINDS, len(seeds))
+
+def print_all(counts: Counter[tuple[str, str]], wrong: list[str], seeds: int) -> bool:
+    """Prints the tables, and says whether they are not as they should be."""
+    _print_starts(counts, architectures.KINDS, seeds)
     _print_faults(counts, "fault", planted_faults.FAULTS)
     _print_faults(counts, "architecture", architectures.KINDS)
     for line in wrong[:_SHOWN]:
         console.print(Text(line), soft_wrap=True)
-    total = len(seeds) * len(architectures.KINDS)
+    total = seeds * len(architectures.KINDS)
     alarms = max(counts[_ALL, "audit"], counts[_ALL, "signal"]) / total
     return alarms > _FALSE_ALARMS or 1 - _missed(counts) < _FOUND
 
@@ -94,7 +105,9 @@ def _missed(counts: Counter[tuple[str, str]]) -> float:
     return counts[_ALL, "found "] / max(1, counts[_ALL, "planted"])
 
 
-def _print_starts(counts: Counter[tuple[str, str]], kinds: dict, number: int) -> None:
+def _print_starts(
+    counts: Counter[tuple[str, str]], kinds: Collection[str], number: int
+) -> None:
     headers = ("models", "audit: errors", "signal: findings")
     table = results_table("Good starts with", ("architecture",), headers)
     for kind in kinds:
@@ -106,7 +119,7 @@ def _print_starts(counts: Counter[tuple[str, str]], kinds: dict, number: int) ->
     console.print(table)
 
 
-def _print_faults(counts: Counter[tuple[str, str]], of: str, rows: dict) -> None:
+def _print_faults(counts: Counter[tuple[str, str]], of: str, rows: Collection[str]) -> None:
     headers = ("planted", "error", "note", "by signal", "missed", "found")
     table = results_table("Planted faults, found as", (of,), headers)
     for row in (*rows, _ALL):
@@ -122,7 +135,7 @@ def _share(count: int, total: int) -> str:
     if not total:
         return ""
     interval = stats.binomtest(count, total).proportion_ci(0.95)
-    return f"{count / total:.2%} ({interval.low:.1%} to {interval.high:.1%})"
+    return f"{count / total:.2%} ({interval.low:.1%}-{interval.high:.1%})"
 
 
 if __name__ == "__main__":

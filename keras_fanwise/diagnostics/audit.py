@@ -53,8 +53,9 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
       from 1/10 to 10.
     - Glorot's condition: the variance lies between `scale / fan_in`, which keeps that of a
       signal, and `scale / fan_out`, which keeps that of gradients, for a scale from 1 to 2,
-      or the initializer's own if that is from 1/4 to 4; and it is drawn with the fans of
-      the layer.
+      or the initializer's own if that is from 1/4 to 4; if that is not, neither
+      `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the fans
+      of the layer.
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
@@ -156,17 +157,12 @@ def _between_weights(
     found = {long[place]: long[earlier] for place, earlier in copies.items()}
     short = [
         index
-        for index in random
-        if weights[index].values.size < COMPARED
-        and weights[index].is_kernel
-        and weights[index].drawn
-        and weights[index].evidence.std
+        for index in sorted({*random} - {*long})
+        if weights[index].is_kernel and weights[index].drawn and weights[index].evidence.std
     ]
-    copies = equal_bits(
-        [weights[index].values for index in short],
-        [random_digits(weights[index]) for index in short],
-        _SHARE,
-    )
+    values = [weights[index].values for index in short]
+    digits = [random_digits(weights[index]) for index in short]
+    copies = equal_bits(values, digits, _SHARE)
     found |= {short[place]: short[earlier] for place, earlier in copies.items()}
     for place, earlier in sorted(found.items()):
         weight = weights[place]
