@@ -66,7 +66,7 @@ def has_value(variable: keras.Variable) -> bool:
 def drawn_as_built(variable: keras.Variable, initializer: Any) -> Any:
     """What a variable would be filled with that Keras makes now, with this initializer.
 
-    Keras may compile the initializer for a tensor that is spread over devices, which draws
+    Keras may compile the initializer for a tensor that is sharded over devices, which draws
     other last bits.
     """
     shape, dtype = tuple(variable.shape), variable.dtype

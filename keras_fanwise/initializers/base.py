@@ -157,7 +157,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             dtype: float16, bfloat16, float32 or float64; by default
                 `keras.config.floatx()`.
             layout: `None`, or, on JAX, a `keras.distribution.TensorLayout` or a
-                `jax.sharding.Sharding`, for a tensor that is spread over devices. Its
+                `jax.sharding.Sharding`, for a tensor that is sharded over devices. Its
                 values are those of the whole tensor; the portable sampler draws each
                 shard on its own, and only those of this process.
             site: of the weight that is filled; `None` outside a layer.
