@@ -51,8 +51,10 @@ HEADER = """# The models of keras.applications
 
 What `audit` and `signal` say of each, from its own initializers (`weights=None`), on
 {backend} with Keras {version}: `python benchmarks/applications.py --write
-docs/applications.md` prints this table. Notes do not mean that a model starts badly: its
-initializers count other fans than its layers have, which the normalization behind undoes.
+docs/applications.md` prints this table. Of a family whose sizes differ in width and depth
+alone the smallest stands for all (`--all` takes every size). With notes a model may start
+well: its initializers count other fans than its layers have, by a factor that does not hurt
+or that a normalization undoes.
 
 | model | million weights | `audit`: errors | notes, by cause | `signal` |
 |---|---|---|---|---|

@@ -22,7 +22,7 @@ CLASSES = 10
 class Builder:
     """Layers of one architecture, with the initializers that fit its activation."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: str) -> None:
         self.rng = random.Random(seed)
         self.activation = self.rng.choice(
             ["relu", "relu", "leaky_relu", "tanh", "selu", "gelu", "silu", "elu"]
@@ -334,4 +334,4 @@ KINDS: dict[str, Callable[[Builder], keras.Model]] = {
 
 def build(kind: str, seed: int) -> keras.Model:
     """The architecture of this kind and seed, the same in every process."""
-    return KINDS[kind](Builder(seed))
+    return KINDS[kind](Builder(f"{kind} {seed}"))
