@@ -15,6 +15,10 @@ from keras_fanwise.fans.lookup import layer_fans, register_fans
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.gains import gain
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
+from keras_fanwise.initializers.orthogonal import (
+    FanwiseDeltaOrthogonal,
+    FanwiseOrthogonal,
+)
 from keras_fanwise.initializers.registration import register
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
@@ -27,6 +31,7 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
+from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.loading import skip_init
 from keras_fanwise.models.recipes import recipes
@@ -38,6 +43,7 @@ from keras_fanwise.reports.audit_report import (
     Condition,
     WeightAudit,
 )
+from keras_fanwise.reports.calibration_report import CalibratedWeight, CalibrationReport
 from keras_fanwise.reports.fans_report import FansTable, WeightFans
 from keras_fanwise.reports.signal_report import (
     LayerSignal,
@@ -56,10 +62,13 @@ __version__ = version("keras_fanwise")
 __all__ = [
     "AuditFinding",
     "AuditReport",
+    "CalibratedWeight",
+    "CalibrationReport",
     "Condition",
     "Distribution",
     "Fans",
     "FansTable",
+    "FanwiseDeltaOrthogonal",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
@@ -69,6 +78,7 @@ __all__ = [
     "FanwiseLecunNormal",
     "FanwiseLecunUniform",
     "FanwiseNormal",
+    "FanwiseOrthogonal",
     "FanwiseVarianceScaling",
     "LayerSignal",
     "Rule",
@@ -83,6 +93,7 @@ __all__ = [
     "WeightFans",
     "WeightStart",
     "audit",
+    "calibrate",
     "fans_table",
     "gain",
     "initialize",

@@ -149,8 +149,8 @@ def _between_weights(
         for index, weight in enumerate(weights)
         if weight.is_random and math.isfinite(weight.evidence.std)
     ]
-    long = [index for index in random if weights[index].values.size >= COMPARED]
-    values = [weights[index].values for index in long]
+    long = [index for index in random if weights[index].support.size >= COMPARED]
+    values = [weights[index].support for index in long]
     # Of values from nobody knows where few may be different, such as signs.
     means = [drawn.mean if (drawn := weights[index].drawn) else math.nan for index in long]
     copies = equal_values(values, means, _SHARE) | equal_beginnings(values, _SHARE)
@@ -158,7 +158,10 @@ def _between_weights(
     short = [
         index
         for index in sorted({*random} - {*long})
-        if weights[index].is_kernel and weights[index].drawn and weights[index].evidence.std
+        if weights[index].is_kernel
+        and weights[index].is_dense
+        and weights[index].drawn
+        and weights[index].evidence.std
     ]
     values = [weights[index].values for index in short]
     digits = [random_digits(weights[index]) for index in short]

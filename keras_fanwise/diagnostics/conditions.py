@@ -34,6 +34,7 @@ from keras_fanwise.diagnostics.causes import (
     replacement,
 )
 from keras_fanwise.diagnostics.evidence import variance_deviation
+from keras_fanwise.diagnostics.isometry import broken_isometry
 from keras_fanwise.diagnostics.measured import FAIR_SCALES, MeasuredWeight
 from keras_fanwise.diagnostics.shapes import shape_tail
 from keras_fanwise.diagnostics.surroundings import END, LAST, NORMALIZATION, SUM
@@ -178,7 +179,10 @@ class Conditions:
         drawn, found = weight.drawn, weight.evidence
         if drawn is None or not drawn.std or weight.values.size < 2:
             return
-        if self._departed(weight):
+        broken = broken_isometry(weight)
+        if broken:
+            numbers = broken
+        elif self._departed(weight):
             ratio = found.std / drawn.std
             numbers = f"std {found.std:.4g} where {drawn.std:.4g} is drawn, × {ratio:.3g}"
         elif max(abs(found.mean_deviation), abs(found.sign_deviation)) > self._allowed:

@@ -17,23 +17,29 @@ COMPARED = 64
 # number by more than a small d with a probability of 582 d**4, by the central limit
 # theorem; of (truncated) normals and orthogonal matrices it is less.
 _DENSITY = 582.0
+# Relative differences below this are those of rounding.
+_ONE_SIZE = 1e-6
 
 
 def fingerprint(values: np.ndarray, mean: float) -> np.ndarray:
     """Four numbers that neither order, nor scale, nor sign of a weight's values changes.
 
+    Of values that are all of one size, such as orthogonal matrices of one row and one
+    column, there are none: only signs tell such weights apart.
+
     Moments of the absolute deviations from `mean`, of orders 1/2, 1, 3 and 6, where that
     of order 2 is 1, in units of the size of their errors.
 
     Returns:
-        Shape (4,); NaN if all values are `mean`.
+        Shape (4,); NaN if all values are as far from `mean`.
     """
-    sums = np.zeros(5)
+    sums, smallest = np.zeros(5), math.inf
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         # Scaled first, or high powers of small values would be lost.
         largest = max(float(np.max(values)) - mean, mean - float(np.min(values)))
         for block in blocks([values]):
             sizes = np.abs(block - mean) / largest
+            smallest = min(smallest, float(sizes.min()))
             squares = sizes * sizes
             cubes = squares * sizes
             sums += (
@@ -42,6 +48,8 @@ def fingerprint(values: np.ndarray, mean: float) -> np.ndarray:
         halves, ones, squares, cubes, sixths = sums / values.size
         std = np.sqrt(squares)
         orders = [halves / np.sqrt(std), ones / std, cubes / std**3, sixths / std**6]
+    if smallest > 1 - _ONE_SIZE:
+        return np.full(4, math.nan)
     return math.sqrt(values.size) * np.array(orders)
 
 

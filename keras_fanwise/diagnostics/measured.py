@@ -10,7 +10,7 @@ from keras_fanwise.diagnostics.evidence import Evidence, evidence
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.counterparts import counterpart, portable
-from keras_fanwise.initializers.scaling import Distribution
+from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight
@@ -82,6 +82,23 @@ class MeasuredWeight(NamedTuple):
     @property
     def is_gamma(self) -> bool:
         return self.name.endswith("gamma")
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether none of its values are meant to be 0; initializers of others may."""
+        return self.drawn is None or self.drawn.family in DISTRIBUTIONS
+
+    @property
+    def support(self) -> np.ndarray:
+        """Its values without what is 0 all along an axis, where they are not dense.
+
+        Of a delta-orthogonal kernel the central taps.
+        """
+        if self.is_dense or not np.any(self.values):
+            return self.values
+        axes = range(self.values.ndim)
+        others = [tuple(other for other in axes if other != axis) for axis in axes]
+        return self.values[np.ix_(*(np.any(self.values, axis=each) for each in others))]
 
     @property
     def is_random(self) -> bool:

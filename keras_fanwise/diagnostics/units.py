@@ -6,7 +6,6 @@ import numpy as np
 from keras_fanwise.diagnostics.evidence import correlations
 from keras_fanwise.diagnostics.measured import MeasuredWeight
 from keras_fanwise.diagnostics.tails import correlation_tail
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS
 
 # Correlations are tested on so many values at least, and so many units at most.
 _FEWEST_VALUES, _MOST_UNITS = 30, 512
@@ -24,10 +23,9 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
     """What two units, along any axis, have in common; `""` if nothing."""
     digits = random_digits(weight)
     false_alarms /= weight.values.ndim
-    # Initializers with a `sample` of their own may put zeros somewhere.
-    dense = weight.drawn is None or weight.drawn.family in DISTRIBUTIONS
-    for axis, count in enumerate(weight.values.shape):
-        units = np.moveaxis(weight.values, axis, 0).reshape(count, -1)
+    values = weight.support
+    for axis, count in enumerate(values.shape):
+        units = np.moveaxis(values, axis, 0).reshape(count, -1)
         size = units.shape[1]
         pairs = count * (count - 1) / 2
         # By chance alone two short units of a coarse type are equal.
@@ -35,7 +33,7 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
             seen: dict[bytes, int] = {}
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)
-                if first != index and (dense or np.any(unit)):
+                if first != index and (weight.is_dense or np.any(unit)):
                     return f"units {first} and {index} of axis {axis} are equal"
         if pairs and size >= _FEWEST_VALUES:
             # A few of many units, evenly spread, and of these the first values.

@@ -9,6 +9,7 @@ import keras
 
 from keras_fanwise.arguments import dimensions, fail
 from keras_fanwise.fans.counting import Fans, shape_fans
+from keras_fanwise.fans.maps import CELL_MATRICES, MATRICES, Matrices, shape_matrices
 from keras_fanwise.fans.table import CONVOLUTIONAL_CELL, TABLE, Row, is_convolutional_cell
 
 FansRule = Callable[[Any, str, tuple[int, ...]], Fans | None]
@@ -63,6 +64,46 @@ def layer_fans(layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
         raise fail(TypeError, "weight_name", "a string", weight_name)
     answers = _answers(layer, weight_name, dimensions(shape))
     return next(fans for fans in answers if fans is not None)
+
+
+def layer_matrices(
+    layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
+) -> Matrices | None:
+    """The matrices that a weight of a layer is made of.
+
+    As in `layer_fans`, the first class of the layer that knows the weight answers. Where
+    that is a rule of `register_fans`, which tells no axes, and for all other weights it is
+    Keras's rule: the last axis are outputs.
+
+    Args:
+        layer: the layer that owns the weight.
+        weight_name: the name that the weight was given.
+        shape: of the weight.
+
+    Returns:
+        The matrices; `None` for weights of less than two axes.
+
+    Raises:
+        TypeError: a registered rule returned something other than `Fans` or `None`.
+        ValueError: a registered rule returned a fan that is not a number of 0 or more.
+
+    Example: the four gates of an LSTM.
+
+    >>> import keras
+    >>> layer_matrices(keras.layers.LSTMCell(8), "kernel", (5, 32)).stack_shape
+    (4, 5, 8)
+    """
+    shape = tuple(shape)
+    for cls in type(layer).__mro__:
+        rule = _registered.get(cls)
+        if rule and _checked(rule(layer, weight_name, shape), rule) is not None:
+            return shape_matrices(shape)
+        row = MATRICES.get(cls, {}).get(weight_name)
+        if row is not None:
+            return row(layer, shape) or shape_matrices(shape)
+    if is_convolutional_cell(layer) and weight_name in CELL_MATRICES:
+        return CELL_MATRICES[weight_name](layer, shape) or shape_matrices(shape)
+    return shape_matrices(shape)
 
 
 def register_fans(*layer_classes: type) -> Callable[[_FansRule], _FansRule]:

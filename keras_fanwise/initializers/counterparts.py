@@ -1,19 +1,17 @@
 """Keras's own random initializers, as initializers of this package."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.fans.maps import Matrices
 from keras_fanwise.initializers import variance_scaling
 from keras_fanwise.initializers.base import FanwiseInitializer, Seed
+from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.sampling.sampler import Stream
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
     getattr(keras.initializers, name): getattr(variance_scaling, f"Fanwise{name}")
@@ -40,6 +38,16 @@ def counterpart(initializer: Any, axes: bool = True) -> FanwiseVarianceScaling |
             set them, from Keras 3.15 on: it counts its batch labels.
     """
     return _of_family(initializer, "layer", axes)
+
+
+def orthogonal_counterpart(initializer: Any) -> FanwiseOrthogonal | None:
+    """Ours of equal gain and seed, over the axes that the layer's linear map has.
+
+    `None` for all but Keras's own `Orthogonal` of a positive gain.
+    """
+    if type(initializer) is not keras.initializers.Orthogonal or initializer.gain <= 0:
+        return None
+    return FanwiseOrthogonal(initializer.gain, own_seed_of(initializer))
 
 
 def portable(initializer: Any) -> FanwiseInitializer | None:
@@ -91,40 +99,15 @@ class _OfDistribution(FanwiseInitializer):
         return self._distribution
 
 
-class _Orthogonal(FanwiseInitializer):
-    """Rows or columns, whichever are fewer, orthogonal and of length `gain`.
-
-    Reference: Saxe et al. 2014, <https://arxiv.org/abs/1312.6120>, by the QR
-    decomposition of a normal matrix with the signs of Mezzadri 2007,
-    <https://arxiv.org/abs/math-ph/0609050>, section 5.
-    """
+class _Orthogonal(FanwiseOrthogonal):
+    """By Keras's rule: rows or columns, whichever are fewer, of the flattened weight."""
 
     def __init__(self, gain: float, seed: Seed) -> None:
-        super().__init__(seed)
-        self._gain = gain
+        super().__init__(seed=seed)
+        self.gain = gain  # of Keras, which takes any number
 
-    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        if len(shape) < 2:
-            raise fail(ValueError, "shape", "of two axes or more", shape)
-        longest = max(math.prod(shape[:-1]), shape[-1])
-        return Distribution("orthogonal", self._gain / math.sqrt(longest))
-
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
-    ) -> np.ndarray:
-        rows, columns = math.prod(shape[:-1]), shape[-1]
-        tall = max(rows, columns), min(rows, columns)
-        # In float64, so that on a machine all backends round the same numbers.
-        q, r = np.linalg.qr(stream.draw("untruncated_normal", tall, "float64"))
-        q *= np.copysign(self._gain, np.diag(r))
-        values = (q if rows >= columns else q.T).reshape(shape)
-        return values if index is None else values[tuple(index)]
+    def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
+        return super().whole(shape)
 
 
 _OTHERS: dict[type, Callable[[Any], FanwiseInitializer]] = {

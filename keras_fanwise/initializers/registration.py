@@ -4,6 +4,10 @@ import keras
 
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
+from keras_fanwise.initializers.orthogonal import (
+    FanwiseDeltaOrthogonal,
+    FanwiseOrthogonal,
+)
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -19,6 +23,7 @@ from keras_fanwise.naming import snake_case
 PACKAGE = "keras_fanwise"
 
 CLASSES: tuple[type[FanwiseInitializer], ...] = (
+    FanwiseDeltaOrthogonal,
     FanwiseGammaNoise,
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -27,6 +32,7 @@ CLASSES: tuple[type[FanwiseInitializer], ...] = (
     FanwiseLecunNormal,
     FanwiseLecunUniform,
     FanwiseNormal,
+    FanwiseOrthogonal,
     FanwiseVarianceScaling,
 )
 

@@ -20,6 +20,7 @@ class Site(NamedTuple):
         layer: that owns it, perhaps still being built.
         shape: of the weight.
         fans: as `layer_fans` counts them.
+        name: of the weight in its layer, as in `weight.name`.
 
     Example:
 
@@ -35,6 +36,7 @@ class Site(NamedTuple):
     layer: keras.Layer
     shape: tuple[int, ...]
     fans: Fans
+    name: str
 
     @classmethod
     def of(
@@ -54,4 +56,4 @@ class Site(NamedTuple):
         """
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
-        return cls(path, key, layer, tuple(shape), fans)
+        return cls(path, key, layer, tuple(shape), fans, weight_name)

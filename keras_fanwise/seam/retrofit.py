@@ -12,7 +12,8 @@ import keras
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.backends.private_keras import initializer_modules
-from keras_fanwise.initializers.counterparts import counterpart
+from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.initializers.counterparts import counterpart, orthogonal_counterpart
 
 # How many blocks there are in all threads, and what `get` was before the first of them.
 _lock = threading.Lock()
@@ -23,7 +24,8 @@ _before: dict[ModuleType, Callable[[Any], Any]] = {}
 class _Block:
     """A `with` block, or the calls of a function that it decorates."""
 
-    def __init__(self) -> None:
+    def __init__(self, orthogonal: bool) -> None:
+        self.orthogonal = orthogonal
         self._entries = 0
 
     @property
@@ -50,14 +52,14 @@ class _Block:
 
             @functools.wraps(function)
             async def inside(*args: Any, **kwargs: Any) -> Any:
-                with _Block():
+                with _Block(self.orthogonal):
                     return await function(*args, **kwargs)
 
         else:
 
             @functools.wraps(function)
             def inside(*args: Any, **kwargs: Any) -> Any:
-                with _Block():
+                with _Block(self.orthogonal):
                     return function(*args, **kwargs)
 
         return inside
@@ -84,7 +86,7 @@ def _open_blocks() -> tuple[_Block, ...]:
     return tuple(block for block in _entered.get() if block.is_open)
 
 
-def retrofit() -> _Block:
+def retrofit(*, orthogonal: bool = False) -> _Block:
     """Inside the block, Keras's variance-scaling initializers count the right fans.
 
     `GlorotNormal`, `GlorotUniform`, `HeNormal`, `HeUniform`, `LecunNormal`,
@@ -98,8 +100,14 @@ def retrofit() -> _Block:
     can be nested. For its duration `keras.initializers.get` is replaced. It is a decorator
     too, for functions and coroutine functions that build a model.
 
+    Args:
+        orthogonal: whether Keras's `Orthogonal`, the default of recurrent kernels, becomes
+            a `FanwiseOrthogonal` of equal gain and seed, which is orthogonal in every gate
+            and can be drawn in 16 bits. Blocks inside one that says so do it, too.
+
     Raises:
-        TypeError: it decorates a generator function, whose body would run outside.
+        TypeError: `orthogonal` is neither true nor false, or the block decorates a
+            generator function, whose body would run outside.
 
     Example: a layer of somebody else's.
 
@@ -109,21 +117,32 @@ def retrofit() -> _Block:
     >>> type(layer.depthwise_initializer).__name__
     'FanwiseHeNormal'
     """
-    return _Block()
+    if not isinstance(orthogonal, bool):
+        raise fail(TypeError, "orthogonal", "True or False", orthogonal)
+    return _Block(orthogonal)
 
 
 def retrofitted(identifier: Any) -> Any:
     """What is used in place of an initializer: inside a block, ours, if there is one."""
     if not _open_blocks() or identifier is None:
         return identifier
-    initializer = keras.initializers.get(identifier)
-    return counterpart(initializer) or initializer
+    return _counterpart_here(keras.initializers.get(identifier))
+
+
+def _counterpart_here(initializer: Any) -> Any:
+    """What the open blocks put in place of an initializer; itself if there are none."""
+    blocks = _open_blocks()
+    if not blocks:
+        return initializer
+    ours: FanwiseInitializer | None = counterpart(initializer)
+    if ours is None and any(block.orthogonal for block in blocks):
+        ours = orthogonal_counterpart(initializer)
+    return initializer if ours is None else ours
 
 
 def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(get)
     def replacement(identifier: Any) -> Any:
-        initializer = get(identifier)
-        return (counterpart(initializer) or initializer) if _open_blocks() else initializer
+        return _counterpart_here(get(identifier))
 
     return replacement

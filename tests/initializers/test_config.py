@@ -16,11 +16,13 @@ from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES
 
 from support.models import values_of
-from support.processes import run_python
+from support.processes import ONCE, run_python
 
+# Delta kernels have taps.
+SHAPE = (3, 4, 5)
 numbers = st.floats(1e-6, 1e6)
-common = {
-    "seed": st.none() | st.integers(0, 2**32 - 1),
+seeds = {"seed": st.none() | st.integers(0, 2**32 - 1)}
+samplers = {
     "sampler": st.sampled_from(["portable", "backend"]),
 }
 fans = {
@@ -36,6 +38,8 @@ own = {
     },
     kf.FanwiseHeNormal: {**fans, "negative_slope": st.floats(-2, 2)},
     kf.FanwiseHeUniform: {**fans, "negative_slope": st.floats(-2, 2)},
+    kf.FanwiseOrthogonal: {"gain": numbers},
+    kf.FanwiseDeltaOrthogonal: {"gain": numbers},
     kf.FanwiseNormal: {"mean": st.floats(-9, 9), "stddev": numbers},
     kf.FanwiseGammaNoise: {"mean": st.floats(-9, 9), "stddev": numbers},
 }
@@ -45,6 +49,7 @@ own = {
 @settings(max_examples=40)
 @given(st.data())
 def test_every_argument_goes_round(cls, data):
+    common = seeds if issubclass(cls, kf.FanwiseOrthogonal) else {**seeds, **samplers}
     arguments = data.draw(st.fixed_dictionaries({**common, **own.get(cls, fans)}))
     if "fans" in arguments:
         arguments["input_axes"], arguments["output_axes"] = data.draw(axes)
@@ -58,9 +63,9 @@ def test_every_argument_goes_round(cls, data):
     assert type(again) is cls
     assert again.get_config() == config
     if arguments["seed"] is not None:
-        expected = values_of(initializer((3, 4)))
+        expected = values_of(initializer(SHAPE))
         for other in (again, initializer.clone(), pickle.loads(pickle.dumps(initializer))):
-            assert np.array_equal(values_of(other((3, 4))), expected)
+            assert np.array_equal(values_of(other(SHAPE)), expected)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -71,7 +76,7 @@ def test_a_generator_goes_round(cls):
     assert isinstance(again.seed, keras.random.SeedGenerator)
     assert again.seed is not initializer.seed
     assert again.get_config() == initializer.get_config()
-    assert np.array_equal(values_of(again((3, 4))), values_of(initializer((3, 4))))
+    assert np.array_equal(values_of(again(SHAPE)), values_of(initializer(SHAPE)))
 
 
 @pytest.mark.parametrize(
@@ -79,9 +84,9 @@ def test_a_generator_goes_round(cls):
 )
 def test_a_pickled_generator_goes_on_where_it_was(duplicate):
     initializer = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(9))
-    initializer((3, 4))
+    initializer(SHAPE)
     other = duplicate(initializer)
-    assert np.array_equal(values_of(other((3, 4))), values_of(initializer((3, 4))))
+    assert np.array_equal(values_of(other(SHAPE)), values_of(initializer(SHAPE)))
     assert other.get_config() == initializer.get_config()
 
 
@@ -101,7 +106,7 @@ def test_a_changed_config_changes_no_initializer():
 def test_a_pickled_unseeded_initializer_keeps_its_seed():
     initializer = kf.FanwiseHeNormal()
     other = pickle.loads(pickle.dumps(initializer))
-    assert np.array_equal(values_of(other((3, 4))), values_of(initializer((3, 4))))
+    assert np.array_equal(values_of(other(SHAPE)), values_of(initializer(SHAPE)))
     assert other.get_config()["seed"] is None
 
 
@@ -173,6 +178,7 @@ again = keras.models.model_from_json(open(folder + "/model.json").read())
 """
 
 
+@ONCE
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_models_load_in_a_fresh_process_after_the_import_and_not_before(tmp_path):
     model = a_model(keras.random.SeedGenerator(3))

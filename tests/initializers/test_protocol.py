@@ -50,10 +50,10 @@ def test_an_initializer_is_never_changed_by_being_used(cls, seed):
     before = state(initializer)
     layer = layers.DepthwiseConv2D(3, depthwise_initializer=initializer)
     layer.build((None, 8, 8, 4))
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model = keras.Sequential([keras.Input((5, 4)), layers.Conv1D(3, 3)])
     kf.initialize(model, initializer, seed=0)
     kf.audit(model)
-    initializer((3, 3))
+    initializer((3, 3, 3))
     assert state(initializer) == before
 
 
