@@ -317,3 +317,22 @@ def test_other_kernels_of_the_discriminator_are_noticed(recipe, fault):
     for kernel in kernels:
         with pytest.raises(AssertionError):
             CHECKS[recipe](kernel)
+
+
+def test_the_claim_of_deep_depthwise_rests_on_an_interval_over_the_seeds():
+    module = example("deep_depthwise")
+    ours, built_in = (
+        module.Setting(False, 16, start) for start in (module.OURS, module.BUILT_IN)
+    )
+    accuracies = {ours: [0.914, 0.95, 0.93], built_in: [0.1, 0.12, 0.1]}
+    results = {
+        setting: [module.Run([], accuracy) for accuracy in each]
+        for setting, each in accuracies.items()
+    }
+    differences = np.subtract(*accuracies.values())
+    known = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    low, mean, high = module.difference(results, ours)
+    assert (low, high) == pytest.approx((known.low, known.high))
+    assert mean == pytest.approx(differences.mean())
+    results[built_in] = [module.Run([], accuracy) for accuracy in (0.95, 0.9, 0.94)]
+    assert module.difference(results, ours)[0] < 0

@@ -7,10 +7,16 @@ import keras
 
 from keras_fanwise.arguments import glob_matches, globs_of
 from keras_fanwise.diagnostics.conditions import Conditions, finding
-from keras_fanwise.diagnostics.copies import COMPARED, equal_beginnings, equal_values
+from keras_fanwise.diagnostics.copies import (
+    COMPARED,
+    equal_beginnings,
+    equal_bits,
+    equal_values,
+)
 from keras_fanwise.diagnostics.evidence import limit
 from keras_fanwise.diagnostics.measured import MeasuredWeight
 from keras_fanwise.diagnostics.surroundings import Surroundings
+from keras_fanwise.diagnostics.units import random_digits
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.reports.audit_report import (
     ERROR,
@@ -25,8 +31,9 @@ from keras_fanwise.seam.record import initializer_name, weight_initializers
 # The share of audits of well-started models that may have a finding.
 FALSE_ALARMS = 0.001
 # Divided equally: single numbers of weights, equal units, correlated units, shapes of
-# distributions, weights with equal beginnings, weights with equal values.
-_SHARE = FALSE_ALARMS / 6
+# distributions, weights with equal beginnings, weights with equal values, short weights
+# that are equal.
+_SHARE = FALSE_ALARMS / 7
 # Of a weight: mean and signs, about 0 and about what is drawn, standard deviation, and
 # that against either end of two ranges.
 _TESTS = 9
@@ -46,8 +53,9 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
       from 1/10 to 10.
     - Glorot's condition: the variance lies between `scale / fan_in`, which keeps that of a
       signal, and `scale / fan_out`, which keeps that of gradients, for a scale from 1 to 2,
-      or the initializer's own if that is from 1/4 to 4; and it is drawn with the fans of
-      the layer.
+      or the initializer's own if that is from 1/4 to 4; if that is not, neither
+      `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the fans
+      of the layer.
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
@@ -136,19 +144,31 @@ def _between_weights(
     weights: Sequence[MeasuredWeight],
 ) -> Iterator[tuple[int, AuditFinding]]:
     """Weights whose values are those of an earlier one, perhaps times a factor."""
-    long = [
+    random = [
         index
         for index, weight in enumerate(weights)
-        if weight.is_random
-        and weight.support.size >= COMPARED
-        and math.isfinite(weight.evidence.std)
+        if weight.is_random and math.isfinite(weight.evidence.std)
     ]
+    long = [index for index in random if weights[index].support.size >= COMPARED]
     values = [weights[index].support for index in long]
     # Of values from nobody knows where few may be different, such as signs.
     means = [drawn.mean if (drawn := weights[index].drawn) else math.nan for index in long]
     copies = equal_values(values, means, _SHARE) | equal_beginnings(values, _SHARE)
-    for place, earlier in sorted(copies.items()):
-        weight = weights[long[place]]
-        numbers = f"its values are those of {weights[long[earlier]].owned.variable.path}"
+    found = {long[place]: long[earlier] for place, earlier in copies.items()}
+    short = [
+        index
+        for index in sorted({*random} - {*long})
+        if weights[index].is_kernel
+        and weights[index].is_dense
+        and weights[index].drawn
+        and weights[index].evidence.std
+    ]
+    values = [weights[index].values for index in short]
+    digits = [random_digits(weights[index]) for index in short]
+    copies = equal_bits(values, digits, _SHARE)
+    found |= {short[place]: short[earlier] for place, earlier in copies.items()}
+    for place, earlier in sorted(found.items()):
+        weight = weights[place]
+        numbers = f"its values are those of {weights[earlier].owned.variable.path}"
         cause = "one initializer and seed for several weights"
-        yield long[place], finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
+        yield place, finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)

@@ -30,7 +30,7 @@ def miscounted(weight: MeasuredWeight) -> str:
         what = "all gates as one kernel, and no strides"
     elif getattr(layer, "groups", 1) != 1:
         what = "all groups as one"
-    elif name.endswith("embeddings"):
+    elif weight.is_lookup:
         what = "all rows, of which a token reads one"
     elif hasattr(layer, "strides"):
         what = "no strides"

@@ -14,7 +14,8 @@ They hold whatever an initializer was asked for. What is an error, and what a no
   `std / (fan_in · fan_out)^(1/4)` on, the common direction of all units outgrows the
   random ones (Benaych-Georges and Nadakuditi 2012, <https://arxiv.org/abs/1103.2221>).
 - All units equal, or correlated, is an error, and so is what is not finite; zeros are a
-  note where somebody chose them for the end of a branch or of the model.
+  note where somebody chose them for the end of a branch or of the model, or for the last
+  layer inside another, where a branch may end.
 """
 
 import math
@@ -36,7 +37,7 @@ from keras_fanwise.diagnostics.evidence import variance_deviation
 from keras_fanwise.diagnostics.isometry import broken_isometry
 from keras_fanwise.diagnostics.measured import FAIR_SCALES, MeasuredWeight
 from keras_fanwise.diagnostics.shapes import shape_tail
-from keras_fanwise.diagnostics.surroundings import END, NORMALIZATION, SUM
+from keras_fanwise.diagnostics.surroundings import END, LAST, NORMALIZATION, SUM
 from keras_fanwise.diagnostics.units import equal_units
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution
 from keras_fanwise.reports.audit_report import ERROR, NOTE, AuditFinding, Condition
@@ -71,7 +72,9 @@ class Conditions:
         elif weight.is_bias or weight.is_gamma:
             found = list((_bias if weight.is_bias else _gamma)(weight, behind))
             yield from found or self._initializer(weight)
-        elif values.size < 2 or not (weight.is_random or weight.is_kernel):
+        elif values.size < 2 or not (
+            weight.is_random or weight.is_kernel or weight.is_lookup
+        ):
             return
         elif values.min() == values.max():
             yield _constant(weight, behind)
@@ -103,9 +106,10 @@ class Conditions:
             return
         fan_in, fan_out = weight.positive_fans
         outgrows = abs(found.mean) * (fan_in * fan_out) ** 0.25 > found.std
-        if weight.is_kernel and outgrows and abs(mean) > self._allowed:
+        outgrows = outgrows and abs(mean) > self._allowed
+        if weight.is_kernel and outgrows:
             severity = ERROR
-        elif weight.is_random and not expected:
+        elif (weight.is_random and not expected) or (weight.is_lookup and outgrows):
             severity = NOTE
         else:
             return  # as it was asked for, and of no harm
@@ -122,11 +126,15 @@ class Conditions:
         miscounted = not departed and abs(math.log(weight.miscount)) > _MISCOUNT
         if not weight.is_kernel and len(weight.values.shape) < 2:
             return
-        undone = behind and behind <= {NORMALIZATION, SUM, END}
+        undone = behind and behind <= {NORMALIZATION, SUM, END, LAST}
         low = 0.0 if undone or not weight.is_kernel else _SMALLEST
         if self._outside(weight, low, _LARGEST):
             condition, severity = Condition.SCALE, ERROR
-        elif miscounted or (weight.is_kernel and self._outside(weight, *_fair(weight))):
+        elif (
+            miscounted
+            or (weight.is_kernel and self._outside(weight, *_fair(weight)))
+            or self._explodes(weight, departed)
+        ):
             condition, severity = Condition.GLOROT, NOTE
         else:
             return
@@ -143,6 +151,20 @@ class Conditions:
     def _departed(self, weight: MeasuredWeight) -> bool:
         """Whether the deviation is not the one that the initializer draws with."""
         return abs(weight.evidence.std_deviation) > self._allowed
+
+    def _explodes(self, weight: MeasuredWeight, departed: bool) -> bool:
+        """Whether a signal does, or gradients, though not both.
+
+        One of them may from an initializer of a fair scale: He's keeps the signal, and lets
+        gradients grow where a layer has more outputs than inputs. Of others than such an
+        initializer, and one that asks for too much, only signals tell.
+        """
+        if not weight.is_kernel or (weight.has_fair_scale and not departed):
+            return False
+        asked = weight.drawn is not None and not departed
+        fan = max(weight.positive_fans) if asked else weight.positive_fans[0]
+        ratio = fan * weight.evidence.std**2 / _LARGEST
+        return variance_deviation(ratio, weight.values.size) > self._allowed
 
     def _outside(self, weight: MeasuredWeight, low: float, high: float) -> bool:
         """Whether the variance is beyond `low / fan` or `high / fan`, of either fan."""
@@ -215,7 +237,7 @@ def _constant(weight: MeasuredWeight, behind: Set[str]) -> AuditFinding:
     value = float(weight.values.flat[0])
     numbers = f"all values are {value:.4g}"
     chosen = weight.initializer is not None and weight.drawn is None
-    if chosen and value == 0 and behind and behind <= {SUM, END}:
+    if chosen and value == 0 and (LAST in behind or (behind and behind <= {SUM, END})):
         return _chosen(weight, numbers)
     cause = cause_of(weight, departed=not chosen)
     return finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
@@ -226,7 +248,7 @@ def _bias(weight: MeasuredWeight, behind: Set[str]) -> Iterator[AuditFinding]:
     if largest <= _LARGEST_BIAS:
         return
     numbers = f"values of up to {largest:.4g} beside a signal of deviation 1"
-    if behind == {END} and _is_linear(weight.owned.layer) and weight.initializer:
+    if behind - {LAST} == {END} and _is_linear(weight.owned.layer) and weight.initializer:
         yield _chosen(weight, numbers)  # such as the mean of what is to be predicted
     else:
         cause = cause_of(weight, departed=_is_zeros(weight.initializer))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from keras_fanwise.diagnostics.evidence import correlations
 from keras_fanwise.diagnostics.moments import blocks
 from keras_fanwise.diagnostics.tails import correlation_tail
 
-# A weight of fewer values is compared with none, and of each the first so many are.
+# A weight of fewer values is compared bit for bit, and of others the first so many are.
 COMPARED = 64
 
 # Of two independent weights of one size, both uniform, the fingerprints differ in no
@@ -81,6 +82,31 @@ def equal_values(
             nearest = int(np.argmin(distances))
             if _DENSITY * distances[nearest] ** 4 < allowed:
                 equal[place] = group[nearest]
+    return equal
+
+
+def equal_bits(
+    weights: Sequence[np.ndarray], digits: Sequence[int], false_alarms: float
+) -> dict[int, int]:
+    """Weights that are an earlier one of their shape bit for bit, however few the values.
+
+    Args:
+        weights: of any sizes.
+        digits: how many binary digits of a value of each are random.
+        false_alarms: the probability that independent weights give any.
+
+    Returns:
+        As `equal_values`.
+    """
+    allowed = false_alarms / max(1, math.comb(len(weights), 2))
+    first: dict[tuple[Any, ...], int] = {}
+    equal = {}
+    for place, (values, random) in enumerate(zip(weights, digits, strict=True)):
+        if 2.0 ** (-random * values.size) < allowed:
+            key = values.dtype, values.shape, values.tobytes()
+            earlier = first.setdefault(key, place)
+            if earlier != place:
+                equal[place] = earlier
     return equal
 
 

@@ -20,11 +20,11 @@ class Evidence(NamedTuple):
 
     Attributes:
         mean: of the sample.
-        std: of the sample, around the mean that is expected, if a deviation is.
+        std: of the sample.
         positive: the share of positive values, zeros counted half.
         mean_deviation: of the mean.
         sign_deviation: of the share of values above the mean that is expected from a half.
-        std_deviation: of the standard deviation.
+        std_deviation: of the standard deviation, around the mean that is expected.
     """
 
     mean: float
@@ -46,7 +46,7 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     error = max(std, sample.std) / math.sqrt(count)
     return Evidence(
         mean=sample.mean,
-        std=around if std else sample.std,
+        std=sample.std,
         positive=_above(values, 0.0) / count,
         mean_deviation=(sample.mean - mean) / error if error else 0.0,
         sign_deviation=(2 * above - count) / math.sqrt(count),

@@ -72,6 +72,10 @@ class MeasuredWeight(NamedTuple):
         return self.name.endswith("kernel")
 
     @property
+    def is_lookup(self) -> bool:
+        return self.name.endswith("embeddings")
+
+    @property
     def is_bias(self) -> bool:
         return self.name.endswith(("bias", "beta"))
 
@@ -98,8 +102,15 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def is_random(self) -> bool:
-        """Whether its values should look like draws: not those of, say, `identity`."""
-        return self.drawn is not None or (self.initializer is None and self.is_kernel)
+        """Whether its values should look like draws: not those of, say, `identity`.
+
+        Those of `zeros` should, too, if they are no zeros any more.
+        """
+        if self.drawn is not None or not self.is_kernel:
+            return self.drawn is not None
+        return self.initializer is None or isinstance(
+            self.initializer, keras.initializers.Zeros
+        )
 
     @property
     def is_fixed(self) -> bool:

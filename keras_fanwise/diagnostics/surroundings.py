@@ -10,6 +10,8 @@ from keras_fanwise.seam.owners import OwnedWeight
 
 # What a signal can meet behind a layer, before the next layer with a kernel.
 NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
+# Of the last layer with a kernel inside a layer of somebody: a branch may end there.
+LAST = "last"
 
 _SUMS = ("Add", "Average", "Subtract")
 
@@ -28,6 +30,13 @@ class Surroundings:
     def __init__(self, model: keras.Layer, weights: Sequence[OwnedWeight]) -> None:
         self._model = model
         self._owners = list(dict.fromkeys(owned.layer for owned in weights))
+        # The layers with kernels inside each layer, in their order.
+        self._inside: dict[int, list[keras.Layer]] = {}
+        for owned in weights:
+            for holder in owned.holders:
+                inside = self._inside.setdefault(id(holder), [])
+                if len(owned.variable.shape) > 1 and owned.layer not in inside[-1:]:
+                    inside.append(owned.layer)
         self._behind: dict[int, list[Any]] = {}
         self._entries: dict[int, list[Any]] = {}
         self._parents: dict[int, keras.Layer] = {}
@@ -50,7 +59,19 @@ class Surroundings:
         """What a signal meets behind the layer of a weight, on all of its ways.
 
         Layers without kernels, such as activations and pooling, are passed through.
+        `LAST` comes on top of that.
         """
+        behind = self._met(owned)
+        return behind | {LAST} if self._is_last(owned) else behind
+
+    def _is_last(self, owned: OwnedWeight) -> bool:
+        *outer, layer = owned.holders
+        if not outer or isinstance(outer[-1], keras.Model) or _is_of_keras(outer[-1]):
+            return False
+        inside = self._inside[id(outer[-1])]
+        return len(inside) > 1 and inside[-1] is layer
+
+    def _met(self, owned: OwnedWeight) -> frozenset[str]:
         inner = [one for one in owned.holders if not isinstance(one, keras.Model)]
         if any(_is_normalization(sub) for one in inner for sub in all_layers(one)):
             return frozenset([NORMALIZATION])
@@ -96,6 +117,10 @@ class Surroundings:
             return frozenset([END if isinstance(self._model, keras.Model) else KERNEL])
         following = self._owners[place]
         return frozenset([NORMALIZATION if _is_normalization(following) else KERNEL])
+
+
+def _is_of_keras(layer: keras.Layer) -> bool:
+    return getattr(keras.layers, type(layer).__name__, None) is type(layer)
 
 
 def _is_normalization(operation: Any) -> bool:

@@ -13,9 +13,15 @@ _FEWEST_VALUES, _MOST_UNITS = 30, 512
 _DIGITS = {"float16": 8, "bfloat16": 5, "float32": 20, "float64": 48}
 
 
+def random_digits(weight: MeasuredWeight) -> int:
+    """How many binary digits of a value are random."""
+    dtype = keras.backend.standardize_dtype(weight.owned.variable.dtype)
+    return _DIGITS.get(dtype, 1)
+
+
 def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
     """What two units, along any axis, have in common; `""` if nothing."""
-    dtype = keras.backend.standardize_dtype(weight.owned.variable.dtype)
+    digits = random_digits(weight)
     false_alarms /= weight.values.ndim
     values = weight.support
     for axis, count in enumerate(values.shape):
@@ -23,7 +29,7 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
         size = units.shape[1]
         pairs = count * (count - 1) / 2
         # By chance alone two short units of a coarse type are equal.
-        if pairs and pairs * 2.0 ** (-_DIGITS.get(dtype, 1) * size) < false_alarms:
+        if pairs and pairs * 2.0 ** (-digits * size) < false_alarms:
             seen: dict[bytes, int] = {}
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)

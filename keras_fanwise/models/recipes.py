@@ -51,7 +51,7 @@ def recipes() -> dict[str, list[Rule]]:
 
     - `"dcgan"`: kernels of dense layers and convolutions N(0, 0.02²), γ N(1, 0.02²), their
       biases and β 0 (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4,
-      and the code of its authors).
+      and for the rest their code, <https://github.com/Newmu/dcgan_code>).
     - `"kaiming"`: the same kernels `fanwise_he_normal`, their biases and β 0, γ 1 (He et
       al. 2015, <https://arxiv.org/abs/1502.01852>).
     - `"normal"`: the same kernels N(0, 0.02²), their biases and β 0, γ 1.

@@ -7,7 +7,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
-from support.models import MODELS, arrays, equal, network
+from support.models import MODELS, arrays, equal, network, relu_network, values_of
 from support.processes import COMPARING
 
 layers = keras.layers
@@ -322,6 +322,90 @@ def test_the_conditions_hold_whatever_was_asked_for(case):
     assert 'write kernel_initializer="fanwise_he_normal"' in str(report)
     kf.initialize(model, report.remedies(), seed=0)
     assert not kf.audit(model).findings
+
+
+@pytest.mark.parametrize("units", [(16, 448), (1024, 10)])
+def test_a_kernel_that_is_too_large_in_one_direction_is_noted(units):
+    """He's rule may ask for that, of gradients; an orthogonal kernel of gain 10 does not."""
+
+    def noted(initializer):
+        layer = layers.Dense(units[1], kernel_initializer=initializer)
+        layer.build((None, units[0]))
+        return [(f.condition, f.severity) for f in kf.audit(layer).findings]
+
+    assert noted(RANDOM.Orthogonal(gain=10.0, seed=0)) == [(GLOROT, "note")]
+    assert noted(RANDOM.VarianceScaling(30.0, "fan_in", seed=0)) != []
+    for fair in (
+        RANDOM.Orthogonal(gain=2**0.5, seed=0),
+        RANDOM.HeNormal(seed=0),
+        RANDOM.VarianceScaling(2.0, "fan_out", seed=0),
+        kf.FanwiseGlorotUniform(seed=0),
+    ):
+        assert noted(fair) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [(ten_times_too_large, (SCALE, "error")), (shifted, (BALANCE, "note"))],
+)
+def test_lookups_that_a_function_fills(spoil, found):
+    layer = layers.Embedding(100, 16, spoil)
+    layer.build(None)
+    assert [(f.condition, f.severity) for f in kf.audit(layer).findings] == [found]
+    layer = layers.Embedding(100, 16, kf.FanwiseLecunNormal(seed=0))
+    layer.build(None)
+    assert kf.audit(layer).findings == []
+
+
+def test_what_zeros_started_is_compared_once_it_is_no_zeros():
+    """Such as the last kernel of a branch, when values of another went into it."""
+    model = relu_network(kf.FanwiseHeNormal(seed=0), 2, 16)
+    end = layers.Dense(16, kernel_initializer="zeros", name="end")
+    model.add(end)
+    assert [f.severity for f in kf.audit(model).findings] == ["note"]
+    values = values_of(weight_of(model, "net/body_1/kernel"))
+    end.kernel.assign(values)
+    [finding] = kf.audit(model).errors
+    assert (finding.path, finding.condition) == (end.kernel.path, SYMMETRY)
+    end.kernel.assign(two_equal_units(np.random.default_rng(1).permutation(values)))
+    [finding] = kf.audit(model).errors
+    assert (finding.path, finding.condition) == (end.kernel.path, SYMMETRY)
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_a_branch_may_end_inside_a_layer_of_somebody(where):
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            zero = {where: "zeros"}
+            starts = [zero.get(name, "fanwise_he_normal") for name in ("first", "last")]
+            self.first, self.last = (
+                layers.Dense(16, kernel_initializer=start, name=name)
+                for name, start in zip(("first", "last"), starts, strict=True)
+            )
+
+        def build(self, shape):
+            self.first.build(shape)
+            self.last.build(shape)
+
+        def call(self, x):
+            return x + self.last(keras.ops.relu(self.first(x)))
+
+    rows = keras.Input((16,))
+    model = keras.Model(rows, layers.Dense(4)(Block()(Block()(rows))))
+    severities = [f.severity for f in kf.audit(model).findings]
+    assert severities == 2 * ["error" if where == "first" else "note"]
+
+
+@pytest.mark.parametrize("recipe", ["he", RANDOM.RandomNormal(mean=0.5)])
+def test_initialize_and_audit_give_one_deviation_for_one_kernel(recipe):
+    model = network()
+    if not isinstance(recipe, str):
+        recipe = kf.Rule(recipe, weight="*kernel")
+    drawn = {row.path: row.std for row in kf.initialize(model, recipe, seed=0).rows}
+    measured = {row.path: row.std for row in kf.audit(model).rows}
+    assert len(measured) == len(drawn)
+    assert measured == drawn
 
 
 def test_biases_and_gammas_have_expectations_of_their_own():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.copies import equal_beginnings, equal_values
+from keras_fanwise.diagnostics.copies import equal_beginnings, equal_bits, equal_values
 from keras_fanwise.diagnostics.shapes import shape_tail
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution, spread
@@ -140,3 +140,15 @@ def test_wrong_shapes_are_found(distribution, wrong):
     for seed in range(10):
         values = SAMPLERS[wrong].rvs(size=size, random_state=seed)
         assert shape_tails(values, distribution) < 1e-6
+
+
+def test_short_weights_that_are_equal_bit_for_bit():
+    """Of a few values, unless chance alone makes so few equal in so coarse a type."""
+    values = [draw(seed, "uniform", (1, 1, 3, 4), "float32") for seed in range(300)]
+    assert equal_bits(values, [20] * 300, 1e-4) == {}
+    values[200] = values[7].copy()
+    assert equal_bits(values, [20] * 300, 1e-4) == {200: 7}
+    values[7] = values[7].reshape(3, 4)
+    assert equal_bits(values, [20] * 300, 1e-4) == {}
+    coarse = [np.float16([seed % 50]) for seed in range(300)]
+    assert equal_bits(coarse, [8] * 300, 1e-4) == {}
