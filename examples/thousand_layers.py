@@ -163,7 +163,7 @@ def signal(
     """Standard deviations of signals and gradients in the plain layers."""
     rows = [row for row in keras_fanwise.signal(network, x).rows if "layer_" in row.path]
     assert len(rows) == depth
-    return [row.std for row in rows], [row.gradient_std for row in rows]
+    return [row.std for row in rows], [row.gradient_std or 0.0 for row in rows]
 
 
 def table(results: Results, depth: int) -> Table:

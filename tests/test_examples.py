@@ -350,6 +350,6 @@ def test_the_thousand_layers_must_be_as_claimed():
     ours, he = thousand_layers.OURS, "he_normal"
     thousand_layers.check({ours: [run(0.93), run(0.91)], he: [run(0.1)]}, 1000)
     for ours_accuracy, he_accuracy in [(0.9, 0.1), (0.93, 0.21), (0.93, 0.95), (0.1, 0.1)]:
+        results = {ours: [run(0.93), run(ours_accuracy)], he: [run(he_accuracy)]}
         with pytest.raises(SystemExit, match="not as claimed"):
-            results = {ours: [run(0.93), run(ours_accuracy)], he: [run(he_accuracy)]}
             thousand_layers.check(results, 1000)

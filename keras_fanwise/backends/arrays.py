@@ -104,7 +104,7 @@ def in_float64(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
     if hasattr(jax, "enable_x64"):
         wide = jax.enable_x64(True)
     else:
-        from jax.experimental import enable_x64
+        from jax.experimental import enable_x64  # type: ignore[attr-defined]
 
         wide = enable_x64()
     with wide:

@@ -56,8 +56,8 @@ class Matrices(NamedTuple):
     def unstack(self, matrices: np.ndarray) -> np.ndarray:
         """The weight, of `shape`, that is made of these matrices."""
         order = (*self.batch, *self.inputs, *self.outputs)
-        weight: np.ndarray = matrices.reshape([self.shape[axis] for axis in order])
-        return weight.transpose(tuple(np.argsort(order)))
+        weight = matrices.reshape([self.shape[axis] for axis in order])
+        return np.transpose(weight, np.argsort(order).tolist())
 
     def central(self) -> tuple["Matrices", tuple[slice, ...]]:
         """The matrices of the central taps, as many as the strides, and where they stand.

@@ -446,3 +446,31 @@ with kf.retrofit():
 print(type(keras.initializers.get("he_normal")).__name__)
 """
     assert run_python(code).split()[-2:] == ["FanwiseHeNormal", "HeNormal"]
+
+
+def test_orthogonal_is_left_alone_unless_it_is_asked_for():
+    with kf.retrofit():
+        assert class_name(layers.LSTM(2).cell.recurrent_initializer) == "Orthogonal"
+    given = keras.initializers.Orthogonal(gain=0.5, seed=3)
+    with kf.retrofit(orthogonal=True):
+        cell = layers.LSTM(2).cell
+        assert class_name(cell.recurrent_initializer) == "FanwiseOrthogonal"
+        assert class_name(cell.kernel_initializer) == "FanwiseGlorotUniform"
+        ours = layers.Dense(2, kernel_initializer=given).kernel_initializer
+        assert ours.get_config() == kf.FanwiseOrthogonal(0.5, seed=3).get_config()
+        with kf.retrofit():
+            assert (
+                class_name(layers.GRU(2).cell.recurrent_initializer) == "FanwiseOrthogonal"
+            )
+        # Of a gain that ours does not take.
+        other = keras.initializers.Orthogonal(gain=-1.0)
+        assert layers.Dense(2, kernel_initializer=other).kernel_initializer is other
+    assert class_name(layers.LSTM(2).cell.recurrent_initializer) == "Orthogonal"
+
+    @kf.retrofit(orthogonal=True)
+    def build():
+        return layers.LSTM(2, dtype="bfloat16").cell.recurrent_initializer
+
+    assert class_name(build()) == "FanwiseOrthogonal"
+    with pytest.raises(TypeError, match=r"`orthogonal` must be True or False\. Received"):
+        kf.retrofit(orthogonal=1)
