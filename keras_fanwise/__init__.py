@@ -13,6 +13,7 @@ from keras_fanwise.diagnostics.signal import signal
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.lookup import layer_fans, register_fans
 from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.initializers.criticality import Criticality, criticality
 from keras_fanwise.initializers.gains import gain
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
@@ -65,6 +66,7 @@ __all__ = [
     "CalibratedWeight",
     "CalibrationReport",
     "Condition",
+    "Criticality",
     "Distribution",
     "Fans",
     "FansTable",
@@ -94,6 +96,7 @@ __all__ = [
     "WeightStart",
     "audit",
     "calibrate",
+    "criticality",
     "fans_table",
     "gain",
     "initialize",

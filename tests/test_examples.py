@@ -336,3 +336,39 @@ def test_the_claim_of_deep_depthwise_rests_on_an_interval_over_the_seeds():
     assert mean == pytest.approx(differences.mean())
     results[built_in] = [module.Run([], accuracy) for accuracy in (0.95, 0.9, 0.94)]
     assert module.difference(results, ours)[0] < 0
+
+
+thousand_layers = example("thousand_layers")
+
+
+def test_the_thousand_layers_differ_in_their_kernels_only():
+    depth = 12
+    critical = kf.criticality("tanh", q=1 / depth)
+    for start in thousand_layers.STARTS:
+        keras.utils.set_random_seed(0)
+        network = thousand_layers.build_network(start, depth)
+        *hidden, head = [layer for layer in network.layers if layer.weights]
+        assert [type(layer) for layer in hidden] == [layers.Conv2D] * (depth + 1)
+        assert all(layer.activation is keras.activations.tanh for layer in hidden)
+        assert [layer.strides for layer in hidden] == [(2, 2), *[(1, 1)] * depth]
+        assert head.output.shape == (None, 10)
+        biases = np.concatenate([values_of(layer.bias) for layer in hidden[1:]])
+        check_normal(biases, 0, critical.bias_variance**0.5)
+        kernel = values_of(hidden[1].kernel).reshape(9, 16, 16)
+        isometry = np.allclose(
+            kernel[4].T @ kernel[4], critical.weight_variance * np.eye(16), atol=1e-5
+        )
+        assert isometry == (start == thousand_layers.OURS)
+
+
+def run(accuracy):
+    return thousand_layers.Run([1.0], [1.0], accuracy, 1.0)
+
+
+def test_the_thousand_layers_must_be_as_claimed():
+    ours, he = thousand_layers.OURS, "he_normal"
+    thousand_layers.check({ours: [run(0.93), run(0.91)], he: [run(0.1)]}, 1000)
+    for ours_accuracy, he_accuracy in [(0.9, 0.1), (0.93, 0.21), (0.93, 0.95), (0.1, 0.1)]:
+        results = {ours: [run(0.93), run(ours_accuracy)], he: [run(he_accuracy)]}
+        with pytest.raises(SystemExit, match="not as claimed"):
+            thousand_layers.check(results, 1000)

@@ -90,6 +90,27 @@ def snapshot(variable: keras.Variable) -> Any:
     return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
+def in_float64(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
+    """What a function of a backend tensor gives for float64 values, on the host."""
+
+    def result() -> np.ndarray:
+        tensor = keras.ops.convert_to_tensor(values)
+        return np.asarray(keras.ops.convert_to_numpy(function(tensor)), np.float64)
+
+    if keras.backend.backend() != "jax":
+        return result()
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        wide = jax.enable_x64(True)
+    else:
+        from jax.experimental import enable_x64  # type: ignore[attr-defined]
+
+        wide = enable_x64()
+    with wide:
+        return result()
+
+
 def _torch(values: np.ndarray) -> Any:
     import torch
 

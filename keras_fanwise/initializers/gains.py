@@ -1,6 +1,5 @@
 """The gain of an activation."""
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail, real
+from keras_fanwise.initializers.activations import ELEMENTWISE, activation_function
 
 # Gauss-Legendre panels over [-12, 12], outside of which a standard normal has a
 # probability of 4e-33. Panels this narrow leave an activation with a kink, wherever
@@ -55,15 +55,14 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
         # 0.2 is the default of keras.activations.leaky_relu.
         slope = real("negative_slope", arguments.get("negative_slope", 0.2))
         return math.sqrt(2.0 / (1.0 + slope * slope))
-    function = _function(activation)
+    function = activation_function(activation)
     z, weights = _standard_normal_nodes()
     values = _evaluate(function, z, arguments)
     some = slice(0, None, 7)
     if values.shape != z.shape or not np.allclose(
         values[some], _evaluate(function, z[some], arguments), rtol=1e-4, atol=1e-6
     ):
-        allowed = "a function that maps each element by itself"
-        raise fail(ValueError, "activation", allowed, activation)
+        raise fail(ValueError, "activation", ELEMENTWISE, activation)
     # Where the weight underflows the value, however large, does not count.
     moment = float(np.sum(values[weights > 0] ** 2 * weights[weights > 0]))
     if not (math.isfinite(moment) and moment > 0):
@@ -72,21 +71,6 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
     # JAX computes in float32: the digits that it shares with the other backends, so that
     # a scale made of the gain draws the same bits on all of them.
     return float(f"{1.0 / math.sqrt(moment):.6g}")
-
-
-def _function(activation: Any) -> Callable[..., Any]:
-    if not isinstance(activation, str) and not callable(activation):
-        allowed = "the name of a Keras activation or a function"
-        raise fail(TypeError, "activation", allowed, activation)
-    try:
-        function: Callable[..., Any] = keras.activations.get(activation)
-        return function
-    except ValueError as error:
-        names = [name for name in dir(keras.activations) if name.islower()]
-        near = difflib.get_close_matches(str(activation).lower(), names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        allowed = f"the name of a Keras activation{hint}"
-        raise fail(ValueError, "activation", allowed, activation) from error
 
 
 def _evaluate(

@@ -76,7 +76,7 @@ def initialize(
     """
     seed = _seed(seed, dry_run)
     weights = owned_weights(model)
-    rules = rules_of(recipe)
+    rules = [rule for given in rules_of(recipe) for rule in given.for_model(model)]
     for rule in rules:
         if not rule.optional and not any(rule.matches(owned) for owned in weights):
             raise ValueError(_unmet(rule, weights))

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.initializers.randomness import random_state_kept
+from keras_fanwise.models.critical import CriticalRule
 from keras_fanwise.models.rules import Rule, resolved
 from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight
 
@@ -59,7 +60,21 @@ def recipes() -> dict[str, list[Rule]]:
       `fanwise_glorot_uniform`, `fanwise_he_normal` or `fanwise_lecun_normal`, biases and
       β 0, but 1 for the forget gate of an LSTM, γ 1.
 
-    All of them set moving means to 0 and moving variances to 1. What no rule names, such
+    - `"critical"`: a deep plain network at criticality, where signals and gradients keep
+      their size through any depth (see `criticality`, for the references too). It reads
+      each layer's activation, its own or that of the activation layer behind it, and
+      counts the L layers with one. The variance q of the signal before an activation
+      becomes that of its critical point, 1/L for tanh and its like, 1 for ReLU. Between
+      layers of the same activation kernels have its weight variance, biases its bias
+      variance; the first layer brings inputs of mean square 1 to q, the last one what comes
+      to 1, and others q to q, without biases. Kernels of dense layers are
+      `FanwiseOrthogonal`, those of convolutions with stride 1, transposed ones too,
+      `FanwiseDeltaOrthogonal`, and those of other convolutions normal with the variance
+      over fan_in. Where a layer widens, the gain makes up for a signal that is spread over
+      more units. It is an error for networks with branches, normalization or other layers
+      with weights, and for activations without a critical point.
+
+    All others set moving means to 0 and moving variances to 1. What no rule names, such
     as embeddings, stays as it is.
 
     Example:
@@ -74,6 +89,7 @@ def recipes() -> dict[str, list[Rule]]:
         "glorot": _all_kernels("fanwise_glorot_uniform"),
         "he": _all_kernels("fanwise_he_normal"),
         "lecun": _all_kernels("fanwise_lecun_normal"),
+        "critical": [CriticalRule()],
     }
 
 

@@ -79,6 +79,10 @@ class Rule:
             )
         )
 
+    def for_model(self, model: keras.Layer) -> Sequence["Rule"]:
+        """The rules that it stands for in a model: itself, for all but `"critical"`."""
+        return [self]
+
     def __repr__(self) -> str:
         parts = [_shown(self.initializer)]
         parts += [
