@@ -20,7 +20,7 @@ COMMANDS = {
     "init": "write the model with new weights to a new file",
 }
 # Those of `keras_fanwise.recipes()`.
-RECIPES = ("dcgan", "glorot", "he", "kaiming", "lecun", "normal")
+RECIPES = ("critical", "dcgan", "glorot", "he", "kaiming", "lecun", "normal")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
