@@ -1,7 +1,10 @@
-"""Runs the command line on generated arguments, names and files, and counts what came.
+"""Runs the command line and the public functions on generated inputs, and counts.
 
-python benchmarks/fuzz.py                     # 10,000 examples, some minutes
-python benchmarks/fuzz.py --examples 200 --seed 3
+    python benchmarks/fuzz.py                     # 10,000 examples, some 10 minutes
+    python benchmarks/fuzz.py --examples 200 --seed 3 --of functions
+
+The command line gets generated arguments, names and files; the functions get generated
+models, types, initializers, rules, globs, seeds and thread settings.
 """
 
 import argparse
@@ -10,6 +13,7 @@ import importlib
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -20,32 +24,64 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-# The inputs are those of tests/test_cli_fuzz.py.
+# The inputs are those of tests/test_cli_fuzz.py and tests/test_fuzz.py.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 # Models stay in memory until Keras is told to forget them.
 _FORGET = 200
 _SHOWN = 20
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    cli_inputs = importlib.import_module("support.cli_inputs")
-    faulthandler.enable()  # a damaged file could end the process itself
-    warnings.simplefilter("ignore")
-    console = Console()
-    files = cli_inputs.whole_files()
+Run = Callable[[st.DataObject], tuple[str, str, list[str]]]
+
+
+def command_line() -> tuple[Sequence[str], Run]:
+    """The kinds of its inputs, and what runs one of them: kind, result, faults."""
+    inputs = importlib.import_module("support.cli_inputs")
+    files = inputs.whole_files()
+
+    def run(data: st.DataObject) -> tuple[str, str, list[str]]:
+        kind = data.draw(st.sampled_from(inputs.KINDS))
+        case = data.draw(inputs.cases(files, kind))
+        code, faults = inputs.outcome(case)
+        told = [f"{case._replace(content=None)}", *faults] if faults else []
+        return kind, "traceback" if code is None else f"exit {code}", told
+
+    return inputs.KINDS, run
+
+
+def functions() -> tuple[Sequence[str], Run]:
+    """Likewise of the public functions."""
+    inputs = importlib.import_module("support.function_inputs")
+
+    def run(data: st.DataObject) -> tuple[str, str, list[str]]:
+        kind = data.draw(st.sampled_from(inputs.KINDS))
+        model, call = data.draw(inputs.models()), data.draw(inputs.calls(kind))
+        result, faults = inputs.outcome(model, call)
+        told = [f"{call.text}, threads {call.threads}", *faults] if faults else []
+        return kind, result, told
+
+    return inputs.KINDS, run
+
+
+SIDES = {
+    "command": (command_line, ("exit 0", "exit 1", "exit 2")),
+    "functions": (functions, ("returned", "refused")),
+}
+
+
+def fuzz(side: str, examples: int, first_seed: int, console: Console) -> bool:
+    """Prints a table of what came; returns whether anything was wrong."""
+    prepare, results = SIDES[side]
+    kinds, example = prepare()
     counts: Counter[tuple[str, str]] = Counter()
     failures: list[str] = []
 
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("examples", total=arguments.examples)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(side, total=examples)
 
-        @seed(arguments.seed)
+        @seed(first_seed)
         @settings(
-            max_examples=arguments.examples,
+            max_examples=examples,
             deadline=None,
             database=None,
             derandomize=False,
@@ -54,30 +90,43 @@ def main() -> int:
         )
         @given(st.data())
         def run(data: st.DataObject) -> None:
-            kind = data.draw(st.sampled_from(cli_inputs.KINDS))
-            case = data.draw(cli_inputs.cases(files, kind))
-            code, faults = cli_inputs.outcome(case)
+            kind, result, faults = example(data)
             counts[kind, "inputs"] += 1
-            counts[kind, "traceback" if code is None else f"exit {code}"] += 1
+            counts[kind, result] += 1
             counts[kind, "faults"] += bool(faults)
             if faults:
-                failures.append(f"{case._replace(content=None)}\n" + "\n".join(faults))
+                failures.append("\n".join(faults))
             progress.advance(task)
             if progress.tasks[task].completed % _FORGET == 0:
                 keras.backend.clear_session()
 
         run()
 
-    results = ("inputs", "exit 0", "exit 1", "exit 2", "traceback", "faults")
-    table = Table("kind", *results, box=None)
-    for kind in cli_inputs.KINDS:
-        table.add_row(kind, *(str(counts[kind, result]) for result in results))
-    sums = [sum(counts[kind, result] for kind in cli_inputs.KINDS) for result in results]
+    columns = ("inputs", *results, "traceback", "faults")
+    table = Table("kind", *columns, box=None)
+    for kind in kinds:
+        table.add_row(kind, *(str(counts[kind, column]) for column in columns))
+    sums = [sum(counts[kind, column] for kind in kinds) for column in columns]
     table.add_row("all", *map(str, sums))
     console.print(table)
     for failure in failures[:_SHOWN]:
         console.print(Text(ascii(failure).replace("\\n", "\n")))
     return bool(failures)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=10_000, help="in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of", choices=SIDES, help="only these; by default both")
+    arguments = parser.parse_args()
+    faulthandler.enable()  # a damaged file could end the process itself
+    warnings.simplefilter("ignore")
+    console = Console()
+    sides = [arguments.of] if arguments.of else list(SIDES)
+    each = arguments.examples // len(sides)
+    faults = [fuzz(side, each, arguments.seed, console) for side in sides]
+    return any(faults)
 
 
 if __name__ == "__main__":

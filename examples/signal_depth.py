@@ -70,7 +70,7 @@ def table(reports: dict[str, SignalReport]) -> Table:
             ("forward", [row.std for row in report.rows], report.forward),
             ("backward", gradients, report.backward),
         ):
-            rate = f"{trend.rate:.3f}" if trend else ""
+            rate = f"{trend.rate:.3f}" if trend and trend.rate else ""
             result.add_row(name, direction, f"{stds[0]:.3g}", f"{stds[-1]:.3g}", rate)
     return result
 

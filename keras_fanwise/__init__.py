@@ -32,6 +32,7 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
+from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.loading import skip_init
 from keras_fanwise.models.recipes import recipes
@@ -43,6 +44,7 @@ from keras_fanwise.reports.audit_report import (
     Condition,
     WeightAudit,
 )
+from keras_fanwise.reports.calibration_report import CalibratedWeight, CalibrationReport
 from keras_fanwise.reports.fans_report import FansTable, WeightFans
 from keras_fanwise.reports.signal_report import (
     LayerSignal,
@@ -61,6 +63,8 @@ __version__ = version("keras_fanwise")
 __all__ = [
     "AuditFinding",
     "AuditReport",
+    "CalibratedWeight",
+    "CalibrationReport",
     "Condition",
     "Criticality",
     "Distribution",
@@ -91,6 +95,7 @@ __all__ = [
     "WeightFans",
     "WeightStart",
     "audit",
+    "calibrate",
     "criticality",
     "fans_table",
     "gain",

@@ -2,18 +2,20 @@
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 from rich.console import Console
 
 import keras_fanwise
-from keras_fanwise.arguments import integer, printable
+from keras_fanwise.arguments import integer
+from keras_fanwise.command.data import batch_of, load_data
 from keras_fanwise.command.files import new_files
 from keras_fanwise.command.saved_model import cause, check_suffix, load_model
 from keras_fanwise.command.terminal import (
@@ -27,6 +29,7 @@ from keras_fanwise.command.terminal import (
 from keras_fanwise.models.recipes import rules_of
 from keras_fanwise.reports.audit_report import AuditReport
 from keras_fanwise.reports.report import Report
+from keras_fanwise_command import parse
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
 _FIGURES = (".pdf", ".png", ".svg")
@@ -57,70 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        options = _parser().parse_args(arguments)
+        options = parse(arguments)
     finally:
         write_output("")  # the help, which may wait in the buffer
     _check_figure(options)
-    run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    for name in options.modules:
+        _import(name)
+    runs = {"fans": _fans, "audit": _audit, "signal": _signal, "init": _init}
+    return runs[options.command](options)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="keras-fanwise",
-        description="Initializers that count the fans of the weight they fill: what they "
-        "would change in a saved model, whether it starts well, and a new start.",
-        epilog="Exit codes: 0 clean, 1 findings, 2 bad input. Models are loaded in Keras's "
-        "safe mode.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("fans", _fans, "the fans of every weight, and Keras's"),
-        ("audit", _audit, "whether the model meets the conditions of a good start"),
-        ("signal", _signal, "whether a signal survives the depth of the model"),
-        ("init", _init, "write the model with new weights to a new file"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
-        command.add_argument("model", type=_path, help="a .keras or .h5 file")
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.add_argument("--plot", type=_path, metavar="FILE", help="draw a figure")
-        command.add_argument(
-            "--overwrite", action="store_true", help="files that are written may exist"
-        )
-        if name == "audit":
-            command.add_argument(
-                "--ignore",
-                action="append",
-                metavar="GLOB",
-                help="accept the findings of these weights, such as 'head/*'",
-            )
-            command.add_argument(
-                "--strict", action="store_true", help="exit code 1 for notes too"
-            )
-            command.add_argument(
-                "--verbose", action="store_true", help="show every weight and finding"
-            )
-        if name == "init":
-            command.add_argument("output", type=_path, help="the file to write")
-            command.add_argument(
-                "--recipe",
-                help="a recipe, or an initializer for all kernels; by default every weight "
-                "is drawn anew by the initializer that its layer was given",
-            )
-            command.add_argument("--seed", type=int, help="an integer, 0 or more")
-    return parser
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("a name of a file is empty")
-    return Path(text)
+def _import(name: str) -> None:
+    """As `python -m` finds modules, also where the command does not look by itself."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    with _complaints(f"{name} cannot be imported: "):
+        importlib.import_module(name)
 
 
 def _fans(options: argparse.Namespace) -> int:
@@ -140,10 +95,12 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _signal(options: argparse.Namespace) -> int:
+    data = options.data and load_data(options.data)
     with new_files(options.plot, overwrite=options.overwrite) as [figure]:
-        model = _loaded(options)
-        with _complaints("no signal can be sent: "):
-            report = keras_fanwise.signal(model)
+        model = _loaded(options, compile=bool(data and data.has_targets))
+        x, y = batch_of(data, model) if data else (None, None)
+        with _complaints("no signal can be sent: "), quiet():
+            report = keras_fanwise.signal(model, x, y)
         _show(report, options, figure)
     return FINDINGS if report.findings else CLEAN
 

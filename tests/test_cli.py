@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
+import keras_fanwise_command
 from keras_fanwise.cli import main
 from keras_fanwise.diagnostics.comparison import FansTable
 
 from support.models import arrays, equal
-from support.processes import ONCE
+from support.processes import ONCE, once_on, run_python
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -394,7 +396,157 @@ def test_both_commands_of_a_shell(folder):
     assert result.returncode == 1, result.stderr
     assert "error: scale: depthwise/kernel" in result.stdout
     [script] = importlib.metadata.entry_points(name="keras-fanwise")
-    assert script.load() is main
-    with pytest.raises(SystemExit) as stopped:
-        main(["paint", "model.keras"])
-    assert stopped.value.code == 2
+    for door in (script.load(), keras_fanwise_command.main, main):
+        with pytest.raises(SystemExit) as stopped:
+            door(["paint", "model.keras"])
+        assert stopped.value.code == 2
+
+
+LIGHT = """
+import sys
+import keras_fanwise_command
+try:
+    keras_fanwise_command.main(sys.argv[1:])
+except SystemExit as stopped:
+    assert stopped.code == int(sys.argv[1] == "paint"), stopped.code
+print("heavy:", sorted({"keras", "numpy", "rich", "keras_fanwise"} & set(sys.modules)))
+"""
+
+
+@ONCE
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--version"], f"keras-fanwise {kf.__version__}"),
+        (["--help"], "COMMAND"),
+        (["init", "--help"], "dcgan, glorot, he, kaiming, lecun, normal"),
+        (["signal", "--help"], "--data FILE"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_version_need_no_backend(arguments, text):
+    """What takes the time: no clock is needed to see that it is not imported."""
+    output = run_python(LIGHT, *arguments)
+    assert text in re.sub(r"\s+", " ", output)
+    assert output.endswith("heavy: []\n")
+
+
+@ONCE
+def test_that_something_heavy_is_seen():
+    assert "heavy: ['keras" in run_python("import keras_fanwise\n" + LIGHT, "--version")
+
+
+def test_the_help_lists_the_recipes():
+    assert list(keras_fanwise_command.RECIPES) == sorted(kf.recipes())
+
+
+def test_signal_of_data(folder, capsys):
+    network().save("model.keras")
+    model = keras.saving.load_model("model.keras")
+    x = np.random.default_rng(0).normal(2.0, 3.0, (5, 8, 8, 16)).astype("float32")
+    y = np.ones((5, 3), "float32")
+    np.save("x.npy", x)
+    np.savez("x.npz", x=x)
+    np.savez("xy.npz", x=x, y=y)
+    np.savez("named.npz", **{model.inputs[0].name: x})
+    for name, targets in (("x.npy", None), ("x.npz", None), ("named.npz", None),
+                          ("xy.npz", y)):  # fmt: skip
+        code, output, errors = run(
+            capsys, "signal", "model.keras", "--json", "--data", name
+        )
+        assert errors == ""
+        assert code == 0
+        assert output == kf.signal(model, x, targets).to_json() + "\n"
+
+
+def test_signal_of_data_for_several_inputs(folder, capsys):
+    inputs = [keras.Input((4,), name="one"), keras.Input((3,), name="two")]
+    dense = layers.Dense(2)(layers.Concatenate()(inputs))
+    keras.Model(inputs, dense).save("model.keras")
+    model = keras.saving.load_model("model.keras")
+    generator = np.random.default_rng(0)
+    one, two = (generator.normal(size=(6, n)).astype("float32") for n in (4, 3))
+    np.savez("data.npz", two=two, one=one)
+    code, output, _ = run(capsys, "signal", "model.keras", "--json", "--data", "data.npz")
+    assert code == 0
+    assert output == kf.signal(model, [one, two]).to_json() + "\n"
+
+
+BAD_DATA = {
+    "missing.npy": "no such file",
+    "model.keras": "must be a .npy or .npz file",
+    "text.npy": "cannot be read",
+    "objects.npy": "cannot be read",
+    "words.npy": "must hold numbers",
+    "empty.npy": "empty array",
+    "names.npz": "must hold x",
+    "shape.npy": "no signal can be sent",
+    "wrong_y.npz": "no signal can be sent",
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data(folder, capsys, name):
+    network().save("model.keras")
+    x = np.zeros((2, 8, 8, 16), "float32")
+    (folder / "text.npy").write_text("hello")
+    np.save("objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.save("words.npy", np.array(["a"]))
+    np.save("empty.npy", x[:0])
+    np.savez("names.npz", images=x)
+    np.save("shape.npy", np.zeros((2, 5), "float32"))
+    np.savez("wrong_y.npz", x=x, y=np.zeros((2, 7, 5, 3), "float32"))
+    before = sorted(folder.iterdir())
+    code, output, errors = run(capsys, "signal", "model.keras", "--data", name)
+    assert (code, output) == (2, "")
+    assert BAD_DATA[name] in errors
+    assert errors.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_data_with_y_for_a_model_without_a_loss(folder, capsys):
+    keras.Sequential([keras.Input((4,)), layers.Dense(3)]).save("model.keras")
+    np.savez("data.npz", x=np.zeros((2, 4)), y=np.zeros((2, 3)))
+    code, output, errors = run(capsys, "signal", "model.keras", "--data", "data.npz")
+    assert (code, output) == (2, "")
+    assert "must be compiled with a loss" in errors
+
+
+MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Mine(keras.layers.Dense):
+    pass
+"""
+
+
+@pytest.mark.parametrize("command", ["fans", "audit", "signal", "init"])
+def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    name = f"my_layers_{command}"
+    (folder / f"{name}.py").write_text(MODULE.replace("mine", name))
+    scope = {}
+    exec(MODULE.replace("mine", name), scope)
+    layer = scope["Mine"](3, kernel_initializer="fanwise_he_normal")
+    keras.Sequential([keras.Input((4,)), layer]).save("model.keras")
+    keras.saving.get_custom_objects().pop(f"{name}>Mine")
+    more = ["new.keras"] if command == "init" else []
+    assert run(capsys, command, "model.keras", *more)[0] == 2
+    code, output, errors = run(capsys, command, "model.keras", *more, "--import", name)
+    assert (code, errors) == (0, "")
+    assert "Mine" in output or command == "audit"
+    code, _, errors = run(capsys, command, "model.keras", *more, "--import", "no_such_one")
+    assert code == 2
+    assert "no_such_one cannot be imported: " in errors
+
+
+@once_on("tensorflow")  # which logs past Python while it is imported
+def test_the_log_of_the_backend_is_no_output(folder):
+    network().save("model.keras")
+    command = [sys.executable, "-m", "keras_fanwise_command", "signal", "model.keras"]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    model = keras.saving.load_model("model.keras")
+    assert result.stdout == f"{kf.signal(model)}\n"

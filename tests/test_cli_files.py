@@ -22,6 +22,8 @@ from keras_fanwise.cli import main
 from keras_fanwise.command.files import new_files
 from keras_fanwise.command.terminal import BadInputError
 
+from support.processes import ONCE
+
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -485,6 +487,7 @@ sys.exit(main(["init", "model.keras", "new.keras"]))
 """
 
 
+@ONCE
 @pytest.mark.parametrize(
     ("command", "code", "errors"),
     [

@@ -10,6 +10,7 @@ it. The test of each would notice a change.
 | `_flatten_layers`, `_trainable_variables` of layers | here | `test_every_weight_stands_in_the_report_once` |
 | `_inbound_nodes`, `_losses`, `_loss_ids` of layers | here | `test_every_kind_of_model` |
 | variables that are not filled in a stateless scope | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
+| `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
 | the order and the defaults of `add_weight`'s arguments | `seam/binding.py` | `test_the_positional_forms_of_add_weight` |
@@ -172,6 +173,29 @@ def kept_losses(model: keras.Layer) -> Iterator[None]:
             layer._losses[:] = losses
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def has_compiled_loss(model: keras.Model) -> bool:
+    """Whether the model was compiled with a loss."""
+    return model._compile_loss is not None
+
+
+@contextlib.contextmanager
+def new_compiled_loss(model: keras.Model) -> Iterator[None]:
+    """In the block the loss of a model is a new one of the same arguments.
+
+    The first call makes its metrics, and settles the structure of what it compares.
+    """
+    before = model._compile_loss
+    new = type(before)(
+        before._user_loss, before._user_loss_weights, output_names=before.output_names
+    )
+    # Past Keras and PyTorch, which keep account of what is assigned to a model.
+    object.__setattr__(model, "_compile_loss", new)
+    try:
+        yield
+    finally:
+        object.__setattr__(model, "_compile_loss", before)
 
 
 def new_optimizer_state(

@@ -75,21 +75,25 @@ def _numbers(columns: Any, count_dead: bool) -> list[float]:
     """Mean and variance, and, if each column is a unit, the number of dead ones."""
     if isinstance(columns, np.ndarray):
         return _measured_on_host(columns, count_dead)
-    numbers = keras.ops.convert_to_numpy(_measure()(columns, count_dead))
+    measure = _measure(dtype_name(columns), count_dead)
+    numbers = keras.ops.convert_to_numpy(measure(columns))
     return [float(number) for number in numbers]
 
 
 @functools.cache
-def _measure() -> Callable[[Any, bool], Any]:
+def _measure(dtype: str, count_dead: bool) -> Callable[[Any], Any]:
     """`_measured_on_device`, compiled where that saves more than it takes."""
+    measure = functools.partial(_measured_on_device, count_dead=count_dead)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        compiled: Callable[[Any, bool], Any] = tf.function(
-            _measured_on_device, reduce_retracing=True, autograph=False
+        # Traced once: TensorFlow warns of functions that are traced for many shapes.
+        columns = tf.TensorSpec([None, None], dtype)
+        compiled: Callable[[Any], Any] = tf.function(
+            measure, input_signature=[columns], autograph=False
         )
         return compiled
-    return _measured_on_device
+    return measure
 
 
 def _measured_on_device(columns: Any, count_dead: bool) -> Any:

@@ -19,8 +19,8 @@ from keras_fanwise.sampling.streams import stream_key
 _SAMPLES = 32
 # Of a model for large images fewer samples, such that the batch has so many values.
 _MOST_VALUES = 2**20
-# Where the model leaves a dimension open.
-_SIZE = 32
+# Where the model leaves a dimension open; and where that is too short for it, as for sound.
+_SIZE, _LARGE_SIZE = 32, 1024
 # All draws are the same in every call.
 _SEED = 0
 
@@ -32,11 +32,20 @@ class Arguments(NamedTuple):
     named: dict[str, Any]
 
 
+def sizes(model: keras.Layer) -> tuple[int, ...]:
+    """What dimensions that the model leaves open may be, the one to try first at first."""
+    tensors = keras.tree.flatten(tuple(_arguments(model)))
+    # Images of that size would take long, and 32 pixels suit what takes any size.
+    if any(None in tensor.shape[1:] and len(tensor.shape) < 4 for tensor in tensors):
+        return _SIZE, _LARGE_SIZE
+    return (_SIZE,)
+
+
 @contextlib.contextmanager
-def batch_for(model: keras.Layer) -> Iterator[Arguments]:
+def batch_for(model: keras.Layer, size: int) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
-    Sizes that the model leaves open are 32, or what the shortest position embedding of
+    Sizes that the model leaves open are `size`, or what the shortest position embedding of
     the model holds, if that is less. Indices are below the `input_dim` of the embedding
     that an input goes to, and otherwise below every `input_dim`, `num_tokens` and open
     size. Masks let all pass. As models may take indices as floats, and may not tell, in
@@ -48,7 +57,7 @@ def batch_for(model: keras.Layer) -> Iterator[Arguments]:
     """
     arguments = _arguments(model)
     tensors = keras.tree.flatten(tuple(arguments))
-    size = min([_SIZE, *_positions(model)])
+    size = min([size, *_positions(model)])
     samples = _samples(model, tensors, size)
     limits = _limits(model, size)
     with contextlib.ExitStack() as stack:

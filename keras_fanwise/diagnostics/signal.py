@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,25 +11,36 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import Tap, Watch, forward_and_back
 from keras_fanwise.backends.kept_state import kept_state
+from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
 from keras_fanwise.backends.tensor_moments import (
     TensorMoments,
     dtype_name,
     pooled,
     tensor_moments,
 )
-from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values
+from keras_fanwise.diagnostics.anatomy import (
+    Anatomy,
+    activation_of,
+    has_kernel,
+    is_chain,
+    is_zero,
+    measured_layers,
+    sums,
+)
+from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values, sizes
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
 
 
-def signal(model: keras.Layer, x: Any = None) -> SignalReport:
-    """Sends a batch through a model and a random cotangent back, and measures each layer.
+def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
+    """Sends a batch through a model and a gradient back, and measures each layer.
 
     Forward, of what each layer gives: mean, standard deviation, and the share of its units
     (along the channels) that are 0 for the whole batch. Backward: the standard deviation
-    of the gradient that arrives there, where each value that the model gives gets an
-    independent standard normal one. The model runs as in training: with Dropout, and with
-    BatchNormalization by the statistics of the batch.
+    of the gradient that arrives there: with `y` that of the loss that the model is compiled
+    with, as in training but for class weights, and without it a random one, in which each
+    value that the model gives gets an independent standard normal one. The model runs as in
+    training: with Dropout, and with BatchNormalization by the statistics of the batch.
 
     A healthy model keeps both deviations of one order over its depth. The report finds
     signals that vanish or explode, with the rate per layer, layers whose units are dead,
@@ -45,15 +56,18 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
         x: a batch that the model takes; by default 32 samples (fewer if they are large,
             and as many as the model says if it does) of independent standard normal
             values, or of integers where the model takes integers. Dimensions that the
-            model leaves open are 32, or what its position embeddings hold, if less.
+            model leaves open are 32, or what its position embeddings hold, if less; or
+            1,024, where 32 are too few for it.
+        y: what the loss compares the results of `x` with, in the structure that `fit`
+            takes.
 
     Returns:
         A `SignalReport`: print it, `plot()` it, or read its `rows` and `findings`.
 
     Raises:
         TypeError: `model` is not a Keras model or layer.
-        ValueError: `model` is not built, or `x` is not given and the model does not say
-            what it takes.
+        ValueError: `model` is not built, `x` is not given and the model does not say
+            what it takes, or `y` is given without `x` or to a model that has no loss.
 
     References: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equations 5 and 6; He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 9
@@ -75,15 +89,61 @@ def signal(model: keras.Layer, x: Any = None) -> SignalReport:
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not model.built:
         raise fail(ValueError, "model", "built", model)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(kept_state(model))
-        if x is None:
-            batch = stack.enter_context(batch_for(model))
-        else:
-            x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-            batch = Arguments((x,), {})
-        calls = _sent(model, batch)
-    return judge([call.row() for call in calls if call.forward])
+    if y is not None:
+        _check_loss(model, x)
+    with kept_state(model):
+        calls = _sent_drawn(model) if x is None else _sent_given(model, x, y)
+        measured = [call for call in calls if call.forward]
+        rows = [call.row() for call in measured]
+        anatomy = Anatomy(
+            activations=[activation_of(call.layer) for call in measured],
+            zeros=[
+                row.dead == 1 and is_zero(call.layer)
+                for call, row in zip(measured, rows, strict=True)
+            ],
+            chain=is_chain(model),
+            sums=sums(model),
+        )
+    return judge(rows, anatomy)
+
+
+def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:
+    batch = Arguments((_tensors(x),), {})
+    if y is None:
+        return _sent(model, batch, None)
+    with new_compiled_loss(model):
+        return _sent(model, batch, _tensors(y))
+
+
+def _sent_drawn(model: keras.Layer) -> list["_Call"]:
+    """Of a batch of 32 positions, or, if the model cannot take it, of more."""
+    first, *others = sizes(model)
+    try:
+        with batch_for(model, first) as batch:
+            return _sent(model, batch, None)
+    except Exception as error:
+        for size in others:
+            with contextlib.suppress(Exception), batch_for(model, size) as batch:
+                return _sent(model, batch, None)
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(
+                "`x` was not given: the batch that was drawn may not suit the model"
+            )
+        raise
+
+
+def _check_loss(model: keras.Layer, x: Any) -> None:
+    if x is None:
+        raise ValueError("`x` must be given with `y`. Received: x=None")
+    if not isinstance(model, keras.Model) or not has_compiled_loss(model):
+        raise ValueError(
+            f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
+            f"model={model}"
+        )
+
+
+def _tensors(arrays: Any) -> Any:
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
 
 
 class _Call:
@@ -124,19 +184,24 @@ class _Call:
         )
 
 
-def _sent(model: keras.Layer, batch: Arguments) -> list[_Call]:
-    """The calls of the layers, in their order."""
+def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_Call]:
+    """The calls of the layers, in their order; with `y` what comes back is of the loss."""
     calls: list[_Call] = []
 
     def run(tap: Tap) -> list[Any]:
         # Whatever is assigned to a variable in the scope is forgotten with it.
         with keras.StatelessScope(), contextlib.ExitStack() as stack:
-            for layer in dict.fromkeys(_measured(model)):
+            for layer in dict.fromkeys(measured_layers(model)):
                 called = _tapped(layer, tap, calls)
                 stack.enter_context(replaced_call(layer, called))
-            return _floats(model(*batch.positional, training=True, **batch.named))
+            outputs = model(*batch.positional, training=True, **batch.named)
+            if y is None:
+                return _floats(outputs)
+            return [model.compute_loss(x=batch.positional[0], y=y, y_pred=outputs)]
 
     def cotangents(results: Any) -> list[Any]:
+        if y is not None:
+            return [keras.ops.ones_like(results[0])]
         return [
             normal_values(tuple(result.shape), dtype_name(result), f"cotangent {number}")
             for number, result in enumerate(results)
@@ -146,25 +211,16 @@ def _sent(model: keras.Layer, batch: Arguments) -> list[_Call]:
     return calls
 
 
-def _measured(model: keras.Layer) -> Iterator[keras.Layer]:
-    """The layers of a model, and in place of models inside it their layers."""
-    inner = model.layers if isinstance(model, keras.Model) else []
-    if not inner:
-        yield model
-    for layer in inner:
-        yield from _measured(layer)
-
-
 def _tapped(layer: keras.Layer, tap: Tap, calls: list[_Call]) -> Callable[..., Any]:
     """The layer's `call`, recorded, with taps on all that it gives."""
     original = current_call(layer)
-    has_kernel = any(len(weight.shape) > 1 for weight in layer.weights)
+    deeper = has_kernel(layer)
 
     @functools.wraps(original)
     def called(*args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
         number = 1 + sum(call.layer is layer for call in calls)
-        depth = (calls[-1].depth if calls else 0) + has_kernel
+        depth = (calls[-1].depth if calls else 0) + deeper
         calls.append(call := _Call(layer, number, depth))
         return keras.tree.map_structure(
             lambda tensor: tap(tensor, call.watch()) if _is_float(tensor) else tensor,

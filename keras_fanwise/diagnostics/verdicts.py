@@ -5,8 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from keras_fanwise.diagnostics.anatomy import Anatomy
 from keras_fanwise.diagnostics.evidence import limit
-from keras_fanwise.diagnostics.trends import trend
+from keras_fanwise.diagnostics.signal_remedies import Step, remedy
+from keras_fanwise.diagnostics.trends import rate
 from keras_fanwise.reports.signal_report import (
     LIMIT,
     LayerSignal,
@@ -19,44 +21,55 @@ from keras_fanwise.reports.signal_report import (
 
 # The share of healthy models in which chance makes a layer look dead.
 _FALSE_ALARMS = 0.001
+# How many kernels a residual branch has, if it is long.
+_BRANCH = 6
+# A rate is told if what the rows at its ends show per layer is within this factor of it.
+_SHOWN = 1.5
 
 
-class _Direction(NamedTuple):
+class _Place(NamedTuple):
+    """A hidden depth: the row of its kernel, and the row of what it passes on."""
+
+    kernel: LayerSignal
+    row: LayerSignal
+
+
+class _Way(NamedTuple):
     """The hidden layers in the order in which a signal comes through them.
 
-    `stds` has the standard deviation at each; `None` where no gradient comes.
+    `stds` has the standard deviation at each: positive, or 0 where it does not come.
     """
 
     name: str
-    rows: Sequence[LayerSignal]
-    stds: Sequence[float | None]
-
-    def trend(self) -> Trend | None:
-        known = [
-            (row.depth, std)
-            for row, std in zip(self.rows, self.stds, strict=True)
-            if std is not None and math.isfinite(std)
-        ]
-        return trend([depth for depth, _ in known], [std for _, std in known])
+    places: list[_Place]
+    stds: list[float]
 
 
-def judge(rows: Sequence[LayerSignal]) -> SignalReport:
+def judge(rows: Sequence[LayerSignal], anatomy: Anatomy) -> SignalReport:
     """The report of what was measured, with trends, verdicts and findings.
 
     Args:
         rows: one for each call of a layer, in their order, without verdicts.
+        anatomy: of the model, its lists as long as `rows`.
     """
     deviations = limit(_FALSE_ALARMS, len(rows))
-    rows = [row._replace(verdicts=_verdicts(row, deviations)) for row in rows]
-    last = max((row.depth for row in rows), default=0)
-    hidden = [row for row in rows if 0 < row.depth < last]
-    back = hidden[::-1]
-    forward = _Direction("forward", hidden, [row.std for row in hidden])
-    backward = _Direction("backward", back, [row.gradient_std for row in back])
-    findings = [*_local(rows), *_of_trend(forward)]
-    if all(math.isfinite(row.std) for row in rows):  # or gradients tell nothing
-        findings += _of_trend(backward)
-    return SignalReport(rows, findings, forward.trend(), backward.trend())
+    chosen = _chosen_zeros(rows, anatomy)
+    rows = [
+        row._replace(verdicts=() if zero else _verdicts(row, deviations))
+        for row, zero in zip(rows, chosen, strict=True)
+    ]
+    explained = any(chosen) or any(row.dead == 1 for row in rows)
+    findings = list(_local(rows))
+    ways = [_way(name, rows, explained, anatomy) for name in ("forward", "backward")]
+    if not all(math.isfinite(row.std) for row in rows):
+        ways[1] = _Way("backward", [], [])  # gradients tell nothing then
+    trends = {}
+    for way in ways:
+        trend = _trend(way, rows, anatomy)
+        found = list(_of_trend(way, trend, anatomy, rows)) if trend else []
+        findings += found
+        trends[way.name] = trend and _clear(trend, way.name, rows, found)
+    return SignalReport(rows, findings, trends["forward"], trends["backward"])
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
@@ -64,6 +77,22 @@ def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
         return (Verdict.NON_FINITE,)
     by_chance = 0.5 + 0.5 * deviations / math.sqrt(row.units)
     return (Verdict.DEAD,) if row.dead == 1 or row.dead > by_chance else ()
+
+
+def _chosen_zeros(rows: Sequence[LayerSignal], anatomy: Anatomy) -> list[bool]:
+    """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
+
+    A kernel or a γ of 0 is such a choice if another branch goes on beside it, or nothing
+    behind it; what follows it before the next kernel is 0 with it.
+    """
+    last = max((row.depth for row in rows), default=0)
+    goes_on = {row.depth: row.dead < 1 for row in rows}  # what the last row there says
+    chosen: list[bool] = []
+    for row, zero in zip(rows, anatomy.zeros, strict=True):
+        inherited = bool(chosen) and chosen[-1]
+        place = row.depth == last or goes_on[row.depth]
+        chosen.append(row.dead == 1 and place and (zero or inherited))
+    return chosen
 
 
 def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
@@ -89,19 +118,148 @@ def _finding(
     return SignalFinding(verdict, direction, rows[0].name, numbers + others, verdict.remedy)
 
 
-def _of_trend(direction: _Direction) -> Iterator[SignalFinding]:
-    course = direction.trend()
-    if course is None or 1 / LIMIT <= course.total <= LIMIT:
+def _way(
+    direction: str, rows: Sequence[LayerSignal], explained: bool, anatomy: Anatomy
+) -> _Way:
+    """Without the zeros, if they are explained: by dead units, or by choice.
+
+    Of models with additions neither end is inside a branch, whose scale is its own.
+    """
+    places = list(_places(rows))
+    if direction == "backward":
+        places.reverse()
+    pairs = [(place, _std(place.row, direction)) for place in places]
+    known = [(p, std) for p, std in pairs if std is not None and math.isfinite(std)]
+    if explained or any(std for _, std in known):
+        known = list(itertools.dropwhile(lambda pair: not pair[1], known))
+    if explained:
+        known = [pair for pair in known if pair[1]]
+    near = min(_BRANCH, len(known) // 3) if anatomy.sums else 0
+    if near:
+        stds = [std for _, std in known]
+        first = stds.index(max(stds[:near]))
+        last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
+        known = known[first : last + 1]
+    return _Way(direction, [place for place, _ in known], [std for _, std in known])
+
+
+def _std(row: LayerSignal, direction: str) -> float | None:
+    return row.std if direction == "forward" else row.gradient_std
+
+
+def _places(rows: Sequence[LayerSignal]) -> Iterator[_Place]:
+    """Each hidden depth, with the last row that is still of the shape of its kernel's.
+
+    That is what a normalization, an activation and an addition have made of it. Pooling
+    changes the size of a signal and of its gradient by what it averages over.
+    """
+    last = max((row.depth for row in rows), default=0)
+    for depth, group in itertools.groupby(rows, lambda row: row.depth):
+        if not 0 < depth < last:
+            continue
+        kernel, *others = group
+        same = [row for row in others if row.shape == kernel.shape]
+        # What is of no use to the model, such as a statistic, is passed on to nobody.
+        used = [row for row in [kernel, *same] if row.gradient_std]
+        yield _Place(kernel, used[-1] if used else [kernel, *same][-1])
+
+
+def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | None:
+    places, stds = way.places, way.stds
+    if len(places) < 2:
+        return None
+    depths = [place.row.depth for place in places]
+    first, last = places[0].row, places[-1].row
+    low = stds[0] / LIMIT / _averaged(way, rows)
+    slope = rate(depths, stds) if anatomy.chain and all(stds) else None
+    return Trend(
+        rate=slope if slope and _is_shown(slope, way, rows) else None,
+        layers=abs(depths[-1] - depths[0]),
+        total=stds[-1] / stds[0] if stds[0] else 0.0,
+        level=stds[0],
+        first=first.name,
+        last=last.name,
+        low=low,
+        high=stds[0] * LIMIT,
+    )
+
+
+def _is_shown(slope: float, way: _Way, rows: Sequence[LayerSignal]) -> bool:
+    """Whether a rate is about what any rows of the first and the last depth show."""
+    first, last = (way.places[end].row.depth for end in (0, -1))
+    logarithms = {
+        depth: [
+            math.log(std)
+            for row in rows
+            if row.depth == depth and (std := _std(row, way.name)) and math.isfinite(std)
+        ]
+        for depth in (first, last)
+    }
+    ratios = [after - before for before in logarithms[first] for after in logarithms[last]]
+    layers = abs(last - first)
+    return all(
+        abs(ratio / layers - math.log(slope)) <= math.log(_SHOWN) for ratio in ratios
+    )
+
+
+def _averaged(way: _Way, rows: Sequence[LayerSignal]) -> float:
+    """By how much an average over positions makes the signal smaller on its way.
+
+    The gradient of a mean over n positions is a nth of it at each of them, and the standard
+    deviation of a mean of n independent values is that of one by the square root of n.
+    """
+    ends = sorted((way.places[0].row, way.places[-1].row), key=rows.index)
+    between = rows[rows.index(ends[0]) : rows.index(ends[1]) + 1]
+    rank = len(ends[1].shape)
+    wider = [i for i, row in enumerate(between[:-1]) if len(row.shape) > rank]
+    if len(ends[0].shape) <= rank or not wider:
+        return 1.0
+    before, after = between[wider[-1]], between[wider[-1] + 1]
+    values = math.prod(before.shape[1:])
+    if values == math.prod(after.shape[1:]):  # which puts them in a row
+        return 1.0
+    positions = max(1.0, values / before.units)
+    return positions if way.name == "backward" else math.sqrt(positions)
+
+
+def _of_trend(
+    way: _Way, trend: Trend, anatomy: Anatomy, rows: Sequence[LayerSignal]
+) -> Iterator[SignalFinding]:
+    end = trend.level * trend.total
+    if end and trend.low <= end <= trend.high:
         return
-    verdict = Verdict.VANISHING if course.total < 1 else Verdict.EXPLODING
-    pairs = itertools.pairwise(direction.stds)
-    steps = [
-        (after / before, row.name)
-        for row, (before, after) in zip(direction.rows[1:], pairs, strict=True)
-        if before and after is not None and math.isfinite(after / before)
-    ]
+    verdict = Verdict.EXPLODING if end > trend.high else Verdict.VANISHING
+    steps = list(_steps(way))
+    largest = max if verdict is Verdict.EXPLODING else min
     # Without any step nothing arrives at all.
-    largest = min if course.total < 1 else max
-    step, path = largest(steps, default=(0.0, direction.rows[0].name))
-    numbers = f"std {trend_text(course)}; the largest step is × {step:.3g}"
-    yield SignalFinding(verdict, direction.name, path, numbers, verdict.remedy)
+    step = largest(steps, default=Step(0.0, way.places[0].kernel.name))
+    numbers = f"std {trend_text(trend)}; the largest step is × {step.ratio:.3g}"
+    hidden = {place.kernel.depth for place in way.places}
+    activations = [
+        name
+        for row, name in zip(rows, anatomy.activations, strict=True)
+        if name and row.depth in hidden
+    ]
+    text = remedy(verdict, trend, step, steps, activations, anatomy.sums)
+    yield SignalFinding(verdict, way.name, step.path, numbers, text)
+
+
+def _steps(way: _Way) -> Iterator[Step]:
+    """What each kernel multiplies by: a gradient is changed by the kernel it came from."""
+    for before, after in itertools.pairwise(zip(way.places, way.stds, strict=True)):
+        changed = after[0] if way.name == "forward" else before[0]
+        if before[1] and math.isfinite(after[1] / before[1]):
+            yield Step(after[1] / before[1], changed.kernel.name)
+
+
+def _clear(
+    trend: Trend, direction: str, rows: Sequence[LayerSignal], found: list[SignalFinding]
+) -> Trend:
+    """The trend with limits that no row is beyond, on a side that has no finding."""
+    stds = [std for row in rows if (std := _std(row, direction)) and math.isfinite(std)]
+    verdicts = {finding.verdict for finding in found}
+    low, high = min(stds, default=trend.low), max(stds, default=trend.high)
+    return trend._replace(
+        low=trend.low if Verdict.VANISHING in verdicts else min(trend.low, low),
+        high=trend.high if Verdict.EXPLODING in verdicts else max(trend.high, high),
+    )

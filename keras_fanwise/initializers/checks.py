@@ -10,6 +10,12 @@ from keras_fanwise.backends.arrays import dtype_of_tensor
 from keras_fanwise.initializers.scaling import Distribution
 from keras_fanwise.sampling.memory import DTYPES
 
+# The largest number of each type; asked at every draw.
+_LIMITS = {
+    name: float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    for name, dtype in DTYPES.items()
+}
+
 
 def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
     """The arguments of a call, as a tuple of ints and the name of a float type.
@@ -35,7 +41,7 @@ def check_reach(distribution: Distribution, dtype: str) -> None:
         ValueError: the type ends before the distribution does.
     """
     real = dtype_of_tensor(dtype)
-    limit = float(ml_dtypes.finfo(DTYPES[real]).max)  # type: ignore[no-untyped-call]
+    limit = _LIMITS[real]
     if distribution.reach(dtype) > limit:
         mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
         allowed = (

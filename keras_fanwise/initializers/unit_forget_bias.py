@@ -18,14 +18,16 @@ class UnitForgetBias(FanwiseInitializer):
     """1 for the forget gate, the second of four, and what another draws for the rest.
 
     Args:
-        initializer: of the rest.
+        initializer: of the rest; of this package, or a random one of Keras's.
+        rest: the one of this package that draws what `initializer` does, or the same.
 
     Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>.
     """
 
-    def __init__(self, initializer: FanwiseInitializer) -> None:
-        super().__init__(initializer.seed, sampler=initializer.sampler)
+    def __init__(self, initializer: Any, rest: FanwiseInitializer) -> None:
+        super().__init__(rest.seed, sampler=rest.sampler)
         self.initializer = initializer
+        self._rest = rest
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
         """A mixture, of which no standard deviation is expected."""
@@ -42,22 +44,26 @@ class UnitForgetBias(FanwiseInitializer):
         distribution: Distribution | None = None,
     ) -> Any:
         """As `FanwiseInitializer.draw`."""
-        rest = self.initializer.draw(shape, dtype, layout, site=site, seed=seed)
+        rest = self._rest.draw(shape, dtype, layout, site=site, seed=seed)
         (size,), dtype = checked_shape_and_dtype(shape, dtype)
         is_forget = np.arange(size) // (size // 4) == 1
         return keras.ops.where(is_forget, keras.ops.ones((), dtype), rest)
 
     def weight_seed(self) -> int | None:
         """That of the initializer of the rest."""
-        return self.initializer.weight_seed()
+        return self._rest.weight_seed()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""
-        rest = self.initializer
         return {
-            "initializer": keras.initializers.serialize(rest),
-            "seed": rest.get_config()["seed"],
+            "initializer": keras.initializers.serialize(self.initializer),
+            "seed": self._rest.get_config()["seed"],
         }
+
+    def __repr__(self) -> str:
+        rest = self.initializer
+        shown = rest if isinstance(rest, FanwiseInitializer) else type(rest).__name__
+        return f"{type(self).__name__}({shown})"
 
 
 def unit_forget_bias(layer: keras.Layer, initializer: Any) -> UnitForgetBias | None:
@@ -71,7 +77,6 @@ def unit_forget_bias(layer: keras.Layer, initializer: Any) -> UnitForgetBias | N
         and initializer.__qualname__.endswith(".build.<locals>.bias_initializer")
     ):
         return None
-    rest = layer.bias_initializer
-    if not isinstance(rest, FanwiseInitializer):
-        rest = portable(rest)
-    return UnitForgetBias(rest) if rest is not None else None
+    own = layer.bias_initializer
+    rest = own if isinstance(own, FanwiseInitializer) else portable(own)
+    return UnitForgetBias(own, rest) if rest is not None else None

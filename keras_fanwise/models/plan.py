@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from keras_fanwise.arguments import fail, in_weight
-from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.diagnostics.moments import moments
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.checks import checked_shape_and_dtype
 from keras_fanwise.initializers.counterparts import own_seed_of, portable
 from keras_fanwise.initializers.site import Site
+from keras_fanwise.models.writing import all_or_none
 from keras_fanwise.reports.start_report import StartReport, WeightStart
 from keras_fanwise.sampling.streams import stream_key
 from keras_fanwise.seam.keys import model_keys
@@ -88,34 +88,26 @@ class Plan:
     def carry_out(self, finish: Sequence[Callable[[], Any]] = ()) -> StartReport:
         """Writes all weights, and measures them; or, after any exception, none.
 
-        The old values are kept until all are written: on JAX where they are, elsewhere in
-        the memory of the host.
-
         Args:
             finish: what is to follow when all are written, and cannot fail. All of it is
                 done, also where an interrupt comes in between.
         """
         elements = [math.prod(step.row.shape) for step in self._steps]
         rows = []
-        before: list[tuple[keras.Variable, Any]] = []
-        try:
-            with Progress(
-                console=Console(stderr=True), transient=True, disable=sum(elements) < _LONG
-            ) as progress:
-                task = progress.add_task("weights", total=sum(elements))
-                for step, advance in zip(self._steps, elements, strict=True):
-                    if step.fill is not None:
-                        values = step.fill()
-                        before.append((step.variable, snapshot(step.variable)))
-                        step.variable.assign(values)
-                        del values  # before the next is drawn
-                    std = moments(local_parts(step.variable.value)).std
-                    rows.append(step.row._replace(std=std))
-                    progress.advance(task, advance)
-        except BaseException:
-            for variable, old in before:
-                variable.assign(old)
-            raise
+        console = Console(stderr=True)
+        with (
+            all_or_none() as write,
+            Progress(
+                console=console, transient=True, disable=sum(elements) < _LONG
+            ) as progress,
+        ):
+            task = progress.add_task("weights", total=sum(elements))
+            for step, advance in zip(self._steps, elements, strict=True):
+                if step.fill is not None:
+                    write(step.variable, step.fill())
+                std = moments(local_parts(step.variable.value)).std
+                rows.append(step.row._replace(std=std))
+                progress.advance(task, advance)
         try:
             for done in finish:
                 done()

@@ -132,6 +132,7 @@ def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
     return values
 
 
+@random_state_kept()
 def rules_of(recipe: Any) -> list[Rule]:
     """The rules that an argument of `initialize` stands for.
 

@@ -17,9 +17,8 @@ from keras_fanwise.reports.report import (
 LIMIT = 100.0
 
 _SCALE = (
-    "call audit(model), which finds the weights whose scale does not fit their layer; if "
-    "it finds none, choose initializers of another scale: gain() computes the one that an "
-    "activation needs"
+    "call audit(model), which finds the weights whose scale does not fit their layer, and "
+    "choose initializers by the gain() of the activations"
 )
 
 
@@ -38,19 +37,35 @@ class Verdict(FindingKind):
 
 
 class Trend(NamedTuple):
-    """Exponential growth or decay of a standard deviation over the depth.
+    """What becomes of a standard deviation over the hidden layers.
+
+    It is read at one row for each kernel: the last behind it that still has the shape of
+    the kernel's own, so behind its normalization, activation and addition.
 
     Attributes:
-        rate: by what each layer multiplies it.
-        layers: over how many layers.
-        total: by what all of them multiply it, rate ** layers.
-        level: the standard deviation where the signal comes from.
+        rate: by what each layer multiplies it, `total ** (1 / layers)`. `None` if the rows
+            do not support a rate: of fewer than five hidden kernels, of branches side by
+            side, and where the steps from kernel to kernel are others, as of a single
+            jump. Then `total` is what can be said.
+        layers: how many layers are between the first and the last.
+        total: the last standard deviation divided by the first.
+        level: the first standard deviation, where the signal comes from.
+        first: the name of the row that `level` is of.
+        last: the name of the last row.
+        low: below this standard deviation the signal has vanished. It is a hundredth of
+            `level`, less where the way leads through an average over positions, and less
+            than all rows have if the report has no such finding.
+        high: above this one it has exploded, likewise.
     """
 
-    rate: float
+    rate: float | None
     layers: int
     total: float
     level: float
+    first: str
+    last: str
+    low: float
+    high: float
 
 
 class SignalFinding(NamedTuple):
@@ -60,7 +75,7 @@ class SignalFinding(NamedTuple):
         verdict: what becomes of the signal.
         direction: `"forward"` or `"backward"`.
         path: of the layer where it begins, or, of a signal that vanishes or explodes,
-            of the layer with the largest step.
+            of the layer that multiplies it by the most, or the least.
         numbers: what was measured.
         remedy: what helps.
     """
@@ -114,10 +129,11 @@ class SignalReport(Report[LayerSignal]):
 
     The trends are those of the hidden layers: from the first layer that has a kernel to
     the last but one, since what a model gives is often of another size than what it works
-    with. A signal vanishes or explodes if the trend multiplies its standard deviation by
-    less than 1/100 or more than 100. A layer is dead if all its units are 0 for the whole
-    batch, or more of them than the half that one would expect of ReLUs if all samples
-    were equal, beyond chance.
+    with. A signal vanishes or explodes if its standard deviation in the end is less than
+    1/100 of that in the beginning, or more than 100 times as large, beyond what an average
+    over positions does to it. A layer is dead if all its units are 0 for the whole batch,
+    or more of them than the half that one would expect of ReLUs if all samples were equal,
+    beyond chance; but not if a kernel or a γ is 0 where a branch ends, or the model.
 
     Attributes:
         rows: list of `LayerSignal`, one for each call of a layer, in their order.
@@ -180,9 +196,11 @@ class SignalReport(Report[LayerSignal]):
 
 def _limits(trend: Trend | None) -> tuple[float, float] | None:
     """Below which deviation a signal vanishes, and above which it explodes."""
-    return (trend.level / LIMIT, trend.level * LIMIT) if trend and trend.level else None
+    return (trend.low, trend.high) if trend and trend.level else None
 
 
 def trend_text(trend: Trend) -> str:
-    """Such as "× 0.5 per layer, × 0.25 over 2 layers"."""
+    """Such as "× 0.5 per layer, × 0.0625 over 4 layers", or "× 0.25 from a to b"."""
+    if trend.rate is None:
+        return f"× {trend.total:.2g} from {trend.first} to {trend.last}"
     return f"× {trend.rate:.3g} per layer, × {trend.total:.2g} over {trend.layers} layers"

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -14,14 +14,15 @@ from keras_fanwise.backends.private_keras import unfilled_variables
 from keras_fanwise.seam.owners import OwnedWeight
 
 _RECORD = "_keras_fanwise_given_initializer"
-# In bytes: a function that holds on to an array of this size is not kept alive.
+# In bytes: an initializer that holds on to an array of this size is not kept alive.
 _LARGE = 2**16
 
 
 def record(variable: keras.Variable, initializer: Any) -> None:
     """Notes what `add_weight` was given to fill a weight."""
-    if isinstance(initializer, types.FunctionType) and _holds_arrays(initializer):
-        initializer = weakref.ref(initializer)
+    if any(getattr(value, "nbytes", 0) >= _LARGE for value in _held(initializer)):
+        with contextlib.suppress(TypeError):  # some have no weak references
+            initializer = weakref.ref(initializer)
     setattr(variable, _RECORD, initializer)
 
 
@@ -29,16 +30,25 @@ def recorded(variable: keras.Variable) -> Any:
     """What `add_weight` was given to fill a weight.
 
     `None` if the weight was not made by it, or before the import of this package, or by a
-    function that held on to a large array and is gone.
+    one that held on to a large array and is gone.
     """
     initializer = getattr(variable, _RECORD, None)
     return initializer() if isinstance(initializer, weakref.ref) else initializer
 
 
-def _holds_arrays(function: types.FunctionType) -> bool:
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    held = [*cells, *(function.__defaults__ or ())]
-    return any(getattr(value, "nbytes", 0) >= _LARGE for value in held)
+def _held(initializer: Any) -> Iterable[Any]:
+    """What is kept alive by an initializer, at the first glance."""
+    if isinstance(initializer, types.FunctionType):
+        cells = initializer.__closure__ or ()
+        filled = [cell.cell_contents for cell in cells if _is_filled(cell)]
+        return [*filled, *(initializer.__defaults__ or ())]
+    if isinstance(initializer, functools.partial):
+        return [*initializer.args, *initializer.keywords.values()]
+    return (
+        ()
+        if isinstance(initializer, type)
+        else getattr(initializer, "__dict__", {}).values()
+    )
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -197,3 +197,34 @@ def test_any_options():
         [row] = kf.signal(model).rows
         assert row.shape == (32, 4)
         assert row.gradient_std > 0
+
+
+def test_sound_needs_more_samples_than_a_text_has_words():
+    """A filter that is longer than 32, as of speech: Moonshine of keras-hub."""
+    inputs = keras.Input((None, 1))
+    x = layers.Conv1D(4, 127, strides=64)(inputs)
+    report = kf.signal(keras.Model(inputs, layers.Conv1D(4, 3)(x)))
+    # TensorFlow gives something for inputs that are too short.
+    if keras.backend.backend() != "tensorflow":
+        assert report.rows[0].shape == (32, 15, 4)
+
+
+def test_a_batch_that_no_model_could_guess(capsys):
+    """As many indices as there are parts of images: the error says whose batch it was."""
+
+    class Places(layers.Layer):
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            if x.shape[1] != 7:
+                raise ValueError("seven places")
+            return x
+
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layers.Dense(2)(Places()(inputs)))
+    with pytest.raises(ValueError, match="seven places") as raised:
+        kf.signal(model)
+    if hasattr(raised.value, "add_note"):
+        assert "`x` was not given" in raised.value.__notes__[-1]
+    assert kf.signal(model, np.ones((2, 7, 3), "float32")).rows[-1].shape == (2, 7, 2)

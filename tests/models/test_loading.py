@@ -15,7 +15,7 @@ from keras_fanwise.backends.private_keras import unfilled_variables
 from keras_fanwise.initializers.base import FanwiseInitializer
 
 from support.models import MODELS, arrays, equal, sequential, subclassed, values_of
-from support.processes import once_on, run_python
+from support.processes import ONCE, once_on, run_python
 
 layers = keras.layers
 initializers = keras.initializers
@@ -416,15 +416,16 @@ def grown(width, initializer):
         filled = used() - before
     assert skipped.drawn == []
     return unfilled, filled
-size = 4 * 2**26
+size = 4 * 2**24
 for initializer in ("he_normal", "fanwise_he_normal"):
     grown(2, initializer)
-    unfilled, filled = grown(2**13, initializer)
+    unfilled, filled = grown(2**12, initializer)
     assert unfilled < size / 8, unfilled
     assert filled > size * 7 / 8, filled
 """)
 
 
+@ONCE
 def test_after_importing_anew():
     run_python("""
 import sys, keras, keras_fanwise

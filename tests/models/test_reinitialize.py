@@ -478,3 +478,30 @@ def test_dry_run():
     assert int(model.optimizer.iterations) == steps
     report = kf.reinitialize(model, seed=1)
     assert plan.rows == [row._replace(std=None) for row in report.rows]
+
+
+@keras.saving.register_keras_serializable("test_reinitialize")
+class PlainNumber(keras.initializers.Initializer):
+    """Gives a number of Python, as that of the logit scale of keras-hub's CLIP."""
+
+    def __call__(self, shape, dtype=None):
+        return 2.5
+
+
+def test_initializers_that_give_a_number_of_python():
+    class Scale(layers.Layer):
+        def build(self, shape):
+            options = {"shape": (), "trainable": True}
+            self.one = self.add_weight(initializer=PlainNumber(), name="one", **options)
+            self.two = self.add_weight(
+                initializer=lambda shape, dtype=None: 1.5, name="two", **options
+            )
+
+        def call(self, x):
+            return x * self.one * self.two
+
+    model = keras.Sequential([keras.Input((3,)), Scale()])
+    for weight in model.weights:
+        weight.assign(9.0)
+    kf.reinitialize(model, seed=0)
+    assert [float(values) for values in arrays(model)] == [2.5, 1.5]

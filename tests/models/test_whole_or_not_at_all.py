@@ -1,5 +1,6 @@
 """The old model or the new one, whatever happens in between; and in how much memory."""
 
+import functools
 import gc
 import tracemalloc
 import weakref
@@ -233,6 +234,16 @@ def test_the_random_bias_of_an_lstm_is_drawn_anew_but_for_the_forget_gate():
         assert kf.audit(model).findings == []
 
 
+def test_the_report_says_what_fills_the_random_bias_of_an_lstm():
+    for initializer, shown in (
+        ("random_normal", "UnitForgetBias(RandomNormal)"),
+        (kf.FanwiseNormal(stddev=1.0), "UnitForgetBias(FanwiseNormal(stddev=1.0))"),
+    ):
+        layer = layers.LSTM(5, bias_initializer=initializer)
+        model = keras.Sequential([keras.Input((3, 4)), layer])
+        assert kf.reinitialize(model, seed=1).rows[2].initializer == shown
+
+
 def test_the_random_bias_of_an_lstm_has_a_stream_of_its_own():
     def bias(initializer, name):
         layer = layers.LSTM(50, bias_initializer=initializer, name=name)
@@ -308,6 +319,34 @@ def test_a_dry_run_holds_few_weights_at_a_time():
     # A backend copies what it is given, and may let go of it a little later.
     for rule in (Rule(filled, weight="kernel"), Rule("zeros", weight="kernel")):
         assert peak(lambda rule=rule: kf.initialize(model, rule, dry_run=True)) < 6 * one
+
+
+class Held(keras.initializers.Initializer):
+    def __init__(self, array):
+        self.array = array
+
+    def __call__(self, shape, dtype=None):
+        return self.array + 1
+
+
+@pytest.mark.parametrize(
+    "make", [Held, lambda array: functools.partial(lambda a, *_, dtype=None: a + 1, array)]
+)
+def test_what_an_object_held_is_let_go(make):
+    array = np.zeros((300, 300), "float32")
+    reference = weakref.ref(array)
+    initializer = make(array)
+    layer = layers.Layer()
+    weight = layer.add_weight((300, 300), initializer, name="w")
+    model = keras.Sequential([keras.Input((300,)), layer])
+    weight.assign(np.zeros((300, 300)))
+    assert kf.reinitialize(model, seed=0).rows[0].status == "set"  # as long as it is there
+    assert np.all(values_of(weight) == 1)
+    del initializer, array
+    gc.collect()
+    assert reference() is None
+    with pytest.warns(UserWarning, match="initializer is unknown"):
+        assert kf.reinitialize(model, seed=0).rows[0].status == "kept"
 
 
 def test_what_a_foreign_initializer_held_is_let_go():

@@ -43,11 +43,10 @@ def test_the_signal_is_drawn_against_depth():
     assert names == [f"body_{i}" for i in range(12)] + [report.rows[-1].path.split("/")[1]]
     for axis, trend in ((above, report.forward), (below, report.backward)):
         texts = {text.get_text(): text.xy[1] for text in axis.texts}
-        assert texts == pytest.approx(
-            {"vanishing": trend.level / 100, "exploding": trend.level * 100}
-        )
+        assert texts == pytest.approx({"vanishing": trend.low, "exploding": trend.high})
         low, high = axis.get_ylim()
-        assert low < trend.level / 100 < trend.level * 100 < high
+        assert low < trend.low == trend.level / 100
+        assert trend.level < trend.high < high
 
 
 @pytest.mark.parametrize("depth", [1, 5, 30, 200])

@@ -279,6 +279,7 @@ QUIET = {
     "reinitialize, dry": lambda model: kf.reinitialize(model, dry_run=True),
     "initialize, seeded": lambda model: kf.initialize(model, "he", seed=0),
     "reinitialize, seeded": lambda model: kf.reinitialize(model, seed=0),
+    "initialize by a name": lambda model: kf.initialize(model, "he_normal", seed=0),
     "initialize by an object": lambda model: kf.initialize(model, UNSEEDED, seed=0),
 }
 

@@ -1,0 +1,78 @@
+"""What to change where a signal vanishes or explodes, by what was found."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from keras_fanwise.reports.signal_report import Trend, Verdict
+
+# What these give is nearly constant, of any scale: no gain brings a signal through them.
+_FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
+# Initializers by name for the gains that have one.
+_NAMED = {"relu": "fanwise_he_normal", "relu6": "fanwise_he_normal"}
+_NAMED |= {"selu": "fanwise_lecun_normal"}
+
+
+class Step(NamedTuple):
+    """What a kernel multiplies the signal by, and the layer that has it."""
+
+    ratio: float
+    path: str
+
+
+def remedy(
+    verdict: Verdict,
+    trend: Trend,
+    largest: Step,
+    steps: Sequence[Step],
+    activations: Sequence[str],
+    sums: int,
+) -> str:
+    """What to change.
+
+    Args:
+        verdict: vanishing or exploding.
+        trend: of the signal.
+        largest: the step that does the most of it.
+        steps: all of them.
+        activations: of the hidden layers that have one.
+        sums: how many additions the model has.
+    """
+    if _is_a_jump(trend, largest, len(steps)):
+        return (
+            f"look at the weights of {largest.path}, which does most of it: audit(model) "
+            "tells whether their scale fits the layer"
+        )
+    if verdict is Verdict.EXPLODING and sums > 1:
+        return (
+            "let the residual branches begin small: zeros as the initializer of the last "
+            "kernel (or γ) of each branch, or its scale divided by the "
+            f"{sums} additions; or normalize in each branch"
+        )
+    name = Counter(activations).most_common(1)[0][0] if activations else "linear"
+    if name in _FLAT:
+        return (
+            f"put a normalization behind the layers with {name}, or choose another "
+            "activation: what it gives is nearly constant, whatever the weights"
+        )
+    return (
+        f"write kernel_initializer={_initializer(name)} for the hidden layers: the gain of "
+        f"their activation, {name}"
+    )
+
+
+def _initializer(activation: str) -> str:
+    if activation == "linear":
+        return '"fanwise_lecun_normal"'
+    if activation in _NAMED:
+        return f'"{_NAMED[activation]}"'
+    return f'FanwiseVarianceScaling(gain("{activation}") ** 2)'
+
+
+def _is_a_jump(trend: Trend, largest: Step, steps: int) -> bool:
+    """Whether one step of several does most of what all of them do."""
+    if not trend.total or not largest.ratio:
+        return True
+    share = math.log(largest.ratio) / math.log(trend.total)
+    return trend.rate is None and steps > 1 and share > 0.6

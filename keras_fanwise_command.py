@@ -1,0 +1,161 @@
+"""The door of the command `keras-fanwise`: what its arguments may be.
+
+It stands beside the package and not inside, since importing the package imports Keras and a
+backend, which takes seconds: `--help`, `--version` and wrong arguments need neither.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+COMMANDS = {
+    "fans": "the fans of every weight, and Keras's",
+    "audit": "whether the model meets the conditions of a good start",
+    "signal": "whether a signal survives the depth of the model",
+    "init": "write the model with new weights to a new file",
+}
+# Those of `keras_fanwise.recipes()`.
+RECIPES = ("dcgan", "glorot", "he", "kaiming", "lecun", "normal")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: those of the command line, by default of this process.
+
+    Returns:
+        The exit code, as `keras_fanwise.cli.main` has it.
+
+    Raises:
+        SystemExit: the arguments are wrong (2) or ask for help or the version (0), or a
+            signal came (128 and its number).
+    """
+    try:
+        parse(arguments)
+    except SystemExit:
+        # What cannot be written is for the command to tell.
+        with contextlib.suppress(OSError):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            raise
+    with _quiet_errors():
+        from keras_fanwise.cli import main as run
+    return run(arguments)
+
+
+@contextlib.contextmanager
+def _quiet_errors() -> Iterator[None]:
+    """Without what TensorFlow logs while it is imported, past Python, and later.
+
+    An exception is told as ever, after the block.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        kept = os.dup(2)
+    except OSError:  # the caller has closed it
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options that the arguments ask for.
+
+    Raises:
+        SystemExit: the arguments are wrong (2) or ask for help or the version (0).
+    """
+    return _parser().parse_args(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # As `keras_fanwise.arguments.printable`, which is not to be had without Keras.
+        super().error("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="keras-fanwise",
+        description="Initializers that count the fans of the weight they fill: what they "
+        "would change in a saved model, whether it starts well, and a new start.",
+        epilog="Exit codes: 0 clean, 1 findings, 2 bad input. Models are loaded in Keras's "
+        "safe mode.",
+    )
+    version = importlib.metadata.version("keras_fanwise")
+    parser.add_argument("--version", action="version", version=f"keras-fanwise {version}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        _add_arguments(command, name)
+    return parser
+
+
+def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("model", type=_path, help="a .keras or .h5 file")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--plot", type=_path, metavar="FILE", help="draw a figure")
+    command.add_argument(
+        "--overwrite", action="store_true", help="files that are written may exist"
+    )
+    command.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        dest="modules",
+        help="import a module first, such as that of the model's own layers; it is looked "
+        "for in the working folder too",
+    )
+    if name == "audit":
+        command.add_argument(
+            "--ignore",
+            action="append",
+            metavar="GLOB",
+            help="accept the findings of these weights, such as 'head/*'",
+        )
+        command.add_argument(
+            "--strict", action="store_true", help="exit code 1 for notes too"
+        )
+        command.add_argument(
+            "--verbose", action="store_true", help="show every weight and finding"
+        )
+    if name == "signal":
+        command.add_argument(
+            "--data",
+            type=_path,
+            metavar="FILE",
+            help="a batch to send, all of it: an array in a .npy file, or a .npz file with "
+            "x or with the model's inputs by their names; with y in it, what comes back is "
+            "the gradient of the loss that the model is compiled with",
+        )
+    if name == "init":
+        command.add_argument("output", type=_path, help="the file to write")
+        command.add_argument(
+            "--recipe",
+            help=f"one of {', '.join(RECIPES)}, or an initializer for all kernels, such as "
+            "fanwise_he_uniform; by default every weight is drawn anew by the initializer "
+            "that its layer was given",
+        )
+        command.add_argument("--seed", type=int, help="an integer, 0 or more")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a name of a file is empty")
+    return Path(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,388 @@
+"""calibrate: what each layer gives has the deviation that was asked for."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_fanwise as kf
+from keras_fanwise.backends.private_keras import is_stateless
+
+from support.models import arrays
+
+TINY = kf.FanwiseVarianceScaling(scale=1e-8)
+
+
+def plain(depth=30, width=64, name="glorot_uniform"):
+    dense = [layers.Dense(width, "relu", kernel_initializer=name) for _ in range(depth)]
+    return keras.Sequential([keras.Input((width,)), *dense, layers.Dense(5)])
+
+
+def residual():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, padding="same", name="stem")(image)
+    for _ in range(3):
+        y = layers.Conv2D(16, 3, padding="same", activation="relu")(layers.ReLU()(x))
+        x = layers.Add()([x, layers.Conv2D(16, 3, padding="same")(y)])
+    return keras.Model(image, layers.Dense(4)(layers.Flatten()(x)))
+
+
+def transformer():
+    tokens = keras.Input((12,), dtype="int32")
+    x = layers.Embedding(50, 32)(tokens)
+    y = layers.MultiHeadAttention(2, 16)(*[layers.LayerNormalization()(x)] * 2)
+    x = layers.Add()([x, y])
+    y = layers.Dense(64, "gelu")(layers.LayerNormalization()(x))
+    x = layers.Add()([x, layers.Dense(32)(y)])
+    return keras.Model(tokens, layers.Dense(50)(x))
+
+
+def depthwise():
+    image = keras.Input((8, 8, 12))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, depthwise_initializer="he_normal")(
+        image
+    )
+    x = layers.SeparableConv2D(16, 3, padding="same", activation="relu")(x)
+    x = layers.Conv2DTranspose(8, 4, 2, activation="tanh")(x)
+    return keras.Model(image, x)
+
+
+def recurrent_headed():
+    steps = keras.Input((10, 6))
+    x = layers.Dense(16, "tanh")(steps)
+    return keras.Model(steps, layers.Dense(8)(layers.LSTM(16)(x)))
+
+
+def several_inputs():
+    one, other = keras.Input((16,), name="one"), keras.Input((8, 8, 3), name="other")
+    y = layers.Flatten()(layers.Conv2D(8, 3, activation="relu")(other))
+    both = layers.Concatenate()([layers.Dense(16, "relu")(one), y])
+    return keras.Model({"one": one, "other": other}, layers.Dense(4)(both))
+
+
+def nested():
+    inner = keras.Sequential(
+        [keras.Input((16,)), layers.Dense(16, "relu"), layers.Dense(16)]
+    )
+    inputs = keras.Input((16,))
+    return keras.Model(inputs, layers.Dense(3)(inner(inner(inputs))))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = [layers.Dense(32, "relu") for _ in range(4)]
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        for layer in self.body:
+            x = layer(x)
+        return self.head(x)
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 32), "float32"))
+    return model
+
+
+MODELS = (
+    plain,
+    residual,
+    transformer,
+    depthwise,
+    recurrent_headed,
+    several_inputs,
+    nested,
+    subclassed,
+)
+
+
+def batch(model, seed, samples=512):
+    generator = np.random.default_rng(seed)
+    if isinstance(model, Subclassed):
+        return generator.standard_normal((samples, 32)).astype("float32")
+
+    def values(tensor):
+        shape = (samples, *tensor.shape[1:])
+        if "int" in tensor.dtype:
+            return generator.integers(0, 50, shape)
+        return generator.standard_normal(shape).astype("float32")
+
+    given = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
+    return keras.tree.map_structure(values, given)
+
+
+def measured(model, x, **options):
+    """What each layer gives, without a change: the deviations of a dry run."""
+    rows = kf.calibrate(model, x, dry_run=True, **options).rows
+    return [row.before for row in rows if row.status == "scaled"]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_every_layer_gives_what_was_asked_for(make):
+    keras.utils.set_random_seed(1)
+    model = make()
+    x, fresh = batch(model, 0), batch(model, 1)
+    before = measured(model, x, std=0.5)
+    report = kf.calibrate(model, x, std=0.5)
+    assert max(abs(np.array(before) / 0.5 - 1)) > 0.2  # it was otherwise
+    np.testing.assert_allclose(measured(model, x, std=0.5), 0.5, rtol=1e-4)
+    np.testing.assert_allclose(measured(model, fresh, std=0.5), 0.5, rtol=0.05)
+    assert len(report) == sum("kernel" in weight.name for weight in model.weights)
+    for row in report:
+        if row.status == "scaled":
+            assert row.factor * row.before == pytest.approx(0.5)
+            assert row.after == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_deviations_are_those_of_a_second_route():
+    """That of a model that gives what is before each activation."""
+    model = plain(6)
+    x = batch(model, 0)
+    kf.calibrate(model, x)
+    for layer in model.layers[:-1]:
+        weights = [ops.convert_to_numpy(each).astype("float64") for each in layer.weights]
+        x = x @ weights[0] + weights[1]
+        assert x.std() == pytest.approx(1, rel=1e-4)
+        x = np.maximum(x, 0)
+
+
+def test_a_scale_that_dies_is_mended():
+    model = plain(30, name=TINY)
+    assert min(measured(model, batch(model, 0))) > 0  # each kernel sees a mended signal
+    kf.calibrate(model, batch(model, 0))
+    assert kf.signal(model).findings == []
+
+
+def test_factors_of_relus_are_those_of_he():
+    """From LeCun's scale, √2 in each layer but the first, within the sampling error."""
+    width, depth = 1024, 6
+    keras.utils.set_random_seed(0)
+    model = plain(depth, width, "fanwise_lecun_normal")
+    factors = [row.factor for row in kf.calibrate(model, batch(model, 0, 256)).rows]
+    # E[x²] of a layer varies by √(5 / width) around its mean, where x are ReLUs of normals
+    # (E[x⁴] / E[x²]² - 1 = 5), and its root by half of that.
+    error = np.sqrt(5 / width) / 2
+    assert factors[0] == pytest.approx(1, abs=5 * error)
+    np.testing.assert_allclose(factors[1:depth], np.sqrt(2), rtol=5 * error)
+
+
+@pytest.mark.parametrize("make", [plain, residual, depthwise, transformer])
+def test_by_unit_every_unit_is_centred_and_scaled(make):
+    model = make()
+    x = batch(model, 0)
+    rows = kf.calibrate(model, x, by="unit").rows
+    again = kf.calibrate(model, x, by="unit", dry_run=True).rows
+    for row in again:
+        if row.status == "scaled":
+            assert row.before == pytest.approx(1, rel=1e-3)
+            assert row.factor == pytest.approx(1, rel=1e-3)
+    assert [row.status for row in rows] == [row.status for row in again]
+
+
+def test_units_of_an_einsum_in_any_order():
+    inputs = keras.Input((5, 6))
+    einsum = layers.EinsumDense("abc,cde->aedb", (3, 4, 5), bias_axes="ed", name="einsum")
+    model = keras.Model(inputs, einsum(inputs))
+    x = batch(model, 0)
+    kf.calibrate(model, x, by="unit")
+    given = ops.convert_to_numpy(model(x))
+    np.testing.assert_allclose(given.mean(axis=(0, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(given.std(axis=(0, 3)), 1, rtol=1e-4)
+
+
+def test_a_shared_layer_is_scaled_at_its_first_call():
+    shared, inputs = layers.Dense(64, use_bias=False, name="shared"), keras.Input((64,))
+    model = keras.Model(inputs, shared(ops.relu(shared(inputs))))
+    x = batch(model, 0)
+    kernel = ops.convert_to_numpy(shared.kernel)
+    report = kf.calibrate(model, x, std=2.0)
+    assert len(report) == 1
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(shared.kernel), kernel * (2 / (x @ kernel).std()), rtol=1e-5
+    )
+
+
+class Normalizing(layers.Layer):
+    """What it gives does not depend on the size of its kernel."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel / ops.norm(self.kernel))
+
+
+def test_what_is_kept_is_listed_with_the_reason():
+    steps = keras.Input((6, 8))
+    x = layers.SeparableConv1D(8, 3, name="separable")(steps)
+    x = layers.Dense(8, kernel_initializer="zeros", bias_initializer="ones", name="zero")(x)
+    x = Normalizing(name="normalizing")(x)
+    wrapped = layers.Dense(8, name="dense")
+    x = layers.SpectralNormalization(wrapped, name="spectral")(x)
+    x = layers.GRU(4, name="gru")(x)
+    x = layers.Dense(3, name="other")(x)
+    model = keras.Model(steps, layers.Dense(3, name="head")(x))
+    found = {
+        row.path: row.reason
+        for row in kf.calibrate(model, batch(model, 0), only=["*kernel"]).rows
+        if row.status == "kept"
+    }
+    ends = {
+        "separable/depthwise_kernel": "the pointwise one is scaled",
+        "zero/kernel": "it is 0",
+        "normalizing/kernel": "what its layer gives does not scale with it",
+        "dense/kernel": "normalized at every call",
+        "gru_cell/kernel": "of a recurrent cell",
+        "gru_cell/recurrent_kernel": "of a recurrent cell",
+    }
+    assert {
+        end: reason for end in ends for path, reason in found.items() if path.endswith(end)
+    } == ends
+    assert len(found) == len(ends)
+    rows = kf.calibrate(model, batch(model, 0), only="head/*").rows
+    assert [row.path for row in rows if row.reason != "not in `only`"] == ["head/kernel"]
+
+
+def test_what_is_kept_is_as_it_was():
+    inputs = keras.Input((8,))
+    odd = Normalizing(name="odd")
+    model = keras.Model(inputs, layers.Dense(4)(odd(inputs)))
+    before = ops.convert_to_numpy(odd.kernel)
+    kf.calibrate(model, batch(model, 0))
+    np.testing.assert_array_equal(ops.convert_to_numpy(odd.kernel), before)
+
+
+def test_of_a_model_that_is_not_called_whole():
+    model = Subclassed()
+    model.left = layers.Dense(3)
+    model.left.build((None, 4))
+    model(np.zeros((1, 32), "float32"))
+    rows = kf.calibrate(model, batch(model, 0)).rows
+    assert rows[-1].reason == "its layer was not called"
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_types(policy):
+    dense = [layers.Dense(256, "relu", dtype=policy) for _ in range(4)]
+    model = keras.Sequential([keras.Input((256,)), *dense])
+    x = batch(model, 0)
+    kf.calibrate(model, x)
+    np.testing.assert_allclose(measured(model, x), 1, rtol=0.02)
+
+
+def test_frozen_layers_are_scaled():
+    model = plain(2)
+    model.trainable = False
+    x = batch(model, 0)
+    assert {row.status for row in kf.calibrate(model, x)} == {"scaled"}
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return (self.x if index == 0 else 0 * self.x), np.zeros(len(self.x))
+
+
+def test_the_first_batch_of_a_dataset_is_taken():
+    model = plain(3)
+    x = batch(model, 0)
+    expected = measured(model, x)
+    assert measured(model, Batches(x)) == expected
+    assert measured(model, iter([(x, 0), (0 * x, 0)])) == expected
+
+
+def test_a_dataset_of_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    model = plain(2)
+    x = batch(model, 0)
+    data = tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(len(x))
+    assert measured(model, data) == pytest.approx(measured(model, x), rel=1e-6)
+
+
+def test_without_a_batch_one_is_drawn():
+    model = residual()
+    expected = [row.before for row in kf.calibrate(model, dry_run=True)]
+    assert [row.before for row in kf.calibrate(model)] == expected
+    assert all(row.status == "scaled" for row in kf.calibrate(model, dry_run=True))
+
+
+class InterruptError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["pass", "writing"])
+def test_nothing_is_changed_after_an_error(where, monkeypatch):
+    model = plain(4)
+    x, before = batch(model, 0), arrays(model)
+    if where == "pass":
+
+        def failing(*args, **kwargs):
+            raise InterruptError
+
+        monkeypatch.setattr(model.layers[2], "call", failing)
+    else:
+        original, calls = type(model.layers[0].kernel).assign, []
+
+        def assign(self, value):
+            if not is_stateless():
+                calls.append(self)
+                if len(calls) == 4:
+                    raise InterruptError
+            return original(self, value)
+
+        monkeypatch.setattr(type(model.layers[0].kernel), "assign", assign)
+    with pytest.raises(InterruptError):
+        kf.calibrate(model, x)
+    monkeypatch.undo()
+    assert all(np.array_equal(*pair) for pair in zip(arrays(model), before, strict=True))
+
+
+def test_nothing_is_changed_by_a_dry_run():
+    model = residual()
+    x, before = batch(model, 0), arrays(model)
+    planned = kf.calibrate(model, x, dry_run=True)
+    assert all(np.array_equal(*pair) for pair in zip(arrays(model), before, strict=True))
+    assert planned.rows == kf.calibrate(model, x).rows
+    assert not all(
+        np.array_equal(*pair) for pair in zip(arrays(model), before, strict=True)
+    )
+
+
+def test_statistics_of_a_normalization_stay():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(4)(layers.BatchNormalization()(inputs)))
+    x = batch(model, 0) + 3
+    kf.calibrate(model, x)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.layers[1].moving_mean), 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"std": 0}, ValueError, "`std` must be a finite number above 0"),
+        ({"std": "1"}, TypeError, "`std` must be a finite number"),
+        ({"by": "layers"}, ValueError, "did you mean 'layer'"),
+        ({"only": "nothing/*"}, ValueError, "'nothing/*' meets none"),
+        ({"x": 3}, TypeError, "`x` must be a batch"),
+        ({"x": iter([])}, ValueError, "`x` must be a dataset of one batch or more"),
+    ],
+)
+def test_bad_arguments(arguments, kind, message):
+    with pytest.raises(kind, match="Received: ") as error:
+        kf.calibrate(plain(2), **arguments)
+    assert message in str(error.value)
+
+
+def test_models_without_kernels():
+    with pytest.raises(ValueError, match="has kernels"):
+        kf.calibrate(keras.Sequential([keras.Input((3,)), layers.BatchNormalization()]))
+    with pytest.raises(ValueError, match="built"):
+        kf.calibrate(keras.Sequential([layers.Dense(3)]))
