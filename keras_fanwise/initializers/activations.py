@@ -1,6 +1,7 @@
 """Activations, as functions of numbers."""
 
 import difflib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,21 @@ from keras_fanwise.backends.arrays import in_float64
 ELEMENTWISE = "a function that maps each element by itself"
 # Evaluations are of a multiple of so many numbers: JAX compiles for every shape.
 _BLOCK = 4096
-# On JAX Keras computes this one in float32, whatever it is given.
-_IN_NUMPY = {keras.activations.tanh: np.tanh, keras.ops.tanh: np.tanh}
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    distribution = [0.5 * math.erfc(-value / math.sqrt(2)) for value in x.ravel().tolist()]
+    result: np.ndarray = x * np.reshape(distribution, x.shape)
+    return result
+
+
+# On JAX Keras computes tanh in float32, whatever it is given; TensorFlow gives GELU to
+# eight digits.
+_IN_NUMPY: list[tuple[Any, Callable[[np.ndarray], np.ndarray]]] = [
+    (keras.activations.tanh, np.tanh),
+    (keras.ops.tanh, np.tanh),
+    (keras.activations.gelu, _gelu),
+]
 
 
 def activation_function(activation: Any) -> Callable[..., Any]:
@@ -51,7 +65,7 @@ def float64_function(activation: Any) -> Callable[[np.ndarray], np.ndarray]:
     elif isinstance(function, keras.Layer):
         function = function.call  # a layer's `__call__` casts to its own type
 
-    for known, in_numpy in _IN_NUMPY.items():
+    for known, in_numpy in _IN_NUMPY:
         if function is known:
             return in_numpy
 

@@ -193,5 +193,5 @@ def _kernel(layer: keras.Layer, scale: float) -> Any:
     part: Matrices = matrices if dense else matrices.central()[0]
     _, inputs, outputs = part.stack_shape
     # With fewer inputs than outputs the length of the signal is spread over more units.
-    gain = math.sqrt(scale * max(1.0, outputs / inputs))
+    gain = math.sqrt(scale * max(1.0, outputs / max(1, inputs)))
     return FanwiseOrthogonal(gain) if dense else FanwiseDeltaOrthogonal(gain)

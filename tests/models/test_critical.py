@@ -80,7 +80,7 @@ def test_convolutions_keep_q():
 
 @ONCE
 def test_each_layer_by_its_kind():
-    image = keras.Input((8, 8, 4))
+    image = keras.Input((16, 16, 4))
     x = layers.Conv2D(8, 3, 2, "same", name="stem", use_bias=False)(image)
     x = layers.LeakyReLU(negative_slope=0.1)(x)
     x = layers.Conv2D(16, 3, name="grow")(x)
@@ -99,7 +99,7 @@ def test_each_layer_by_its_kind():
         # Columns of length 1 with the signal on twice as many units, in one tap of nine.
         "grow": (scale * 2 / 16 / 9) ** 0.5,
         "depthwise": (gelu.q / moment / 9) ** 0.5,
-        "head": (1 / after_gelu / 64) ** 0.5,
+        "head": (1 / after_gelu / 256) ** 0.5,
     }
     rows = {row.path: row for row in report.rows}
     for name, std in stds.items():
