@@ -11,7 +11,7 @@ import numpy as np
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
 from keras_fanwise.backends.kept_state import kept_state
 from keras_fanwise.backends.private_keras import all_layers, own_variables
-from keras_fanwise.diagnostics.batches import Arguments, batch_for, sizes
+from keras_fanwise.diagnostics.batches import Arguments, batch_for
 from keras_fanwise.models.scaling_pass import ScalingPass
 from keras_fanwise.models.writing import all_or_none
 from keras_fanwise.reports.calibration_report import CalibrationReport
@@ -90,7 +90,7 @@ def calibrate(
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_state(model))
         if x is None:
-            batch = stack.enter_context(batch_for(model, sizes(model)[0]))
+            batch = stack.enter_context(batch_for(model))
         else:
             batch = Arguments((_first_batch(x),), {})
         calibration.run(model, batch)
