@@ -118,7 +118,7 @@ def draw(
     out = aligned_empty(region.size, DTYPES[dtype])
     words = _WORDS_64 if dtype == "float64" else _WORDS_32
 
-    shares = _shares(out.size, threads or _threads())
+    shares = _shares(out.size, threads or _most_threads())
     # The scratch of several threads, in one piece, is worth huge pages: to touch it page
     # by page takes longer than many a draw.
     chunk, alignment = (
@@ -205,10 +205,11 @@ def _run_all(functions: Sequence[Callable[[], None]]) -> None:
             future.result()
 
 
-def _threads() -> int:
+def _most_threads() -> int | None:
+    """What the environment says, if it does."""
     text = os.environ.get(_THREADS)
     if text is None:
-        return _cores()
+        return None
     if not (text.isascii() and text.isdigit() and int(text)):
         raise fail(ValueError, _THREADS, "an integer of 1 or more", text)
     return int(text)
@@ -221,9 +222,14 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _shares(size: int, threads: int) -> list[tuple[int, int]]:
-    """Splits `size` elements into contiguous ranges of whole blocks."""
-    count = max(1, min(threads, math.isqrt(size // _ELEMENTS_PER_START)))
+def _shares(size: int, threads: int | None) -> list[tuple[int, int]]:
+    """Splits `size` elements into contiguous ranges of whole blocks.
+
+    One for each thread; by default for each core.
+    """
+    count = max(1, math.isqrt(size // _ELEMENTS_PER_START))
+    if count > 1:  # or the system need not be asked
+        count = min(count, threads or _cores())
     blocks = -(-size // BLOCK)
     edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
     return list(itertools.pairwise(edges))
