@@ -331,7 +331,7 @@ def test_init_writes_a_new_file(folder, capsys, suffix):
     old = (folder / "model.keras").read_bytes()
     code, output, errors = run(capsys, "init", "model.keras", f"new.{suffix}", "--seed", 3)
     assert (code, errors) == (0, "")
-    assert output.endswith("set, 0 kept; seed 3\n")
+    assert output.partition("\n")[0].endswith("set, 0 kept; seed 3")
     assert (folder / "model.keras").read_bytes() == old
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.keras",
@@ -546,10 +546,12 @@ def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
     keras.saving.get_custom_objects().pop(f"{name}>Mine")
     more = ["new.keras"] if command == "init" else []
     assert run(capsys, command, "model.keras", *more)[0] == 2
-    code, output, errors = run(capsys, command, "model.keras", *more, "--import", name)
+    more += ["--import", name, "--verbose"]
+    code, output, errors = run(capsys, command, "model.keras", *more)
     assert (code, errors) == (0, "")
-    assert "Mine" in output or command == "audit"
-    code, _, errors = run(capsys, command, "model.keras", *more, "--import", "no_such_one")
+    assert "Mine" in output
+    more += ["--import", "no_such_one"]
+    code, _, errors = run(capsys, command, "model.keras", *more)
     assert code == 2
     assert "no_such_one cannot be imported: " in errors
 

@@ -398,7 +398,7 @@ def test_outputs_of_other_encodings(folder, command, encoding):
     keras.Sequential([keras.Input((4,)), kernel]).save("model.keras")
     more = ["new.keras"] if command == "init" else []
     with output_to(io.TextIOWrapper(io.BytesIO(), encoding=encoding)) as output:
-        assert main([command, "model.keras", *more]) in (0, 1)
+        assert main([command, "model.keras", *more, "--verbose"]) in (0, 1)
         assert output.errors == "strict"
         text = output.buffer.getvalue().decode(encoding)
     if encoding == "utf-8":

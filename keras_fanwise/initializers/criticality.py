@@ -81,7 +81,7 @@ def criticality(
     Criticality(weight_variance=2.0, bias_variance=0.0, q=1.0)
     >>> point = criticality("tanh", bias_variance=0.05)
     >>> round(point.weight_variance, 5), round(point.q, 4)
-    (1.76095, 0.5725)
+    (1.76095, 0.57)
     """
     if q is not None and bias_variance is not None:
         allowed = "None where `bias_variance` is given"

@@ -8,7 +8,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
 from support.models import MODELS, arrays, equal, network, relu_network, values_of
-from support.processes import COMPARING
+from support.processes import COMPARING, ONCE, once_on
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT, INITIALIZER = Condition
@@ -212,6 +212,7 @@ def test_values_of_another_distribution_are_named(wrong, recipe):
     assert recipe.rsplit("_")[-1] in finding.numbers
 
 
+@ONCE
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_false_alarms_of_many_short_units(dtype):
     """512 units of 30 values: correlations by Fisher's transform gave 16 in 1,000."""
@@ -568,7 +569,9 @@ def test_glorots_condition_of_weights_of_unknown_initializers(std):
     assert not kf.audit(layer).findings
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0"])
+@pytest.mark.parametrize(
+    "name", ["MobileNetV2", pytest.param("EfficientNetB0", marks=once_on("torch"))]
+)
 def test_applications(name):
     def build():
         return getattr(keras.applications, name)(

@@ -15,6 +15,7 @@ from keras_fanwise.diagnostics.tails import (
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS
 from keras_fanwise.sampling.sampler import draw
 
+from support.processes import ONCE
 from support.statistics_checks import K
 
 
@@ -62,6 +63,7 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
     return alarms / trials
 
 
+@ONCE
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("values", [30, 64])
 def test_false_alarms_of_correlations(distribution, values):
