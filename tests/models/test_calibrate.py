@@ -24,7 +24,7 @@ def residual():
     for _ in range(3):
         y = layers.Conv2D(16, 3, padding="same", activation="relu")(layers.ReLU()(x))
         x = layers.Add()([x, layers.Conv2D(16, 3, padding="same")(y)])
-    return keras.Model(image, layers.Dense(4)(layers.Flatten()(x)))
+    return keras.Model(image, layers.Dense(16)(layers.Flatten()(x)))
 
 
 def transformer():
@@ -57,22 +57,20 @@ def several_inputs():
     one, other = keras.Input((16,), name="one"), keras.Input((8, 8, 3), name="other")
     y = layers.Flatten()(layers.Conv2D(8, 3, activation="relu")(other))
     both = layers.Concatenate()([layers.Dense(16, "relu")(one), y])
-    return keras.Model({"one": one, "other": other}, layers.Dense(4)(both))
+    return keras.Model({"one": one, "other": other}, layers.Dense(16)(both))
 
 
 def nested():
-    inner = keras.Sequential(
-        [keras.Input((16,)), layers.Dense(16, "relu"), layers.Dense(16)]
-    )
-    inputs = keras.Input((16,))
-    return keras.Model(inputs, layers.Dense(3)(inner(inner(inputs))))
+    dense = [layers.Dense(64, "relu"), layers.Dense(64)]
+    inner, inputs = keras.Sequential([keras.Input((64,)), *dense]), keras.Input((64,))
+    return keras.Model(inputs, layers.Dense(32)(inner(inner(inputs))))
 
 
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
         self.body = [layers.Dense(32, "relu") for _ in range(4)]
-        self.head = layers.Dense(3)
+        self.head = layers.Dense(16)
 
     def call(self, x):
         for layer in self.body:
@@ -98,7 +96,7 @@ MODELS = (
 )
 
 
-def batch(model, seed, samples=512):
+def batch(model, seed, samples=1024):
     generator = np.random.default_rng(seed)
     if isinstance(model, Subclassed):
         return generator.standard_normal((samples, 32)).astype("float32")
