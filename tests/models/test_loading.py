@@ -421,7 +421,7 @@ for initializer in ("he_normal", "fanwise_he_normal"):
     grown(2, initializer)
     unfilled, filled = grown(2**12, initializer)
     assert unfilled < size / 8, unfilled
-    assert filled > size * 7 / 8, filled
+    assert filled > size * 3 / 4, filled
 """)
 
 
