@@ -1,6 +1,5 @@
 """What a model says of its layers that explains its signal."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -30,13 +29,23 @@ class Anatomy(NamedTuple):
     sums: int = 0
 
 
-def measured_layers(model: keras.Layer) -> Iterator[keras.Layer]:
-    """The layers of a model, and in place of models inside it their layers."""
+def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
+    """The layers of a model, and in place of models inside it their layers, with paths.
+
+    Keras puts the name of a model before those of the layers that it builds, and not of
+    those that have nothing to build; here it stands before all of them, or none.
+    """
     inner = model.layers if isinstance(model, keras.Model) else []
     if not inner:
-        yield model
+        return {model: model.path or model.name}
+    scopes = [(layer.path or "").rpartition("/")[0] for layer in inner]
+    scope = next((one for one in scopes if one.rpartition("/")[2] == model.name), "")
+    paths: dict[keras.Layer, str] = {}
     for layer in inner:
-        yield from measured_layers(layer)
+        for measured, path in measured_layers(layer).items():
+            whole = f"{scope}/{path}" if scope and "/" not in path else path
+            paths.setdefault(measured, whole)
+    return paths
 
 
 def has_kernel(layer: keras.Layer) -> bool:

@@ -153,8 +153,9 @@ def _tensors(arrays: Any) -> Any:
 class _Call:
     """A call of a layer, and what was measured of the tensors that it gave."""
 
-    def __init__(self, layer: keras.Layer, number: int, depth: int) -> None:
+    def __init__(self, layer: keras.Layer, path: str, number: int, depth: int) -> None:
         self.layer = layer
+        self.path = path
         self.number = number
         self.depth = depth
         self.shape: tuple[int, ...] = ()
@@ -175,7 +176,7 @@ class _Call:
     def row(self) -> LayerSignal:
         values = pooled(self.forward)
         return LayerSignal(
-            path=self.layer.path or self.layer.name,
+            path=self.path,
             call=self.number,
             layer=type(self.layer).__name__,
             depth=self.depth,
@@ -195,8 +196,8 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_Call]:
     def run(tap: Tap) -> list[Any]:
         # Whatever is assigned to a variable in the scope is forgotten with it.
         with keras.StatelessScope(), contextlib.ExitStack() as stack:
-            for layer in dict.fromkeys(measured_layers(model)):
-                called = _tapped(layer, tap, calls)
+            for layer, path in measured_layers(model).items():
+                called = _tapped(layer, path, tap, calls)
                 stack.enter_context(replaced_call(layer, called))
             outputs = model(*batch.positional, training=True, **batch.named)
             if y is None:
@@ -215,7 +216,9 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_Call]:
     return calls
 
 
-def _tapped(layer: keras.Layer, tap: Tap, calls: list[_Call]) -> Callable[..., Any]:
+def _tapped(
+    layer: keras.Layer, path: str, tap: Tap, calls: list[_Call]
+) -> Callable[..., Any]:
     """The layer's `call`, recorded, with taps on all that it gives."""
     original = current_call(layer)
     deeper = has_kernel(layer)
@@ -225,7 +228,7 @@ def _tapped(layer: keras.Layer, tap: Tap, calls: list[_Call]) -> Callable[..., A
         outputs = original(*args, **kwargs)
         number = 1 + sum(call.layer is layer for call in calls)
         depth = (calls[-1].depth if calls else 0) + deeper
-        calls.append(call := _Call(layer, number, depth))
+        calls.append(call := _Call(layer, path, number, depth))
         return keras.tree.map_structure(
             lambda tensor: tap(tensor, call.watch()) if _is_float(tensor) else tensor,
             outputs,

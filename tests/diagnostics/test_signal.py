@@ -371,6 +371,18 @@ def test_planted_faults_are_named(kind):
         assert report.findings[0].remedy in " ".join(str(report).split())
 
 
+def test_the_names_of_one_model_are_of_one_form():
+    """Keras puts the name of a model before those of layers that have weights alone."""
+    inner = [layers.Dense(8), layers.ReLU(name="relu"), layers.Dropout(0.1, name="drop")]
+    model = keras.Sequential([keras.Input((8,)), *inner], name="net")
+    assert [layer.path for layer in inner[1:]] != ["net/relu", "net/drop"]  # Keras's own
+    paths = [row.path for row in kf.signal(model).rows]
+    assert paths == [f"net/{layer.name}" for layer in inner]
+    inputs = keras.Input((8,))
+    outer = keras.Model(inputs, layers.Activation("tanh", name="end")(model(inputs)))
+    assert [row.path for row in kf.signal(outer).rows] == [*paths, "end"]
+
+
 def test_a_gradient_that_is_not_finite():
     """The square root has an infinite slope at 0."""
     root = layers.Lambda(keras.ops.sqrt)
