@@ -30,6 +30,7 @@ from keras_fanwise.diagnostics.anatomy import (
 from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values, sizes
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
+from keras_fanwise.seam.owners import all_weights
 
 
 def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
@@ -89,6 +90,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not model.built:
         raise fail(ValueError, "model", "built", model)
+    all_weights(model)  # or a layer inside itself would be followed without end
     if y is not None:
         _check_loss(model, x)
     with kept_state(model):

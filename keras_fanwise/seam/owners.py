@@ -25,6 +25,19 @@ class OwnedWeight(NamedTuple):
     variable: keras.Variable
 
 
+def all_weights(model: keras.Layer) -> list[keras.Variable]:
+    """The weights of a model, as far as it is no layer of one of its own.
+
+    Raises:
+        ValueError: it is, or a layer inside it is.
+    """
+    try:
+        return list(model.weights)
+    except RecursionError:
+        allowed = "without layers that are inside themselves"
+        raise fail(ValueError, "model", allowed, model.name) from None
+
+
 def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     """Every weight of a model once, in the model's order.
 
@@ -37,12 +50,7 @@ def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     """
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
-    try:
-        weights = model.weights
-    except RecursionError:
-        allowed = "without layers that are inside themselves"
-        raise fail(ValueError, "model", allowed, model.name) from None
-    if not weights:
+    if not all_weights(model):
         raise fail(ValueError, "model", "built: it has no weights yet", model)
     owners: dict[int, keras.Layer] = {}
     holders: dict[int, list[keras.Layer]] = {}

@@ -206,7 +206,9 @@ def test_a_layer_that_refers_to_its_parent():
             self.child = Child(self)
 
     parent = Parent()
-    for call in (kf.audit, kf.fans_table, lambda model: kf.initialize(model, "he")):
+    parent.built = True
+    started = (lambda model: kf.initialize(model, "he"), kf.reinitialize)
+    for call in (kf.audit, kf.fans_table, kf.signal, *started):
         with pytest.raises(ValueError, match=r"`model` must be .*inside themselves"):
             call(parent)
 
