@@ -126,13 +126,12 @@ def _reasons(
     owners = Counter(
         id(variable) for layer in all_layers(model) for variable in own_variables(layer)
     )
-    names = [
-        {owned.variable.name for owned in kernels if owned.layer is each.layer}
-        for each in kernels
-    ]
+    names: dict[int, set[str]] = {}
+    for owned in kernels:
+        names.setdefault(id(owned.layer), set()).add(owned.variable.name)
     return [
-        _reason(owned, beside, owners[id(owned.variable)], globs)
-        for owned, beside in zip(kernels, names, strict=True)
+        _reason(owned, names[id(owned.layer)], owners[id(owned.variable)], globs)
+        for owned in kernels
     ]
 
 

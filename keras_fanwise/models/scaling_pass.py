@@ -120,55 +120,49 @@ class ScalingPass:
                 return _Scaling(before, reason="the units of its layer are not known")
         variables = _scaled_weights(owned)
         old = [snapshot(variable) for variable in variables]
-        factors = self._scale(owned, output, axes)
-        if factors is None:
+        scaled: tuple[np.ndarray, float] | None
+        if axes is None:
+            scaled = self._scale(owned, before)
+        else:
+            scaled = self._by_unit(owned, output, axes)
+        if scaled is None:
             return _Scaling(before, reason="its bias is that of several units")
+        factors, expected = scaled
         after = moments([_array(raw())]).std
-        expected = self._expected(output, axes, factors, _bias(owned) is not None)
         if abs(after - expected) <= _ROUNDING * expected:
             return _Scaling(before, float(np.median(factors)), after)
         for variable, values in zip(variables, old, strict=True):
             variable.assign(values)
         return _Scaling(before, reason="what its layer gives does not scale with it")
 
-    def _scale(
-        self, owned: OwnedWeight, output: np.ndarray, axes: UnitAxes | None
-    ) -> np.ndarray | None:
-        """Scales the weights in the scope; gives the factor of each unit."""
-        bias = _bias(owned)
-        kernel = _array(owned.variable.value)
-        if axes is None:
-            factor = np.asarray(self._std / moments([output]).std)
-            _assign(owned.variable, kernel * factor)
-            if bias is not None:
-                _assign(bias, _array(bias.value) * factor)
-            return factor
+    def _scale(self, owned: OwnedWeight, before: float) -> tuple[np.ndarray, float]:
+        """Scales the weights in the scope.
+
+        Returns:
+            The factor, and the deviation of what the layer gives if it scales with them.
+        """
+        factor = np.asarray(self._std / before)
+        for variable in _scaled_weights(owned):
+            _assign(variable, _array(variable.value) * factor)
+        return factor, self._std
+
+    def _by_unit(
+        self, owned: OwnedWeight, output: np.ndarray, axes: UnitAxes
+    ) -> tuple[np.ndarray, float] | None:
+        """Likewise, with a factor for each unit; `None` if units share their bias."""
+        kernel, bias = _array(owned.variable.value), _bias(owned)
         means, stds = _of_units(output, axes)
-        factors: np.ndarray = np.divide(
-            self._std, stds, out=np.ones_like(stds), where=stds > 0
-        )
+        factors: np.ndarray = np.ones_like(stds)
+        np.divide(self._std, stds, out=factors, where=stds > 0)
+        between = float(np.var(factors * means))
         if bias is not None:
             if math.prod(bias.shape) != factors.size:
                 return None
             centred = factors * (_array(bias.value).reshape(means.shape) - means)
             _assign(bias, centred.reshape(tuple(bias.shape)))
+            between = 0.0
         _assign(owned.variable, kernel * axes.for_kernel(factors, kernel.shape))
-        return factors
-
-    def _expected(
-        self,
-        output: np.ndarray,
-        axes: UnitAxes | None,
-        factors: np.ndarray,
-        is_centred: bool,
-    ) -> float:
-        """The deviation of what the layer gives, if it scales with its kernel."""
-        if axes is None:
-            return self._std
-        means, stds = _of_units(output, axes)
-        own = float(np.mean((factors * stds) ** 2))
-        between = 0.0 if is_centred else float(np.var(factors * means))
-        return math.sqrt(own + between)
+        return factors, math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
 
 
 def _path(owned: OwnedWeight) -> str:
