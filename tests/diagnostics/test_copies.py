@@ -11,9 +11,10 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution, spread
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import ONCE
+from support.processes import NUMPY_ALONE
 from support.statistics_checks import K
 
+pytestmark = NUMPY_ALONE  # what an audit makes of it, on every backend: test_audit.py
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -88,7 +89,6 @@ def shape_tails(values, distribution, dtype="float32"):
     return shape_tail(np.asarray(values).astype(dtype), parameters(distribution), eps)
 
 
-@ONCE
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", [2, 30, 5000])
 def test_false_alarms_of_shapes(distribution, size):

@@ -15,8 +15,10 @@ from keras_fanwise.diagnostics.tails import (
 from keras_fanwise.initializers.scaling import DISTRIBUTIONS
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import ONCE
+from support.processes import NUMPY_ALONE
 from support.statistics_checks import K
+
+pytestmark = NUMPY_ALONE
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 30, 31, 64, 512, 4096])
@@ -63,7 +65,6 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
     return alarms / trials
 
 
-@ONCE
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("values", [30, 64])
 def test_false_alarms_of_correlations(distribution, values):

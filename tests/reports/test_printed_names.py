@@ -15,6 +15,8 @@ from keras_fanwise.reports import tables
 from keras_fanwise.reports.figures import Panel
 from keras_fanwise.reports.report import figure_of
 
+from support.processes import NUMPY_ALONE, fewer_by_default
+
 layers = keras.layers
 
 # A name, and how it is shown.
@@ -49,7 +51,9 @@ def reports(name):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", fewer_by_default(NAMES, "[bold]loud", "line\nbreak\ttab\r")
+)
 def test_every_report_shows_a_name_as_it_is(name, monkeypatch):
     monkeypatch.setattr(tables, "_WIDTH", 200)  # or a long name is shortened
     for kind, report in reports(name).items():
@@ -91,6 +95,7 @@ def test_names_that_differ_look_different():
     ]
 
 
+@NUMPY_ALONE  # and matplotlib
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of matplotlib has no Chinese
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_a_name_as_it_is(name, tmp_path):

@@ -16,7 +16,7 @@ from keras_fanwise.sampling import sampler as sampling
 from keras_fanwise.sampling.memory import DTYPES
 from keras_fanwise.sampling.sampler import BLOCK, draw
 
-from support.processes import ONCE, run_python
+from support.processes import NUMPY_ALONE, ONCE, run_python
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -59,6 +59,7 @@ def test_the_bits_never_change(distribution, dtype, threads, monkeypatch):
     assert sha(values) == GOLDEN[distribution, dtype]
 
 
+@NUMPY_ALONE
 @given(st.data(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
 def test_a_slice_drawn_alone_is_the_slice_of_the_whole(data, distribution, dtype):
     size = data.draw(st.sampled_from([1, 7, 1000, BLOCK, BLOCK + 1, 2 * BLOCK + 33]))
@@ -85,6 +86,7 @@ def parts(draw):
     return shape, tuple(map(slice, starts, stops))
 
 
+@NUMPY_ALONE
 @settings(max_examples=200)
 @given(parts(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
 def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
@@ -95,6 +97,7 @@ def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
     assert alone.shape == whole[index].shape
 
 
+@NUMPY_ALONE
 @pytest.mark.parametrize("columns", [slice(0, 1), slice(5, 6), slice(1, 7), slice(90, 99)])
 @pytest.mark.parametrize("width", [8, 100, 2999, 3000, 3001, 3002, 9000])
 def test_columns(columns, width, monkeypatch):
@@ -114,6 +117,7 @@ def test_slices_far_into_a_stream():
     assert np.array_equal(part[:50], again[3:])
 
 
+@NUMPY_ALONE
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(-3, 3))
 def test_shares_are_whole_blocks_that_cover_everything(blocks, threads, ragged):
     size = blocks * BLOCK + ragged
@@ -158,6 +162,7 @@ CDFS = {
 }
 
 
+@NUMPY_ALONE
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -188,6 +193,7 @@ def test_the_mean_of_a_normal():
     check_moments(values, 1.0, 0.02, 3.0)
 
 
+@NUMPY_ALONE
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("distribution", "spreads"), [("uniform", 1), ("truncated_normal", 2)]

@@ -1,9 +1,10 @@
-"""Runs Python in processes of their own, one backend each."""
+"""What runs on which backend, and Python in processes of their own."""
 
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -12,6 +13,8 @@ import pytest
 # The pass that does what need not be done on every backend, and compares them.
 COMPARING = "jax"
 OTHERS = ("tensorflow", "torch")
+# That of the default run, which must not take long.
+DEFAULT = "tensorflow"
 TESTS = Path(__file__).parents[1]
 
 
@@ -41,6 +44,23 @@ def once_on(backend: str) -> pytest.MarkDecorator:
 
 
 ONCE = once_on(COMPARING)
+# What asks no backend for anything: on the one whose pass takes the least.
+NUMPY_ALONE = once_on("torch")
+# What takes long, and is covered in short where it does not run.
+NOT_BY_DEFAULT = pytest.mark.skipif(
+    keras.backend.backend() == DEFAULT,
+    reason="takes long: runs when KERAS_BACKEND is jax or torch",
+)
+
+
+def fewer_by_default(cases: Iterable[object], *by_default: object) -> list[object]:
+    """Parameters of a test: in the default run these of the cases, elsewhere all."""
+    cases = list(cases)
+    assert set(by_default) <= set(cases)
+    return [
+        case if case in by_default else pytest.param(case, marks=NOT_BY_DEFAULT)
+        for case in cases
+    ]
 
 
 def skip_if_missing(backend: str) -> None:
