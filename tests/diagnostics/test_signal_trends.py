@@ -231,7 +231,7 @@ def test_no_gain_helps_what_is_flat():
     assert labels(kf.signal(normalized)) == []
 
 
-def residual_network(last, norm=False, blocks=6):
+def residual_network(last, norm=False, blocks=20):
     keras.utils.set_random_seed(0)
     inputs = x = keras.Input((64,))
     for _ in range(blocks):
@@ -243,7 +243,7 @@ def residual_network(last, norm=False, blocks=6):
 
 
 def test_additions_that_explode():
-    report = kf.signal(residual_network("fanwise_he_normal", blocks=20))
+    report = kf.signal(residual_network("fanwise_he_normal"))
     assert labels(report) == [("exploding", way) for way in DIRECTIONS]
     for found in report.findings:
         assert "20 residual branches" in found.remedy
@@ -303,8 +303,8 @@ def test_a_model_that_ends_with_a_branch(monkeypatch):
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: residual_network("zeros"),
-        lambda: residual_network("fanwise_he_normal", norm=True),
+        lambda: residual_network("zeros", blocks=6),
+        lambda: residual_network("fanwise_he_normal", norm=True, blocks=6),
         lambda: relu_network(
             "fanwise_he_normal", 8, 64, [layers.Dense(3, kernel_initializer="zeros")]
         ),
@@ -323,7 +323,7 @@ def test_zeros_that_nobody_chose():
     model = relu_network("fanwise_he_normal", 8, 64, [layers.Dense(3)])
     model.layers[3].kernel.assign(keras.ops.zeros((64, 64)))
     assert labels(kf.signal(model)) == [("dead", "forward")]
-    model = residual_network("fanwise_lecun_normal")
+    model = residual_network("fanwise_lecun_normal", blocks=6)
     model.layers[1].bias.assign([-1000.0] * 64)
     assert ("dead", "forward") in labels(kf.signal(model))
 
