@@ -144,7 +144,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     return CLEAN
 
 
-def _save(model: keras.Model, whole: Path, output: Path) -> None:
+def _save(model: keras.Model, whole: Path | None, output: Path) -> None:
     with _complaints(f"{output} cannot be written: "), quiet():
         model.save(whole)
 
