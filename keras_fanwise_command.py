@@ -21,7 +21,18 @@ COMMANDS = {
     "calibrate": "write the model with kernels scaled on a batch to a new file",
 }
 # Those of `keras_fanwise.recipes()`.
-RECIPES = ("critical", "dcgan", "glorot", "he", "kaiming", "lecun", "normal")
+RECIPES = (
+    "critical",
+    "dcgan",
+    "fixup",
+    "glorot",
+    "he",
+    "kaiming",
+    "lecun",
+    "normal",
+    "transformer",
+    "vit",
+)
 # As `keras_fanwise.calibrate` takes it.
 BY = ("layer", "unit")
 _DATA = (

@@ -8,6 +8,7 @@ narrow layers, if it is installed. They are those of tests/real_models.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -173,7 +174,9 @@ def first_mend(name: str, x: Any) -> str:
 
     def remedied() -> keras.Model:
         model = start()
-        keras_fanwise.initialize(model, keras_fanwise.audit(model).remedies(), seed=0)
+        remedies = keras_fanwise.audit(model).remedies()
+        if remedies:
+            keras_fanwise.initialize(model, remedies, seed=0)
         return model
 
     def calibrated() -> keras.Model:
@@ -181,9 +184,10 @@ def first_mend(name: str, x: Any) -> str:
         keras_fanwise.calibrate(model, x)
         return model
 
-    def started(recipe: str) -> keras.Model:
+    def started(recipe: str, residual: str | None = None) -> keras.Model:
         model = start()
-        keras_fanwise.initialize(model, recipe, seed=0)
+        with contextlib.suppress(ValueError):  # there is no residual branch
+            keras_fanwise.initialize(model, recipe, seed=0, residual=residual)
         return model
 
     ways: dict[str, Callable[[], keras.Model]] = {
@@ -192,6 +196,8 @@ def first_mend(name: str, x: Any) -> str:
         "`calibrate(model, x)`": calibrated,
         '`initialize(model, "he")`': lambda: started("he"),
         '`initialize(model, "glorot")`': lambda: started("glorot"),
+        '`initialize(model, "he", residual="depth")`': lambda: started("he", "depth"),
+        '`initialize(model, "he", residual="zero")`': lambda: started("he", "zero"),
     }
     for text, way in ways.items():
         keras.utils.set_random_seed(0)

@@ -438,7 +438,7 @@ print("heavy:", sorted({"keras", "numpy", "rich", "keras_fanwise"} & set(sys.mod
     [
         (["--version"], f"keras-fanwise {kf.__version__}"),
         (["--help"], "COMMAND"),
-        (["init", "--help"], "dcgan, glorot, he, kaiming, lecun, normal"),
+        (["init", "--help"], "dcgan, fixup, glorot, he, kaiming, lecun, normal"),
         (["signal", "--help"], "--data FILE"),
         (["calibrate", "--help"], "{layer,unit}"),
     ],

@@ -15,17 +15,18 @@ import numpy as np
 import keras_fanwise as kf
 
 # The smallest of each family of keras.applications, and how many of its additions join a
-# branch, where that was counted by hand.
+# branch with weights, counted by hand in what its builder does. NASNet adds the results of
+# two branches each.
 FAMILIES = {
     "ConvNeXtTiny": 18,
     "DenseNet121": 0,
     "EfficientNetB0": 9,
-    "EfficientNetV2B0": None,
+    "EfficientNetV2B0": 15,
     "InceptionResNetV2": 40,
     "InceptionV3": 0,
     "MobileNet": 0,
     "MobileNetV2": 10,
-    "MobileNetV3Small": None,
+    "MobileNetV3Small": 6,
     "NASNetMobile": None,
     "ResNet50": 16,
     "ResNet50V2": 16,
@@ -88,15 +89,15 @@ class Backbone(NamedTuple):
 
     Attributes:
         arguments: of its class.
-        additions: how many of its additions join a branch; `None` if not counted.
+        additions: how many of its additions join a branch with weights, counted by hand.
     """
 
     arguments: dict[str, Any]
-    additions: int | None = None
+    additions: int
 
 
 BACKBONES = {
-    "Albert": Backbone({**_ENCODER, "embedding_dim": 128}),
+    "Albert": Backbone({**_ENCODER, "embedding_dim": 128}, 8),
     "Bart": Backbone(_ENCODER, 20),
     "Bert": Backbone(_ENCODER, 8),
     "Bloom": Backbone(_TEXT, 8),
@@ -122,7 +123,8 @@ BACKBONES = {
             "stackwise_nores_option": [False] * 3,
             "input_shape": (32, 32, 3),
             "num_features": 64,
-        }
+        },
+        3,
     ),
     "Electra": Backbone(
         {
@@ -132,15 +134,18 @@ BACKBONES = {
         },
         8,
     ),
-    "FNet": Backbone({k: v for k, v in _ENCODER.items() if k != "num_heads"}, 8),
+    # Its Fourier transform has no weights.
+    "FNet": Backbone({k: v for k, v in _ENCODER.items() if k != "num_heads"}, 4),
     "Falcon": Backbone(
         {
             **{name: size for name, size in _TEXT.items() if name != "num_heads"},
             "num_attention_heads": 6,
-        }
+        },
+        8,
     ),
     "GPT2": Backbone(_ENCODER, 8),
-    "GPTNeoX": Backbone({**_TEXT, "max_sequence_length": 12}),
+    # Attention and dense layers are added to the same signal at once.
+    "GPTNeoX": Backbone({**_TEXT, "max_sequence_length": 12}, 4),
     "Gemma": Backbone(_GEMMA, 8),
     "Gemma3": Backbone({**_GEMMA, "image_size": 16}, 8),
     "Llama": Backbone(_QUERIES, 8),
@@ -177,7 +182,8 @@ BACKBONES = {
             "depthwise_residual": True,
             "last_layer_filter": 64,
             "image_shape": (32, 32, 3),
-        }
+        },
+        3,
     ),
     "OPT": Backbone(_ENCODER, 8),
     "Phi3": Backbone(_QUERIES, 8),
@@ -270,7 +276,7 @@ def built(name: str) -> keras.Model:
 
 
 def additions(name: str) -> int | None:
-    """How many of its additions join a branch; `None` if that was not counted."""
+    """How many of its additions join a branch; `None` if nobody counted them."""
     if name.endswith("Backbone"):
         return BACKBONES[name.removesuffix("Backbone")].additions
     return FAMILIES.get(name)
