@@ -1,6 +1,6 @@
 """What calibrating costs, in forward passes, next to a loop that runs anew for each layer.
 
-    python benchmarks/calibrate.py                # some 5 minutes
+    python benchmarks/calibrate.py                # some 15 minutes
     python benchmarks/calibrate.py --backends jax --only "plain 100"
 
 Times of `keras_fanwise.calibrate`, of one forward pass of the same model on the same batch
