@@ -91,7 +91,7 @@ def test_a_program_that_is_not_there_is_seen():
 
 def sentences(text):
     """Of prose, lists and cells of tables; those of a few words say nothing alone."""
-    text = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.S | re.M)
+    text = re.sub(r"^```.*?^```$|<!--.*?-->|!\[.*?\]\(.*?\)", "", text, flags=re.S | re.M)
     for part in re.split(r"\n\s*\n|^#.*$|^- |\||(?<=[.:;])\s", text, flags=re.M):
         words = re.sub(r"\]\(.*?\)", "", part).split()
         if len(words) >= 6:
