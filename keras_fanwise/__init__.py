@@ -9,6 +9,7 @@ from importlib.metadata import version as _version
 
 from keras_fanwise.diagnostics.audit import audit
 from keras_fanwise.diagnostics.comparison import fans_table
+from keras_fanwise.diagnostics.residual import residual_ends
 from keras_fanwise.diagnostics.signal import signal
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.lookup import layer_fans, register_fans
@@ -46,6 +47,7 @@ from keras_fanwise.reports.audit_report import (
 )
 from keras_fanwise.reports.calibration_report import CalibratedWeight, CalibrationReport
 from keras_fanwise.reports.fans_report import FansTable, WeightFans
+from keras_fanwise.reports.residual_report import ResidualBranch, ResidualReport
 from keras_fanwise.reports.signal_report import (
     LayerSignal,
     SignalFinding,
@@ -83,6 +85,8 @@ __all__ = [
     "FanwiseOrthogonal",
     "FanwiseVarianceScaling",
     "LayerSignal",
+    "ResidualBranch",
+    "ResidualReport",
     "Rule",
     "SignalFinding",
     "SignalReport",
@@ -105,6 +109,7 @@ __all__ = [
     "register",
     "register_fans",
     "reinitialize",
+    "residual_ends",
     "retrofit",
     "signal",
     "skip_init",

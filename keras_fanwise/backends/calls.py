@@ -1,4 +1,4 @@
-"""Replaces what a layer does when it is called, for a while and for one thread."""
+"""Replaces what layers do when they are called, for a while and for one thread."""
 
 import contextlib
 import functools
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 _lock = threading.Lock()
+_intercepting = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -43,6 +44,33 @@ def current_call(layer: keras.Layer) -> Callable[..., Any]:
     """What the layer does when this thread calls it."""
     call = layer.call
     return call.current() if isinstance(call, _CallByThread) else call
+
+
+@contextlib.contextmanager
+def intercepted_calls(
+    called: Callable[[Callable[..., Any], keras.Layer, tuple[Any, ...], Any], Any],
+) -> Iterator[None]:
+    """Layers that this thread calls are called through `called`, until the block ends.
+
+    Args:
+        called: takes what Keras does, the layer, and the arguments of the call.
+    """
+    thread = threading.get_ident()
+    # One thread at a time: what a class had before is given back in the right order.
+    with _intercepting:
+        original = keras.Layer.__call__
+
+        @functools.wraps(original)
+        def intercepted(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return original(layer, *args, **kwargs)
+            return called(original, layer, args, kwargs)
+
+        keras.Layer.__call__ = intercepted
+        try:
+            yield
+        finally:
+            keras.Layer.__call__ = original
 
 
 class _CallByThread:

@@ -9,6 +9,7 @@ it. The test of each would notice a change.
 | the stack of name scopes, `override_parent`, `caller` | here | `test_subclassed_models_without_build` |
 | `_flatten_layers`, `_trainable_variables` of layers | here | `test_every_weight_stands_in_the_report_once` |
 | `_inbound_nodes`, `_losses`, `_loss_ids` of layers | here | `test_every_kind_of_model` |
+| `_outbound_nodes`, `_keras_history`, the numbers of names | here | `test_nothing_tells_of_it_afterwards` |
 | variables that are not filled in a stateless scope | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
@@ -30,7 +31,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
@@ -155,6 +156,66 @@ def predecessors(model: keras.Layer) -> list[tuple[Any, list[Any]]] | None:
         )
         for operation in model.operations
     ]
+
+
+@contextlib.contextmanager
+def symbolic_calls(model: keras.Layer) -> Iterator[None]:
+    """In the block layers may be called with `KerasTensor`s, and nothing tells of it later.
+
+    Keras keeps account of such calls at the layers, and numbers the names of operations.
+    """
+    operations = {
+        id(operation): operation
+        for layer in all_layers(model)
+        for operation in (layer, *(getattr(layer, "operations", None) or ()))
+    }
+    nodes = [
+        (kept, len(kept))
+        for operation in operations.values()
+        for kept in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    names = dict(get_global_attribute("object_name_uids") or {})
+    try:
+        # What the layers assign, to counters of random numbers too, goes with the scope.
+        with kept_losses(model), keras.StatelessScope():
+            yield
+    finally:
+        for kept, count in nodes:
+            del kept[count:]
+        numbers = get_global_attribute("object_name_uids")
+        if numbers is not None:
+            numbers.clear()
+            numbers.update(names)
+
+
+class SymbolicCall(NamedTuple):
+    """A call of an operation with `KerasTensor`s.
+
+    Attributes:
+        number: tells it from others of the model, and of the operation.
+        operation: a layer, or one of `keras.ops`.
+        args: of the call.
+        kwargs: of the call.
+        outputs: all that it gave.
+    """
+
+    number: int
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Any]
+
+
+def symbolic_call(tensor: keras.KerasTensor) -> SymbolicCall | None:
+    """The call that gave a `KerasTensor`; `None` for one that was there at first."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    if node.is_input:
+        return None
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    return SymbolicCall(id(node), node.operation, args, kwargs, node.outputs)
 
 
 @contextlib.contextmanager

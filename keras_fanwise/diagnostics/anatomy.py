@@ -1,5 +1,6 @@
 """What a model says of its layers that explains its signal."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -21,12 +22,14 @@ class Anatomy(NamedTuple):
         zeros: whether all that a call gives is 0 because a kernel or a γ is 0.
         chain: whether the kernels stand one behind the other, and not side by side.
         sums: how many additions there are.
+        branches: counts those that are residual, which takes a while.
     """
 
     activations: list[str | None]
     zeros: list[bool]
     chain: bool = True
     sums: int = 0
+    branches: Callable[[], int] = lambda: 0
 
 
 def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
@@ -54,13 +57,13 @@ def has_kernel(layer: keras.Layer) -> bool:
 
 
 def activation_of(layer: keras.Layer) -> str | None:
-    """The name of a layer's activation among those of Keras."""
+    """The name of a layer's activation, which need not be one of Keras's."""
     if isinstance(layer, keras.layers.RNN):  # whose gates are another matter
         return None
     function = getattr(layer, "activation", None)
     own = str(getattr(function, "__name__", "linear"))
     name = _ACTIVATIONS.get(type(layer).__name__, own)
-    return None if name == "linear" or not hasattr(keras.activations, name) else name
+    return None if name == "linear" else name
 
 
 def is_zero(layer: keras.Layer) -> bool:

@@ -72,6 +72,21 @@ def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
         yield Arguments(first, others)
 
 
+def shapes_for(model: keras.Layer, samples: int, size: int) -> Arguments:
+    """As `batch_for`, without values: a `KerasTensor` for each tensor.
+
+    Raises:
+        ValueError: the model does not say what it takes.
+    """
+    arguments = _arguments(model)
+    size = min([size, *_positions(model)])
+    first, others = keras.tree.map_structure(
+        lambda tensor: keras.KerasTensor(_shape(tensor, samples, size), tensor.dtype),
+        tuple(arguments),
+    )
+    return Arguments(first, others)
+
+
 def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
     """A tensor of standard normal values, the same at every call."""
     key = stream_key(_SEED, name)

@@ -28,6 +28,8 @@ from keras_fanwise.diagnostics.anatomy import (
     sums,
 )
 from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values, sizes
+from keras_fanwise.diagnostics.branches import residual_branches
+from keras_fanwise.diagnostics.opened_graph import OpenedGraph
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
 from keras_fanwise.seam.owners import all_weights
@@ -105,8 +107,14 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             ],
             chain=is_chain(model),
             sums=sums(model),
+            branches=functools.partial(_count_branches, model),
         )
     return judge(rows, anatomy, name=model.name)
+
+
+def _count_branches(model: keras.Layer) -> int:
+    branches = residual_branches(OpenedGraph(model))
+    return sum(bool(branch.kernels) for branch in branches)
 
 
 def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:

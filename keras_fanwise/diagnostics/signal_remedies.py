@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import keras
 
 from keras_fanwise.reports.signal_report import Trend, Verdict
 
@@ -27,7 +29,7 @@ def remedy(
     largest: Step,
     steps: Sequence[Step],
     activations: Sequence[str],
-    sums: int,
+    branches: Callable[[], int],
 ) -> str:
     """What to change.
 
@@ -37,24 +39,30 @@ def remedy(
         largest: the step that does the most of it.
         steps: all of them.
         activations: of the hidden layers that have one.
-        sums: how many additions the model has.
+        branches: counts the residual ones.
     """
     if _is_a_jump(trend, largest, len(steps)):
         return (
             f"look at the weights of {largest.path}, which does most of it: audit(model) "
             "tells whether their scale fits the layer"
         )
-    if verdict is Verdict.EXPLODING and sums > 1:
+    if verdict is Verdict.EXPLODING and (count := branches()) > 1:
         return (
-            "let the residual branches begin small: zeros as the initializer of the last "
-            "kernel (or γ) of each branch, or its scale divided by the "
-            f"{sums} additions; or normalize in each branch"
+            f"let the {count} residual branches begin small: initialize(model, recipe, "
+            'residual="depth") divides the last weight of each by the square root of their '
+            'number, and residual="zero" sets it to 0; or normalize in each branch'
         )
     name = Counter(activations).most_common(1)[0][0] if activations else "linear"
     if name in _FLAT:
         return (
             f"put a normalization behind the layers with {name}, or choose another "
             "activation: what it gives is nearly constant, whatever the weights"
+        )
+    if name != "linear" and not hasattr(keras.activations, name):
+        return (
+            "let calibrate(model, x) scale the kernels, or write "
+            f"kernel_initializer=FanwiseVarianceScaling(gain({name}) ** 2) for the hidden "
+            f"layers: their activation, {name}, is none of Keras's"
         )
     return (
         f"write kernel_initializer={_initializer(name)} for the hidden layers: the gain of "

@@ -242,7 +242,7 @@ def _of_trend(
         for row, name in zip(rows, anatomy.activations, strict=True)
         if name and row.depth in hidden
     ]
-    text = remedy(verdict, trend, step, steps, activations, anatomy.sums)
+    text = remedy(verdict, trend, step, steps, activations, anatomy.branches)
     yield SignalFinding(verdict, way.name, step.path, numbers, text)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -20,7 +19,7 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.rules import Rule
+from keras_fanwise.models.rules import OfVariables, Rule, Subject
 from keras_fanwise.seam.owners import OwnedWeight
 
 _CONVOLUTIONS = tuple(
@@ -45,16 +44,16 @@ class CriticalRule(Rule):
         super().__init__("fanwise_variance_scaling")
 
     def matches(self, owned: OwnedWeight) -> bool:
-        """No weight: those of the model are met by the rules of `for_model`."""
+        """No weight: those of the model are met by the rules of `for_subject`."""
         return False
 
-    def for_model(self, model: keras.Layer) -> list[Rule]:
+    def for_subject(self, subject: Subject) -> list[Rule]:
         """A rule for each kernel and each bias of a model.
 
         Raises:
             ValueError: the network is not plain, or an activation has no critical point.
         """
-        stages = _stages(model)
+        stages = _stages(subject.model)
         depth = sum(stage.activation is not None for stage in stages)
         points: dict[Any, _Point] = {}
         for stage in stages:
@@ -69,16 +68,6 @@ class CriticalRule(Rule):
 
     def __repr__(self) -> str:
         return "CriticalRule()"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class _OfVariable(Rule):
-    """For one weight, whatever others have its path."""
-
-    variable: Any = None
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        return owned.variable is self.variable
 
 
 class _Stage(NamedTuple):
@@ -176,11 +165,15 @@ def _rules(stage: _Stage, before: _Point | None, after: _Point | None) -> list[R
         wanted = 1.0 if after is None else after.critical.q
         scale = wanted / (1.0 if before is None else before.moment)
     layer = stage.layer
-    kernel = _OfVariable(_kernel(layer, scale), layer.kernel.path, variable=layer.kernel)
+    kernel = _of(layer.kernel, _kernel(layer, scale))
     if layer.bias is None:
         return [kernel]
     bias = FanwiseNormal(stddev=math.sqrt(biases)) if biases else "zeros"
-    return [kernel, _OfVariable(bias, layer.bias.path, variable=layer.bias)]
+    return [kernel, _of(layer.bias, bias)]
+
+
+def _of(variable: keras.Variable, initializer: Any) -> Rule:
+    return OfVariables.of(Rule(initializer), [variable])
 
 
 def _kernel(layer: keras.Layer, scale: float) -> Any:

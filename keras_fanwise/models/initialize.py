@@ -20,7 +20,8 @@ from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Choice, Plan
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.rules import Rule, resolved
+from keras_fanwise.models.residual_rules import RESIDUAL, with_depth, with_zero_ends
+from keras_fanwise.models.rules import Rule, Subject, resolved
 from keras_fanwise.reports.start_report import StartReport
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 from keras_fanwise.seam.record import replace, unsaved, weight_initializers
@@ -31,6 +32,7 @@ def initialize(
     recipe: Any,
     seed: int | None = None,
     *,
+    residual: str | None = None,
     dry_run: bool = False,
     reset_optimizer: bool = True,
 ) -> StartReport:
@@ -53,6 +55,14 @@ def initialize(
         seed: an integer from 0 to 2**64 - 1, for everything random that has no seed of
             its own; or `None`, for one taken from Python's `random` module, which
             `keras.utils.set_random_seed` seeds.
+        residual: how the branches of residual networks begin, whose last weights
+            `residual_ends` gives. `"zero"`: these are 0, so that the network begins as
+            the identity (Goyal et al. 2017, <https://arxiv.org/abs/1706.02677>, section
+            5.1; Zhang et al. 2019, <https://arxiv.org/abs/1901.09321>). `"depth"`: they
+            are divided by the square root of the number of branches, so that these add up
+            to as much at any depth (Radford et al. 2019, GPT-2, section 2.3). `None`: as
+            other weights. There is a warning for branches that cannot start at 0, and for
+            layers that may hide some.
         dry_run: whether only to return the plan.
         reset_optimizer: whether the state of a compiled model's optimizer is made that
             of a new optimizer, but for the learning rate.
@@ -63,8 +73,9 @@ def initialize(
     Raises:
         TypeError: an argument is of the wrong type, or an initializer cannot fill a
             weight.
-        ValueError: the model is not built, a rule meets no weight, a name is unknown, or
-            an initializer cannot fill a weight. After any of these no weight is changed.
+        ValueError: the model is not built, a rule meets no weight, a name is unknown, an
+            initializer cannot fill a weight, or there is no residual branch for
+            `residual`. After any of these no weight is changed.
 
     Example:
 
@@ -75,17 +86,28 @@ def initialize(
     [('kernel', 'FanwiseHeNormal()'), ('bias', 'Zeros')]
     """
     seed = _seed(seed, dry_run)
-    weights = owned_weights(model)
-    rules = [rule for given in rules_of(recipe) for rule in given.for_model(model)]
-    for rule in rules:
-        if not rule.optional and not any(rule.matches(owned) for owned in weights):
-            raise ValueError(_unmet(rule, weights))
-    matches = [_first(rules, owned) for owned in weights]
+    if residual not in (None, *RESIDUAL):
+        allowed = f"None or one of {', '.join(map(repr, RESIDUAL))}"
+        raise fail(ValueError, "residual", allowed, residual)
+    subject = Subject(model)
+    weights = subject.weights
     with random_state_kept():
+        rules = with_zero_ends(subject) if residual == "zero" else []
+        for rule in rules_of(recipe):
+            rules += rule.for_subject(subject)
+        for rule in rules:
+            if not rule.optional and not any(rule.matches(owned) for owned in weights):
+                raise ValueError(_unmet(rule, weights))
+        matches = [_first(rules, owned) for owned in weights]
+        initializers = [rule and resolved(rule.initializer) for rule in matches]
+        if residual == "depth":
+            initializers = with_depth(subject, initializers)
         choices = [
-            Choice(resolved(rule.initializer)) if rule else Choice(reason="no rule for it")
-            for rule in matches
+            Choice(initializer) if rule else Choice(reason="no rule for it")
+            for rule, initializer in zip(matches, initializers, strict=True)
         ]
+    for note in subject.notes:
+        warnings.warn(note, stacklevel=2)
     return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
 
 

@@ -7,8 +7,11 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
+from keras_fanwise.initializers.normal import FanwiseNormal
 from keras_fanwise.initializers.randomness import random_state_kept
+from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.models.critical import CriticalRule
+from keras_fanwise.models.residual_rules import FixupRule, HeadRule
 from keras_fanwise.models.rules import Rule, resolved
 from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight
 
@@ -23,7 +26,10 @@ _CONVOLUTIONS = tuple(
     for rank in ranks
 )
 
-
+# Tables of vectors, and vectors that are learned without one, by their usual names.
+_EMBEDDINGS = "*embedding*"
+_TOKENS = ("*class_token*", "*cls_token*", "*distillation_token*")
+_VECTORS = (_EMBEDDINGS, *_TOKENS)
 _LSTM = tuple(
     getattr(keras.layers, name)
     for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
@@ -74,8 +80,25 @@ def recipes() -> dict[str, list[Rule]]:
       more units. It is an error for networks with branches, normalization or other layers
       with weights, and for activations without a critical point.
 
-    All others set moving means to 0 and moving variances to 1. What no rule names, such
-    as embeddings, stays as it is.
+    - `"transformer"`: kernels of all layers, embeddings and class tokens N(0, 0.02²),
+      biases and β 0, γ 1 (Radford et al. 2018, GPT, section 4.1). With `residual="depth"`
+      as GPT-2 starts (Radford et al. 2019, section 2.3).
+    - `"vit"`: kernels of dense layers and attention `fanwise_glorot_uniform`, their biases
+      in attention 0 and elsewhere N(0, 10⁻¹²), the convolution that makes patches
+      `fanwise_lecun_normal`, position embeddings N(0, 0.02²), class tokens and the head 0,
+      β 0, γ 1 (Dosovitskiy et al. 2021, <https://arxiv.org/abs/2010.11929>, and for the
+      numbers their code, <https://github.com/google-research/vision_transformer>).
+    - `"fixup"`: residual networks without normalization. The last weight of each of the L
+      branches and the kernel of the head are 0, the other kernels of a branch with m of
+      them `FanwiseVarianceScaling(2 / L ** (1 / (m - 1)))`, which has the standard
+      deviation of He's times L^(−1/(2m−2)), all other kernels `fanwise_he_normal`, biases
+      and β 0, γ 1 (Zhang et al. 2019, <https://arxiv.org/abs/1901.09321>, section 3; the
+      scalar weights that they add are for the model to have).
+
+    All but `"critical"` set moving means to 0 and moving variances to 1. `"glorot"`,
+    `"he"`, `"lecun"` and `"fixup"` give embeddings variance 1, of which a lookup makes
+    signals of variance 1, but 1 over their length in a `ReversibleEmbedding`, whose way
+    back multiplies by them. What no rule names stays as it is.
 
     Example:
 
@@ -86,11 +109,50 @@ def recipes() -> dict[str, list[Rule]]:
         "dcgan": _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
         "kaiming": _dense_and_convolutions("fanwise_he_normal"),
         "normal": _dense_and_convolutions("fanwise_normal"),
-        "glorot": _all_kernels("fanwise_glorot_uniform"),
-        "he": _all_kernels("fanwise_he_normal"),
-        "lecun": _all_kernels("fanwise_lecun_normal"),
+        "glorot": [*_all_kernels("fanwise_glorot_uniform"), *_embeddings()],
+        "he": [*_all_kernels("fanwise_he_normal"), *_embeddings()],
+        "lecun": [*_all_kernels("fanwise_lecun_normal"), *_embeddings()],
         "critical": [CriticalRule()],
+        "transformer": _transformer(),
+        "vit": _vit(),
+        "fixup": [FixupRule(), *_all_kernels("fanwise_he_normal"), *_embeddings()],
     }
+
+
+def _embeddings() -> list[Rule]:
+    given = "fanwise_lecun_normal"
+    rule = Rule(given, layer=keras.layers.Embedding, weight="embeddings", optional=True)
+    both = getattr(keras.layers, "ReversibleEmbedding", None)  # from Keras 3.12 on
+    if both is None:
+        return [rule]
+    forward = FanwiseVarianceScaling(mode="fan_out")
+    return [
+        Rule(forward, layer=both, weight="embeddings", optional=True),
+        Rule(given, layer=both, weight="reverse_embeddings", optional=True),
+        rule,
+    ]
+
+
+def _transformer() -> list[Rule]:
+    normal = FanwiseNormal(stddev=0.02)
+    return [
+        *(Rule(normal, weight=weight, optional=True) for weight in _VECTORS),
+        *_all_kernels(normal),
+    ]
+
+
+def _vit() -> list[Rule]:
+    attention = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+    biases = FanwiseNormal(stddev=1e-6)
+    return [
+        HeadRule("zeros", layer=keras.layers.Dense),
+        *(Rule("zeros", weight=token, optional=True) for token in _TOKENS),
+        Rule(FanwiseNormal(stddev=0.02), weight=_EMBEDDINGS, optional=True),
+        Rule("fanwise_lecun_normal", layer=_CONVOLUTIONS, weight="*kernel", optional=True),
+        Rule("zeros", layer=(*attention, *_CONVOLUTIONS), weight="bias", optional=True),
+        Rule(biases, layer=_DENSE, weight="bias", optional=True),
+        *_all_kernels("fanwise_glorot_uniform"),
+    ]
 
 
 def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]:
@@ -114,10 +176,16 @@ def _all_kernels(initializer: Any) -> list[Rule]:
 def _normalization(gamma: Any) -> list[Rule]:
     return [
         Rule(gamma, weight="gamma", optional=True),
+        *_rms(gamma),
         Rule("zeros", weight="beta", optional=True),
         Rule("zeros", weight="moving_mean", optional=True),
         Rule("ones", weight="moving_variance", optional=True),
     ]
+
+
+def _rms(gamma: Any) -> list[Rule]:
+    layer = getattr(keras.layers, "RMSNormalization", None)  # from Keras 3.9 on
+    return [Rule(gamma, layer=layer, weight="scale", optional=True)] if layer else []
 
 
 def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,42 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import fail, glob_matches
+from keras_fanwise.diagnostics.branches import Branch, residual_branches
+from keras_fanwise.diagnostics.opened_graph import OpenedGraph
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.naming import snake_case
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 
 LayerTypes = type | tuple[type, ...]
+
+
+class Subject:
+    """A model, and what rules may ask of it, which is found out once.
+
+    Attributes:
+        model: the model.
+        weights: all of them.
+        notes: what rules have to tell of it, each once.
+
+    Args:
+        model: a built model or layer.
+    """
+
+    def __init__(self, model: keras.Layer) -> None:
+        self.model = model
+        self.weights = owned_weights(model)
+        self.notes: dict[str, None] = {}
+
+    @functools.cached_property
+    def graph(self) -> OpenedGraph:
+        """Its operations."""
+        return OpenedGraph(self.model)
+
+    @functools.cached_property
+    def branches(self) -> list[Branch]:
+        """Those that are residual."""
+        return [branch for branch in residual_branches(self.graph) if branch.kernels]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +63,8 @@ class Rule:
             cell, those of a `MultiHeadAttention` to its `EinsumDense` layers.
         weight: the weight's name, or a glob, such as `"*kernel"`.
         optional: whether the rule may go without a weight; by default this is an error.
+        residual_end: whether it is only for the last weights of residual branches; see
+            `residual_ends`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -49,6 +82,7 @@ class Rule:
     layer: LayerTypes | None = None
     weight: str | None = None
     optional: bool = False
+    residual_end: bool = False
 
     @random_state_kept()
     def __post_init__(self) -> None:
@@ -63,8 +97,9 @@ class Rule:
         if not all(isinstance(cls, type) and issubclass(cls, keras.Layer) for cls in types):
             allowed = "a subclass of keras.Layer, a tuple of them, or None"
             raise fail(TypeError, "layer", allowed, self.layer)
-        if not isinstance(self.optional, bool):
-            raise fail(TypeError, "optional", "True or False", self.optional)
+        for name in ("optional", "residual_end"):
+            if not isinstance(getattr(self, name), bool):
+                raise fail(TypeError, name, "True or False", getattr(self, name))
 
     def matches(self, owned: OwnedWeight) -> bool:
         """Whether a weight meets all conditions."""
@@ -79,18 +114,37 @@ class Rule:
             )
         )
 
-    def for_model(self, model: keras.Layer) -> Sequence["Rule"]:
-        """The rules that it stands for in a model: itself, for all but `"critical"`."""
-        return [self]
+    def for_subject(self, subject: Subject) -> Sequence["Rule"]:
+        """The rules that it stands for in a model: itself, where that is enough."""
+        if not self.residual_end:
+            return [self]
+        last = [end.last for branch in subject.branches for end in branch.ends]
+        return [OfVariables.of(self, last)]
 
     def __repr__(self) -> str:
         parts = [_shown(self.initializer)]
         parts += [
             f"{name}={_shown(value)}"
-            for name in ("path", "layer", "weight", "optional")
+            for name in ("path", "layer", "weight", "optional", "residual_end")
             if (value := getattr(self, name))
         ]
         return f"Rule({', '.join(parts)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OfVariables(Rule):
+    """A rule for some weights alone, whatever others have their paths."""
+
+    variables: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, rule: Rule, variables: Sequence[keras.Variable]) -> "OfVariables":
+        """The rule, as far as it is for these weights."""
+        return cls(**vars(rule), variables=frozenset(map(id, variables)))
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """Whether it is one of the weights, and meets all conditions."""
+        return id(owned.variable) in self.variables and super().matches(owned)
 
 
 def _shown(value: Any) -> str:

@@ -245,8 +245,32 @@ def residual_network(last, norm=False):
 def test_additions_that_explode():
     report = kf.signal(residual_network("fanwise_he_normal"))
     assert labels(report) == [("exploding", way) for way in DIRECTIONS]
-    assert all("residual branches" in found.remedy for found in report.findings)
-    assert "gain" not in report.findings[0].remedy
+    for found in report.findings:
+        assert "20 residual branches" in found.remedy
+        assert 'initialize(model, recipe, residual="depth")' in found.remedy
+        assert "gain" not in found.remedy
+    # It helps.
+    model = residual_network("fanwise_he_normal")
+    for residual in ("depth", "zero"):
+        kf.initialize(model, "he", seed=0, residual=residual)
+        assert not kf.signal(model).findings
+
+
+def halved(x):
+    return 0.5 * keras.ops.tanh(x)
+
+
+def test_an_activation_that_is_not_keras_s():
+    model = deep(halved, "fanwise_lecun_normal")
+    [found, *_] = kf.signal(model).findings
+    assert "calibrate(model, x)" in found.remedy
+    assert "gain(halved)" in found.remedy
+    given = kf.FanwiseVarianceScaling(kf.gain(halved) ** 2)
+    kf.initialize(model, given, seed=0)
+    assert not kf.signal(model).findings
+    kf.initialize(model, "lecun", seed=0)
+    kf.calibrate(model)
+    assert not kf.signal(model).findings
 
 
 class LayerScale(layers.Layer):

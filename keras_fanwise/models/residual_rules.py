@@ -1,0 +1,138 @@
+"""The start of residual networks: their branches begin small, or at zero."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_fanwise.arguments import fail, printable
+from keras_fanwise.diagnostics.branches import Branch
+from keras_fanwise.diagnostics.surroundings import END, Surroundings
+from keras_fanwise.initializers.scaled import scaled
+from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
+from keras_fanwise.models.rules import OfVariables, Rule, Subject
+from keras_fanwise.seam.owners import OwnedWeight
+
+RESIDUAL = ("zero", "depth")
+
+
+class HeadRule(Rule):
+    """For the kernel that the output of a model comes from, with nothing behind it."""
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """No weight: that of the model is met by the rule of `for_subject`."""
+        return False
+
+    def for_subject(self, subject: Subject) -> list[Rule]:
+        """The rule for the heads of a model; none if other layers come last."""
+        heads = _heads(subject)
+        return [OfVariables.of(self, heads)] if heads else []
+
+
+class FixupRule(Rule):
+    """Stands for the rules by which branches start after Fixup; see `recipes`."""
+
+    def __init__(self) -> None:
+        super().__init__("zeros")
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """No weight: those of the model are met by the rules of `for_subject`."""
+        return False
+
+    def for_subject(self, subject: Subject) -> list[Rule]:
+        """Rules for the last weight and the kernels of each branch, and for the heads.
+
+        Raises:
+            ValueError: the model has no residual branches.
+        """
+        branches = _branches(subject)
+        rules: list[Rule] = [zero_rule(subject, branches)]
+        for branch in branches:
+            last = {id(end.kernel) for end in branch.ends if end.gamma is None}
+            inner = [kernel for kernel in branch.kernels if id(kernel) not in last]
+            # Of a branch of one kernel, which is 0, there is nothing to scale.
+            if inner and branch.length > 1:
+                scale = 2.0 * len(branches) ** (-1 / (branch.length - 1))
+                rules.append(OfVariables.of(Rule(FanwiseVarianceScaling(scale)), inner))
+        heads = _heads(subject)
+        return [*rules, OfVariables.of(Rule("zeros"), heads)] if heads else rules
+
+    def __repr__(self) -> str:
+        return "FixupRule()"
+
+
+def zero_rule(subject: Subject, branches: Sequence[Branch]) -> Rule:
+    """Zeros for the last weight of each branch that can begin there.
+
+    Of the others a note is made.
+    """
+    ends = [end for branch in branches for end in branch.ends]
+    reasons = [
+        f"{printable(branch.addition.path)}: {reason}"
+        for branch in branches
+        for reason in (branch.reason, *(end.reason for end in branch.ends))
+        if reason
+    ]
+    if reasons:
+        _note(subject, "branches that do not start at zero", reasons)
+    return OfVariables.of(
+        Rule("zeros", optional=True), [end.last for end in ends if not end.reason]
+    )
+
+
+def with_zero_ends(subject: Subject) -> list[Rule]:
+    """The rules of `residual="zero"`."""
+    return [zero_rule(subject, _branches(subject))]
+
+
+def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:
+    """The initializers of all weights after `residual="depth"`.
+
+    Args:
+        subject: the model.
+        initializers: that of each weight, `None` for those that are kept.
+
+    Raises:
+        ValueError: there are no residual branches, or an initializer cannot be scaled.
+    """
+    branches = _branches(subject)
+    last = {id(end.last) for branch in branches for end in branch.ends}
+    factor = 1 / math.sqrt(len(branches))
+    return [
+        scaled(initializer, factor, "residual")
+        if initializer is not None and id(owned.variable) in last
+        else initializer
+        for owned, initializer in zip(subject.weights, initializers, strict=True)
+    ]
+
+
+def _branches(subject: Subject) -> list[Branch]:
+    """The residual branches of a model; what was not looked into is noted."""
+    unopened = [
+        f"{printable(layer.path or layer.name)}: {reason}"
+        for layer, reason in subject.graph.unopened
+    ]
+    if not subject.branches:
+        allowed = "one with residual branches for `residual` and the recipe 'fixup'"
+        raise fail(ValueError, "model", allowed, "; ".join([subject.model.name, *unopened]))
+    if unopened:
+        _note(subject, "layers that could not be opened, for branches", unopened)
+    return subject.branches
+
+
+def _note(subject: Subject, what: str, lines: Sequence[str]) -> None:
+    subject.notes[f"there are {what}: " + "; ".join(lines)] = None
+
+
+def _heads(subject: Subject) -> list[keras.Variable]:
+    surroundings = Surroundings(subject.model, subject.weights)
+    inside = {id(kernel) for branch in subject.branches for kernel in branch.kernels}
+    return [
+        owned.variable
+        for owned in subject.weights
+        if len(owned.variable.shape) > 1
+        and "kernel" in owned.variable.name
+        and id(owned.variable) not in inside
+        and surroundings.behind(owned) == {END}
+    ]
