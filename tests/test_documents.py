@@ -56,6 +56,10 @@ def test_another_output_is_seen(tmp_path):
 LANGUAGES = {"python", "text", "console", "sh"}
 
 
+# Tables that a benchmark writes, whose rows are alike.
+GENERATED = {"docs/applications.md", "docs/real_models.md"}
+
+
 def unknown_fences(text):
     opened = re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.M)
     return {kind for kind in opened if not kind.startswith("{")} - LANGUAGES
@@ -104,9 +108,7 @@ def repeated(texts):
 
 
 def test_no_sentence_stands_twice():
-    assert (
-        repeated(text for name, text in TEXTS.items() if "applications" not in name) == []
-    )
+    assert repeated(text for name, text in TEXTS.items() if name not in GENERATED) == []
 
 
 def test_a_sentence_that_stands_twice_is_seen():
