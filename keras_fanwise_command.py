@@ -18,9 +18,27 @@ COMMANDS = {
     "audit": "whether the model meets the conditions of a good start",
     "signal": "whether a signal survives the depth of the model",
     "init": "write the model with new weights to a new file",
+    "calibrate": "write the model with kernels scaled on a batch to a new file",
 }
 # Those of `keras_fanwise.recipes()`.
-RECIPES = ("critical", "dcgan", "glorot", "he", "kaiming", "lecun", "normal")
+RECIPES = (
+    "critical",
+    "dcgan",
+    "fixup",
+    "glorot",
+    "he",
+    "kaiming",
+    "lecun",
+    "normal",
+    "transformer",
+    "vit",
+)
+# As `keras_fanwise.calibrate` takes it.
+BY = ("layer", "unit")
+_DATA = (
+    "a batch to send, all of it: an array in a .npy file, or a .npz file with x or with "
+    "the model's inputs by their names"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,12 +154,12 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             "--data",
             type=_path,
             metavar="FILE",
-            help="a batch to send, all of it: an array in a .npy file, or a .npz file with "
-            "x or with the model's inputs by their names; with y in it, what comes back is "
-            "the gradient of the loss that the model is compiled with",
+            help=f"{_DATA}; with y in it, what comes back is the gradient of the loss that "
+            "the model is compiled with",
         )
-    if name == "init":
+    if name in ("init", "calibrate"):
         command.add_argument("output", type=_path, help="the file to write")
+    if name == "init":
         command.add_argument(
             "--recipe",
             help=f"one of {', '.join(RECIPES)}, or an initializer for all kernels, such as "
@@ -149,6 +167,32 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             "that its layer was given",
         )
         command.add_argument("--seed", type=int, help="an integer, 0 or more")
+    if name == "calibrate":
+        command.add_argument(
+            "--data",
+            type=_path,
+            metavar="FILE",
+            help=f"{_DATA}; y is not used; by default a random batch is drawn",
+        )
+        command.add_argument(
+            "--std",
+            type=float,
+            default=1.0,
+            help="the standard deviation of what each layer gives; by default 1",
+        )
+        command.add_argument(
+            "--by",
+            choices=BY,
+            default=BY[0],
+            help="one factor for a layer, or one for each of its units, which are centred "
+            "too; by default for a layer",
+        )
+        command.add_argument(
+            "--only",
+            action="append",
+            metavar="GLOB",
+            help="scale these kernels alone, such as 'head/*'",
+        )
 
 
 def _path(text: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 import keras_fanwise
-from keras_fanwise.arguments import integer
+from keras_fanwise.arguments import integer, positive
 from keras_fanwise.command.data import batch_of, load_data
 from keras_fanwise.command.files import new_files
 from keras_fanwise.command.saved_model import cause, check_suffix, load_model
@@ -64,7 +64,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     _check_figure(options)
     for name in options.modules:
         _import(name)
-    runs = {"fans": _fans, "audit": _audit, "signal": _signal, "init": _init}
+    runs = {
+        "fans": _fans,
+        "audit": _audit,
+        "signal": _signal,
+        "init": _init,
+        "calibrate": _calibrate,
+    }
     return runs[options.command](options)
 
 
@@ -116,10 +122,31 @@ def _init(options: argparse.Namespace) -> int:
             report = keras_fanwise.reinitialize(model, seed)
         else:
             report = keras_fanwise.initialize(model, recipe, seed)
-        with _complaints(f"{output} cannot be written: "), quiet():
-            model.save(whole)
+        _save(model, whole, output)
         _show(report, options, figure)
     return CLEAN
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    output, plot, std = options.output, options.plot, options.std
+    check_suffix("output", output)
+    positive("std", std)
+    data = options.data and load_data(options.data)
+    with new_files(output, plot, overwrite=options.overwrite) as [whole, figure]:
+        model = _loaded(options, compile=True)
+        x = batch_of(data, model)[0] if data else None
+        with _complaints("the model cannot be calibrated: "), quiet():
+            report = keras_fanwise.calibrate(
+                model, x, std=std, by=options.by, only=options.only
+            )
+        _save(model, whole, output)
+        _show(report, options, figure)
+    return CLEAN
+
+
+def _save(model: keras.Model, whole: Path | None, output: Path) -> None:
+    with _complaints(f"{output} cannot be written: "), quiet():
+        model.save(whole)
 
 
 def _loaded(options: argparse.Namespace, compile: bool = False) -> keras.Model:  # noqa: A002

@@ -15,6 +15,14 @@ settings.load_profile("repeatable")
 collect_ignore = ["support"]
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-size",
+        action="store_true",
+        help="of the real models, every size of keras.applications",
+    )
+
+
 @pytest.fixture
 def nothing_left_behind():
     """After the test Keras is as it was before any of them."""

@@ -24,6 +24,9 @@ from support.processes import ONCE, once_on, run_python
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
 pytestmark = pytest.mark.filterwarnings("ignore")
+COMMANDS = list(keras_fanwise_command.COMMANDS)
+# What each command takes beside the model.
+OUTPUT = {"init": ["new.keras"], "calibrate": ["new.keras"]}
 
 
 def network(initializer="fanwise_he_normal", channels=16):
@@ -124,27 +127,28 @@ class Letters(layers.Layer):
 def test_every_report_has_a_long_form(folder, capsys):
     """With what the short one leaves out: biases, and layers without kernels."""
     network().save("model.keras")
-    for command in ("fans", "audit", "init", "signal"):
-        arguments = [command, "model.keras", *["new.keras"] * (command == "init")]
+    hidden = {"signal": "flatten", "calibrate": "DepthwiseConv2D"}
+    for command in COMMANDS:
+        arguments = [command, "model.keras", *OUTPUT.get(command, [])]
         short = run(capsys, *arguments)[1]
         long = run(capsys, *arguments, "--overwrite", "--verbose")[1]
-        layer = "flatten" if command == "signal" else "depthwise/bias"
+        layer = hidden.get(command, "depthwise/bias")
         assert layer not in short
         assert layer in long
 
 
-@pytest.mark.parametrize("command", ["fans", "audit", "signal", "init"])
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_plot_writes_a_figure(folder, capsys, command, suffix):
     pytest.importorskip("matplotlib").use("Agg")
     network().save("model.keras")
-    more = ["new.keras"] if command == "init" else []
-    arguments = (command, "model.keras", *more, "--plot", f"figure.{suffix}")
-    _, plain, _ = run(capsys, *arguments[: 2 + len(more)], *["--seed", 1][: 2 * len(more)])
+    more = OUTPUT.get(command, [])
+    seed = ["--seed", 1] if command == "init" else []
+    arguments = (command, "model.keras", *more, *seed)
+    _, plain, _ = run(capsys, *arguments)
     assert not (folder / f"figure.{suffix}").exists()
-    if more:
-        arguments += ("--overwrite", "--seed", 1)
-    code, output, errors = run(capsys, *arguments)
+    plot = ("--plot", f"figure.{suffix}")
+    code, output, errors = run(capsys, *arguments, *plot, *["--overwrite"] * len(more))
     assert (code, errors, output) == (0, "", plain)
     begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
     assert (folder / f"figure.{suffix}").read_bytes().startswith(begin)
@@ -204,6 +208,8 @@ def test_json_has_every_number(folder, capsys):
     assert [finding["condition"] for finding in content["findings"]] == ["Glorot"]
     _, output, _ = run(capsys, "init", "model.keras", "new.keras", "--seed", 3, "--json")
     assert json.loads(output)["seed"] == 3
+    arguments = ("calibrate", "model.keras", "new.keras", "--json", "--overwrite")
+    assert run(capsys, *arguments)[1] == kf.calibrate(model).to_json() + "\n"
 
 
 def test_json_of_what_is_no_number(folder, capsys):
@@ -302,9 +308,9 @@ def test_bad_files(folder, capsys):
     words = damaged(folder)
     before = sorted(folder.iterdir())
     for name, word in words.items():
-        for command in (["fans"], ["audit"], ["signal"], ["init", "new.keras"]):
-            command.insert(1, name)
-            code, output, errors = run(capsys, *command, "--plot", "figure.png")
+        for command in COMMANDS:
+            arguments = (command, name, *OUTPUT.get(command, []))
+            code, output, errors = run(capsys, *arguments, "--plot", "figure.png")
             assert (code, output) == (2, ""), name
             assert errors.startswith("keras-fanwise: "), name
             assert errors.count("\n") == 1, name
@@ -432,8 +438,9 @@ print("heavy:", sorted({"keras", "numpy", "rich", "keras_fanwise"} & set(sys.mod
     [
         (["--version"], f"keras-fanwise {kf.__version__}"),
         (["--help"], "COMMAND"),
-        (["init", "--help"], "dcgan, glorot, he, kaiming, lecun, normal"),
+        (["init", "--help"], "dcgan, fixup, glorot, he, kaiming, lecun, normal"),
         (["signal", "--help"], "--data FILE"),
+        (["calibrate", "--help"], "{layer,unit}"),
     ],
     ids=" ".join,
 )
@@ -534,7 +541,7 @@ class Mine(keras.layers.Dense):
 """
 
 
-@pytest.mark.parametrize("command", ["fans", "audit", "signal", "init"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     name = f"my_layers_{command}"
@@ -544,14 +551,13 @@ def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
     layer = scope["Mine"](3, kernel_initializer="fanwise_he_normal")
     keras.Sequential([keras.Input((4,)), layer]).save("model.keras")
     keras.saving.get_custom_objects().pop(f"{name}>Mine")
-    more = ["new.keras"] if command == "init" else []
-    assert run(capsys, command, "model.keras", *more)[0] == 2
-    more += ["--import", name, "--verbose"]
-    code, output, errors = run(capsys, command, "model.keras", *more)
+    arguments = [command, "model.keras", *OUTPUT.get(command, [])]
+    assert run(capsys, *arguments)[0] == 2
+    arguments += ["--import", name, "--verbose"]
+    code, output, errors = run(capsys, *arguments)
     assert (code, errors) == (0, "")
     assert "Mine" in output
-    more += ["--import", "no_such_one"]
-    code, _, errors = run(capsys, command, "model.keras", *more)
+    code, _, errors = run(capsys, *arguments, "--import", "no_such_one")
     assert code == 2
     assert "no_such_one cannot be imported: " in errors
 

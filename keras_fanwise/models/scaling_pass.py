@@ -13,8 +13,8 @@ from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import has_values
 from keras_fanwise.backends.private_keras import own_variables
+from keras_fanwise.backends.tensor_moments import tensor_moments
 from keras_fanwise.diagnostics.batches import Arguments
-from keras_fanwise.diagnostics.moments import moments
 from keras_fanwise.models.unit_axes import UnitAxes, unit_axes
 from keras_fanwise.reports.calibration_report import CalibratedWeight
 from keras_fanwise.seam.owners import OwnedWeight
@@ -107,15 +107,14 @@ class ScalingPass:
             return _Scaling(reason="its layer gives no single tensor of a float type")
         if not has_values(given):
             return _Scaling(reason="called in compiled code")
-        output = _array(given)
-        before = moments([output]).std
+        before = _std(given)
         if not _array(owned.variable.value).any():
             return _Scaling(before, reason="it is 0")
         if not before or not math.isfinite(before):
             return _Scaling(before, reason="what its layer gives is constant or not finite")
         axes = None
         if self._by == "unit":
-            axes = unit_axes(owned.layer, output.ndim)
+            axes = unit_axes(owned.layer, len(given.shape))
             if axes is None:
                 return _Scaling(before, reason="the units of its layer are not known")
         variables = _scaled_weights(owned)
@@ -124,11 +123,11 @@ class ScalingPass:
         if axes is None:
             scaled = self._scale(owned, before)
         else:
-            scaled = self._by_unit(owned, output, axes)
+            scaled = self._by_unit(owned, _array(given), axes)
         if scaled is None:
             return _Scaling(before, reason="its bias is that of several units")
         factors, expected = scaled
-        after = moments([_array(raw())]).std
+        after = _std(raw())
         if abs(after - expected) <= _ROUNDING * expected:
             return _Scaling(before, float(np.median(factors)), after)
         for variable, values in zip(variables, old, strict=True):
@@ -178,6 +177,11 @@ def _scaled_weights(owned: OwnedWeight) -> list[keras.Variable]:
     """The kernel, and the bias if there is one."""
     bias = _bias(owned)
     return [owned.variable] if bias is None else [owned.variable, bias]
+
+
+def _std(tensor: Any) -> float:
+    """Of all values; not a number if there are none."""
+    return tensor_moments(tensor).std if math.prod(tensor.shape) else math.nan
 
 
 def _array(value: Any) -> np.ndarray:

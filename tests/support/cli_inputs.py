@@ -256,7 +256,8 @@ KINDS = (
 
 # Arguments
 
-_COMMANDS = st.sampled_from(["fans", "audit", "signal", "init"])
+_COMMANDS = st.sampled_from(["fans", "audit", "signal", "init", "calibrate"])
+_WRITING = ("init", "calibrate")
 _NAMES = st.sampled_from(
     [
         "model",
@@ -270,6 +271,22 @@ _NAMES = st.sampled_from(
     ]
 )
 _STEMS = _NAMES | st.text(st.characters(exclude_characters="/"), min_size=1, max_size=9)
+
+
+_FILES = ["batch.npy", "batch.npy", "missing.npy", "there.keras", ""]
+_VALUES = {
+    "signal": {"data": _FILES},
+    "init": {
+        "seed": ["0", "7", "-1", str(10**30), "x", ""],
+        "recipe": ["he", "zeros", "", "kamming", "\x1b[31m"],
+    },
+    "calibrate": {
+        "data": _FILES,
+        "std": ["0.5", "1e-30", "1e300", "0", "-1", "nan", "inf", "x", ""],
+        "by": ["layer", "unit", "kernel", ""],
+        "only": ["*", "one/*", "", "[", "\x1b[31m"],
+    },
+}
 
 
 @st.composite
@@ -295,7 +312,7 @@ def _plain_arguments(draw: Any, suffix: str) -> tuple[str, list[str], list[str]]
     command = draw(_COMMANDS)
     options = draw(st.lists(st.sampled_from(["--json", "--overwrite"]), unique=True))
     written = ["there.keras" if "--overwrite" in options else "new.h5"] * (
-        command == "init"
+        command in _WRITING
     )
     places = ["--", name, *written]
     if draw(st.integers(0, 5)) == 5:
@@ -319,19 +336,16 @@ def _odd_arguments(draw: Any, suffix: str) -> tuple[str, list[str], list[str]]:
     if draw(st.booleans()):
         options.append("--overwrite")
     places = [name]
-    if command == "init":
+    if command in _WRITING:
         new = draw(_STEMS) + draw(st.sampled_from([".keras", ".h5"]))
         new = draw(
             st.sampled_from([new, new, new, name, "there.keras", "new", "no/new.h5"])
         )
         places.append(new)
         written.append(new)
-        for option, values in (
-            ("seed", ["0", "7", "-1", str(10**30), "x", ""]),
-            ("recipe", ["he", "zeros", "", "kamming", "\x1b[31m"]),
-        ):
-            if draw(st.booleans()):
-                options.append(f"--{option}={draw(st.sampled_from(values))}")
+    for option, values in _VALUES.get(command, {}).items():
+        if draw(st.booleans()):
+            options.append(f"--{option}={draw(st.sampled_from(values))}")
     if draw(st.integers(0, 9)) == 0:
         options.append(draw(st.text(max_size=5)))
     dashes = draw(st.sampled_from([["--"], ["--"], []]))
@@ -370,6 +384,7 @@ def outcome(case: Case) -> Outcome:
 def _lay_out(case: Case) -> None:
     Path("there.keras").write_text("before")
     Path("there.svg").write_text("before")
+    np.save("batch.npy", np.eye(4, dtype="float32"))
     # The system may have no such name: then there is no file.
     with contextlib.suppress(OSError, ValueError):
         if case.kind == "folder":

@@ -1,0 +1,215 @@
+"""What each of many real models, untrained, needs for a good start.
+
+    python benchmarks/real_models.py --write docs/real_models.md
+
+Of keras.applications the smallest of each family, with `weights=None`, on the smallest
+images that it takes (`--every-size`: all of them), and backbones of keras-hub with few and
+narrow layers, if it is installed. They are those of tests/real_models.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+import keras_fanwise
+from keras_fanwise.reports.audit_report import AuditFinding
+
+from harness import console, fresh_process, progress
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+real_models = importlib.import_module("support.real_models")
+HEADER = """# Real models
+
+What models that others wrote need for a good start, from their own initializers and
+untrained, on {backend} with Keras {version}{hub}: `python benchmarks/real_models.py --write
+docs/real_models.md` prints this table. Of keras.applications the smallest of each family
+stands for all its sizes, on the smallest images that it takes; the backbones of keras-hub
+are made small: four layers and a width of 384 where they are transformers.
+
+- Additions: those that join a residual branch, as `residual_ends` counts them.
+- Errors and notes are those of `audit`, by cause. With notes a model may start well: its
+  initializers count other fans than its layers have, by a factor that does not hurt or that
+  a normalization undoes.
+- Kept: what `calibrate` leaves as it is, and why.
+- Good recipes: those from which `audit` has no error and `signal` no finding.
+- Mended by: what leaves neither, where there is one at first.
+
+"""
+# For models that Keras refuses on the one that is asked for.
+_OTHER_BACKEND = "tensorflow"
+COLUMNS = (
+    "model",
+    "million weights",
+    "kernels",
+    "additions",
+    "errors",
+    "notes",
+    "`signal`",
+    "kept",
+    "good recipes",
+    "mended by",
+)
+
+
+class Needs(NamedTuple):
+    """Of a model; texts as they stand in the table."""
+
+    weights: int
+    kernels: int
+    additions: int
+    errors: str
+    notes: str
+    signal: str
+    kept: str
+    recipes: str
+    mended_by: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--only", nargs="*", help="names, such as VGG16 and BertBackbone")
+    parser.add_argument("--every-size", action="store_true", help="of keras.applications")
+    parser.add_argument("--write", type=Path, help="a Markdown file for the table")
+    arguments = parser.parse_args()
+    names = arguments.only or real_models.names(every_size=arguments.every_size)
+    lines = []
+    with progress() as bar:
+        for name in bar.track(names, description="models"):
+            known = real_models.is_on(name, arguments.backend)
+            backend = arguments.backend if known else _OTHER_BACKEND
+            try:
+                with fresh_process(backend) as process:
+                    found = process.submit(needs, name).result()
+                lines.append(row(name if known else f"{name} (on {backend})", found))
+            except (BrokenProcessPool, MemoryError):
+                lines.append(f"| {name} | does not fit in memory{' |' * 9}")
+    hub = ""
+    if real_models.HAS_KERAS_HUB:
+        hub = f" and keras-hub {importlib.metadata.version('keras-hub')}"
+    header = HEADER.format(backend=arguments.backend, version=keras.__version__, hub=hub)
+    table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines]
+    page = header + "\n".join(table) + "\n"
+    console.print(page, markup=False, highlight=False, soft_wrap=True)
+    if arguments.write:
+        arguments.write.write_text(page)
+
+
+def needs(name: str) -> Needs:
+    """Runs in a fresh process."""
+    keras.utils.set_random_seed(0)
+    model = real_models.built(name)
+    x = real_models.batch_of(model)
+    report = keras_fanwise.audit(model)
+    errors, notes = causes(report.errors), causes(report.notes)
+    signal = signal_findings(model, x)
+    calibration = keras_fanwise.calibrate(model, x, dry_run=True)
+    kept = Counter(row.reason for row in calibration.rows if row.reason)
+    additions = len(real_models.residual_additions(model))
+    mended_by = first_mend(name, x) if errors or signal else ""
+    recipes = good_recipes(model, x)
+    weights = model.count_params()
+    keras.backend.clear_session()
+    return Needs(
+        weights,
+        len(calibration.rows),
+        additions,
+        errors,
+        notes,
+        signal,
+        "; ".join(f"{count}: {reason}" for reason, count in kept.items()),
+        ", ".join(recipes),
+        mended_by,
+    )
+
+
+def causes(findings: Sequence[AuditFinding]) -> str:
+    """Such as "5 Glorot: HeNormal counts no strides"."""
+    counts = Counter((found.condition.label, found.cause) for found in findings)
+    return "; ".join(
+        f"{count} {label}: {cause}" for (label, cause), count in counts.items()
+    )
+
+
+def signal_findings(model: keras.Model, x: Any) -> str:
+    return "; ".join(
+        f"{found.verdict.label} {found.direction} at {found.path}: {found.numbers}"
+        for found in keras_fanwise.signal(model, x).findings
+    )
+
+
+def is_good(model: keras.Model, x: Any) -> bool:
+    return not keras_fanwise.audit(model).errors and not signal_findings(model, x)
+
+
+def good_recipes(model: keras.Model, x: Any) -> list[str]:
+    good = []
+    for recipe in keras_fanwise.recipes():
+        try:
+            keras_fanwise.initialize(model, recipe, seed=0)
+        except ValueError:  # such as "critical", which is for plain networks
+            continue
+        if is_good(model, x):
+            good.append(recipe)
+    return good
+
+
+def first_mend(name: str, x: Any) -> str:
+    """What was tried first of all that leaves nothing to mend."""
+    start = functools.partial(real_models.built, name)
+
+    def inside_retrofit() -> keras.Model:
+        with keras_fanwise.retrofit():
+            return start()
+
+    def remedied() -> keras.Model:
+        model = start()
+        remedies = keras_fanwise.audit(model).remedies()
+        if remedies:
+            keras_fanwise.initialize(model, remedies, seed=0)
+        return model
+
+    def calibrated() -> keras.Model:
+        model = start()
+        keras_fanwise.calibrate(model, x)
+        return model
+
+    def started(recipe: str, residual: str | None = None) -> keras.Model:
+        model = start()
+        with contextlib.suppress(ValueError):  # there is no residual branch
+            keras_fanwise.initialize(model, recipe, seed=0, residual=residual)
+        return model
+
+    ways: dict[str, Callable[[], keras.Model]] = {
+        "`retrofit()`": inside_retrofit,
+        "`initialize(model, audit(model).remedies())`": remedied,
+        "`calibrate(model, x)`": calibrated,
+        '`initialize(model, "he")`': lambda: started("he"),
+        '`initialize(model, "glorot")`': lambda: started("glorot"),
+        '`initialize(model, "he", residual="depth")`': lambda: started("he", "depth"),
+        '`initialize(model, "he", residual="zero")`': lambda: started("he", "zero"),
+    }
+    for text, way in ways.items():
+        keras.utils.set_random_seed(0)
+        if is_good(way(), x):
+            return text
+    return "none of " + ", ".join(ways)
+
+
+def row(name: str, found: Needs) -> str:
+    cells = [name, f"{found.weights / 1e6:.1f}", *(str(each) for each in found[1:])]
+    return f"| {' | '.join(cell or 'none' for cell in cells[:-1])} | {cells[-1]} |"
+
+
+if __name__ == "__main__":
+    main()
