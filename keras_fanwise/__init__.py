@@ -5,7 +5,7 @@ Importing the package makes its initializers known to Keras by name, and wraps
 Other initializers pass through that untouched.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from keras_fanwise.diagnostics.audit import audit
 from keras_fanwise.diagnostics.comparison import fans_table
@@ -61,7 +61,7 @@ from keras_fanwise.seam import binding, origin
 from keras_fanwise.seam.deferral import deferral
 from keras_fanwise.seam.retrofit import retrofit, retrofitted
 
-__version__ = version("keras_fanwise")
+__version__ = _version("keras_fanwise")
 __all__ = [
     "AuditFinding",
     "AuditReport",
@@ -119,6 +119,12 @@ __all__ = [
 # module that something is in today.
 for _name in __all__:
     globals()[_name].__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    """The public names, for `dir` and for completion; the rooms can be imported still."""
+    return [*__all__, "__version__"]
+
 
 register()
 origin.install()

@@ -1,8 +1,10 @@
 """Public names: where they are found, and what is written into files and pickles."""
 
 import ast
+import configparser
 import importlib.util
 import pickle
+import sys
 from pathlib import Path
 
 import keras
@@ -11,7 +13,10 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 
+from support.processes import ONCE, run_python
+
 PACKAGE = Path(kf.__file__).parent
+ROOT = Path(__file__).parents[1]
 PUBLIC_CLASSES = [name for name in kf.__all__ if isinstance(getattr(kf, name), type)]
 
 
@@ -24,6 +29,30 @@ def test_the_list_of_names():
         and getattr(vars(kf)[name], "__module__", "") == "keras_fanwise"
     }
     assert imported == set(kf.__all__)
+
+
+def test_completion_offers_the_public_names():
+    assert dir(kf) == sorted([*kf.__all__, "__version__"])
+
+
+def test_the_version_is_that_of_one_place():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    version = config["metadata"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+@ONCE
+def test_an_import_brings_nothing_that_keras_does_not():
+    """Of what takes long to import: `benchmarks/import_time.py` measures it."""
+    program = (
+        "import sys, keras; before = set(sys.modules); import keras_fanwise; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    brought = set(run_python(program).split())
+    assert "keras_fanwise" in brought
+    assert brought <= {"keras_fanwise", "rich", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("name", kf.__all__)

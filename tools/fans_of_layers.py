@@ -1,8 +1,8 @@
-"""Prints the README's table of where Keras's fans and ours differ.
+"""Prints the table of docs/why_fans.md: where Keras's fans and ours differ.
 
-    python tools/readme_fans.py
+    python tools/fans_of_layers.py
 
-A test compares the README with it.
+A test compares the page with it.
 """
 
 from collections.abc import Callable
