@@ -1,7 +1,7 @@
 """Everything that the package does to a whole model, on models that others wrote.
 
     python -m pytest -m real_models tests/real_models
-    python -m pytest -m real_models tests/real_models --every-size
+    python -m pytest -m real_models tests/real_models --every-size   # the large ones too
 
 Not in the default run: it takes minutes. Backbones of keras-hub are among them if it is installed.
 """
@@ -147,13 +147,11 @@ def test_every_recipe(model, x, name):
             continue
         report = kf.initialize(model, recipe, seed=0)
         assert any(row.status == "set" for row in report.rows)
-        assert not same(model, before)
-        once = arrays(model)
-        kf.initialize(model, recipe, seed=0)
-        assert same(model, once)
-        assert all(np.isfinite(each).all() for each in once)
-    kf.initialize(model, "he", seed=0)
-    assert not kf.audit(model).errors
+        after = arrays(model)
+        assert not all(equal(before, after))
+        assert all(np.isfinite(each).all() for each in after)
+        if recipe == "he":
+            assert not kf.audit(model).errors
 
 
 def test_another_seed_is_another_start(model):
