@@ -49,7 +49,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def model(name):
-    """Built once for all tests of it, the first of which find it as it was built."""
+    """Built once for all tests of it, of which the last ones give it other initializers."""
     keras.utils.set_random_seed(0)
     yield built(name)
     keras.backend.clear_session()
@@ -93,27 +93,6 @@ def test_additions(model, name):
     assert len(found) == (len(found) if additions(name) is None else additions(name))
 
 
-def test_residual_starts(model):
-    rows = residual_additions(model)
-    if not rows:
-        with pytest.raises(ValueError, match="residual"):
-            kf.initialize(model, "he", seed=0, residual="zero")
-        return
-    kf.initialize(model, "he", seed=0)
-    plain, weights = values_by_path(model), model.get_weights()
-    last = {path for row in rows for path in row.last}
-    for residual, factor in (("zero", 0.0), ("depth", len(rows) ** -0.5)):
-        model.set_weights(weights)
-        report = kf.initialize(model, "he", seed=0, residual=residual)
-        # Of scales of their own "he" knows nothing.
-        kept = {row.path for row in report.rows if row.status == "kept"}
-        assert residual == "depth" or not last & kept
-        for path, values in values_by_path(model).items():
-            is_scaled = path in last - kept
-            expected = factor * plain[path] if is_scaled else plain[path]
-            np.testing.assert_allclose(values, expected, rtol=1e-5)
-
-
 def test_inside_retrofit_no_fans_are_counted_otherwise(model, name):
     with kf.retrofit():
         other = built(name)
@@ -136,6 +115,24 @@ def test_calibrated_every_layer_gives_what_was_asked(model, x):
     assert not wrong
 
 
+def test_another_seed_is_another_start(model):
+    kf.reinitialize(model, seed=0)
+    first = arrays(model)
+    report = kf.reinitialize(model, seed=1)
+    random = [row.path for row in report.rows if row.status == "set" and row.std_asked]
+    same_again = {
+        weight.path
+        for weight, is_same in zip(model.weights, equal(arrays(model), first), strict=True)
+        if is_same
+    }
+    assert random
+    assert not same_again & set(random)
+    kf.reinitialize(model, seed=0)
+    assert same(model, first)
+    # Keras-hub gives several layers of some models one seeded initializer.
+    assert not [found for found in kf.audit(model).errors if "those of" in found.numbers]
+
+
 def test_every_recipe(model, x, name):
     refused = {"fixup": not residual_additions(model), "critical": name not in PLAIN}
     for recipe in kf.recipes():
@@ -154,21 +151,25 @@ def test_every_recipe(model, x, name):
             assert not kf.audit(model).errors
 
 
-def test_another_seed_is_another_start(model):
-    kf.reinitialize(model, seed=0)
-    first = arrays(model)
-    report = kf.reinitialize(model, seed=1)
-    random = [row.path for row in report.rows if row.status == "set" and row.std_asked]
-    same_again = {
-        weight.path
-        for weight, is_same in zip(model.weights, equal(arrays(model), first), strict=True)
-        if is_same
-    }
-    assert random
-    assert not same_again & set(random)
-    kf.reinitialize(model, seed=0)
-    assert same(model, first)
-    assert not [found for found in kf.audit(model).errors if "values" in found.numbers]
+def test_residual_starts(model):
+    rows = residual_additions(model)
+    if not rows:
+        with pytest.raises(ValueError, match="residual"):
+            kf.initialize(model, "he", seed=0, residual="zero")
+        return
+    kf.initialize(model, "he", seed=0)
+    plain, weights = values_by_path(model), model.get_weights()
+    last = {path for row in rows for path in row.last}
+    for residual, factor in (("zero", 0.0), ("depth", len(rows) ** -0.5)):
+        model.set_weights(weights)
+        report = kf.initialize(model, "he", seed=0, residual=residual)
+        # Of scales of their own "he" knows nothing.
+        kept = {row.path for row in report.rows if row.status == "kept"}
+        assert residual == "depth" or not last & kept
+        for path, values in values_by_path(model).items():
+            is_scaled = path in last - kept
+            expected = factor * plain[path] if is_scaled else plain[path]
+            np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_saved_and_loaded_in_another_process(model, x, name, tmp_path, other_process):
