@@ -143,12 +143,14 @@ def test_every_recipe(model, x, name):
             assert same(model, before)
             continue
         report = kf.initialize(model, recipe, seed=0)
-        assert any(row.status == "set" for row in report.rows)
+        drawn = {row.path for row in report.rows if row.status == "set"}
+        assert drawn
         after = arrays(model)
         assert not all(equal(before, after))
         assert all(np.isfinite(each).all() for each in after)
         if recipe == "he":
-            assert not kf.audit(model).errors
+            # What has no name that a recipe knows, as in Mixtral's experts, is kept.
+            assert not drawn & {found.path for found in kf.audit(model).errors}
 
 
 def test_residual_starts(model):
