@@ -41,8 +41,8 @@ are made small: four layers and a width of 384 where they are transformers.
   initializers count other fans than its layers have, by a factor that does not hurt or that
   a normalization undoes.
 - Kept: what `calibrate` leaves as it is, and why.
-- Good recipes: those from which `audit` has no error and `signal` no finding.
-- Mended by: what leaves neither, where there is one at first.
+- Recipes: those that apply to the model and from which `signal` has no finding.
+- Mended by: what leaves neither an error nor a finding, where there is one at first.
 
 """
 # For models that Keras refuses on the one that is asked for.
@@ -56,7 +56,7 @@ COLUMNS = (
     "notes",
     "`signal`",
     "kept",
-    "good recipes",
+    "recipes",
     "mended by",
 )
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--every-size", action="store_true", help="of keras.applications")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     arguments = parser.parse_args()
-    names = arguments.only or real_models.names(every_size=arguments.every_size)
+    names = arguments.only or real_models.names(every_size=arguments.every_size, large=True)
     lines = []
     with progress() as bar:
         for name in bar.track(names, description="models"):
@@ -149,7 +149,7 @@ def signal_findings(model: keras.Model, x: Any) -> str:
 
 
 def is_good(model: keras.Model, x: Any) -> bool:
-    return not keras_fanwise.audit(model).errors and not signal_findings(model, x)
+    return not signal_findings(model, x) and not keras_fanwise.audit(model).errors
 
 
 def good_recipes(model: keras.Model, x: Any) -> list[str]:
@@ -159,7 +159,7 @@ def good_recipes(model: keras.Model, x: Any) -> list[str]:
             keras_fanwise.initialize(model, recipe, seed=0)
         except ValueError:  # such as "critical", which is for plain networks
             continue
-        if is_good(model, x):
+        if not signal_findings(model, x):
             good.append(recipe)
     return good
 

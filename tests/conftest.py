@@ -29,7 +29,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--every-size",
         action="store_true",
-        help="of the real models, every size of keras.applications",
+        help="of the real models, all of keras.applications, and not the small ones alone",
     )
 
 

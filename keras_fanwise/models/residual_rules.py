@@ -26,8 +26,8 @@ class HeadRule(Rule):
 
     def for_subject(self, subject: Subject) -> list[Rule]:
         """The rule for the heads of a model; none if other layers come last."""
-        heads = _heads(subject)
-        return [OfVariables.of(self, heads)] if heads else []
+        rule = OfVariables.of(self, _heads(subject))
+        return [rule] if any(map(rule.matches, subject.weights)) else []
 
 
 class FixupRule(Rule):

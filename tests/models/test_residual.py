@@ -259,6 +259,15 @@ def test_embeddings_have_rules():
     np.testing.assert_array_equal(values_of(weight(model, "table/embeddings")), before)
 
 
+def test_vit_where_no_dense_layer_comes_last():
+    """As in MobileNet, whose head is a convolution."""
+    inputs = keras.Input((4, 4, 8))
+    x = layers.Conv2D(16, 1, name="body")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(3, 1, name="head")(x))
+    kf.initialize(model, "vit", seed=0)
+    assert values_of(weight(model, "head/kernel")).any()
+
+
 def test_branches_that_cannot_start_at_zero_are_told():
     inputs = keras.Input((WIDTH,))
     x = inputs + layers.Dense(WIDTH, "relu", name="dead")(inputs)

@@ -1,7 +1,7 @@
 """Everything that the package does to a whole model, on models that others wrote.
 
     python -m pytest -m real_models tests/real_models
-    python -m pytest -m real_models tests/real_models --every-size
+    python -m pytest -m real_models tests/real_models --every-size   # the large ones too
 
 Not in the default run: it takes minutes. Backbones of keras-hub are among them if it is installed.
 """
@@ -49,7 +49,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def model(name):
-    """Built once for all tests of it, the first of which find it as it was built."""
+    """Built once for all tests of it, of which the last ones give it other initializers."""
     keras.utils.set_random_seed(0)
     yield built(name)
     keras.backend.clear_session()
@@ -93,27 +93,6 @@ def test_additions(model, name):
     assert len(found) == (len(found) if additions(name) is None else additions(name))
 
 
-def test_residual_starts(model):
-    rows = residual_additions(model)
-    if not rows:
-        with pytest.raises(ValueError, match="residual"):
-            kf.initialize(model, "he", seed=0, residual="zero")
-        return
-    kf.initialize(model, "he", seed=0)
-    plain, weights = values_by_path(model), model.get_weights()
-    last = {path for row in rows for path in row.last}
-    for residual, factor in (("zero", 0.0), ("depth", len(rows) ** -0.5)):
-        model.set_weights(weights)
-        report = kf.initialize(model, "he", seed=0, residual=residual)
-        # Of scales of their own "he" knows nothing.
-        kept = {row.path for row in report.rows if row.status == "kept"}
-        assert residual == "depth" or not last & kept
-        for path, values in values_by_path(model).items():
-            is_scaled = path in last - kept
-            expected = factor * plain[path] if is_scaled else plain[path]
-            np.testing.assert_allclose(values, expected, rtol=1e-5)
-
-
 def test_inside_retrofit_no_fans_are_counted_otherwise(model, name):
     with kf.retrofit():
         other = built(name)
@@ -136,26 +115,6 @@ def test_calibrated_every_layer_gives_what_was_asked(model, x):
     assert not wrong
 
 
-def test_every_recipe(model, x, name):
-    refused = {"fixup": not residual_additions(model), "critical": name not in PLAIN}
-    for recipe in kf.recipes():
-        before = arrays(model)
-        if refused.get(recipe):
-            with pytest.raises(ValueError, match=r"plain network|residual"):
-                kf.initialize(model, recipe, seed=0)
-            assert same(model, before)
-            continue
-        report = kf.initialize(model, recipe, seed=0)
-        assert any(row.status == "set" for row in report.rows)
-        assert not same(model, before)
-        once = arrays(model)
-        kf.initialize(model, recipe, seed=0)
-        assert same(model, once)
-        assert all(np.isfinite(each).all() for each in once)
-    kf.initialize(model, "he", seed=0)
-    assert not kf.audit(model).errors
-
-
 def test_another_seed_is_another_start(model):
     kf.reinitialize(model, seed=0)
     first = arrays(model)
@@ -170,7 +129,49 @@ def test_another_seed_is_another_start(model):
     assert not same_again & set(random)
     kf.reinitialize(model, seed=0)
     assert same(model, first)
-    assert not [found for found in kf.audit(model).errors if "values" in found.numbers]
+    # Keras-hub gives several layers of some models one seeded initializer.
+    assert not [found for found in kf.audit(model).errors if "those of" in found.numbers]
+
+
+def test_every_recipe(model, x, name):
+    refused = {"fixup": not residual_additions(model), "critical": name not in PLAIN}
+    for recipe in kf.recipes():
+        before = arrays(model)
+        if refused.get(recipe):
+            with pytest.raises(ValueError, match=r"plain network|residual"):
+                kf.initialize(model, recipe, seed=0)
+            assert same(model, before)
+            continue
+        report = kf.initialize(model, recipe, seed=0)
+        drawn = {row.path for row in report.rows if row.status == "set"}
+        assert drawn
+        after = arrays(model)
+        assert not all(equal(before, after))
+        assert all(np.isfinite(each).all() for each in after)
+        if recipe == "he":
+            # What has no name that a recipe knows, as in Mixtral's experts, is kept.
+            assert not drawn & {found.path for found in kf.audit(model).errors}
+
+
+def test_residual_starts(model):
+    rows = residual_additions(model)
+    if not rows:
+        with pytest.raises(ValueError, match="residual"):
+            kf.initialize(model, "he", seed=0, residual="zero")
+        return
+    kf.initialize(model, "he", seed=0)
+    plain, weights = values_by_path(model), model.get_weights()
+    last = {path for row in rows for path in row.last}
+    for residual, factor in (("zero", 0.0), ("depth", len(rows) ** -0.5)):
+        model.set_weights(weights)
+        report = kf.initialize(model, "he", seed=0, residual=residual)
+        # Of scales of their own "he" knows nothing.
+        kept = {row.path for row in report.rows if row.status == "kept"}
+        assert residual == "depth" or not last & kept
+        for path, values in values_by_path(model).items():
+            is_scaled = path in last - kept
+            expected = factor * plain[path] if is_scaled else plain[path]
+            np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_saved_and_loaded_in_another_process(model, x, name, tmp_path, other_process):

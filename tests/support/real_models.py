@@ -34,6 +34,16 @@ FAMILIES = {
     "VGG16": 0,
     "Xception": 12,
 }
+_LARGE = (
+    "ConvNeXtTiny",
+    "EfficientNetV2S",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+    "Xception",
+)
 # The side of the smallest images where 32 is too small.
 SMALLEST = {
     "InceptionResNetV2": 75,
@@ -253,9 +263,16 @@ def is_on(name: str, backend: str) -> bool:
     return backend != "torch" or name not in _NOT_ON_TORCH
 
 
-def names(*, every_size: bool = False) -> list[str]:
-    """Of all models, as `built` takes them."""
-    applications = every_application() if every_size else list(FAMILIES)
+def names(*, every_size: bool = False, large: bool = False) -> list[str]:
+    """Of models, as `built` takes them.
+
+    Args:
+        every_size: of keras.applications, all models, and not one of each family.
+        large: with the families of which the smallest has 20 million weights or more.
+    """
+    applications = [name for name in FAMILIES if large or name not in _LARGE]
+    if every_size:
+        applications = every_application()
     return [*applications, *(f"{name}Backbone" for name in BACKBONES if HAS_KERAS_HUB)]
 
 
