@@ -73,6 +73,7 @@ def calibrate(
 
     >>> import keras
     >>> from keras import layers
+    >>> keras.utils.set_random_seed(0)
     >>> dense = [layers.Dense(512, "relu", name=f"dense_{i}") for i in range(3)]
     >>> model = keras.Sequential([keras.Input((512,)), *dense])
     >>> report = calibrate(model)
