@@ -74,7 +74,8 @@ def calibrate(
     >>> import keras
     >>> from keras import layers
     >>> keras.utils.set_random_seed(0)
-    >>> dense = [layers.Dense(512, "relu", name=f"dense_{i}") for i in range(3)]
+    >>> glorot = "fanwise_glorot_uniform"
+    >>> dense = [layers.Dense(512, "relu", kernel_initializer=glorot) for _ in range(3)]
     >>> model = keras.Sequential([keras.Input((512,)), *dense])
     >>> report = calibrate(model)
     >>> [round(row.factor, 1) for row in report.rows]

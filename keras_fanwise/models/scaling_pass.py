@@ -181,7 +181,9 @@ def _scaled_weights(owned: OwnedWeight) -> list[keras.Variable]:
 
 def _std(tensor: Any) -> float:
     """Of all values; not a number if there are none."""
-    return tensor_moments(tensor).std if math.prod(tensor.shape) else math.nan
+    if not math.prod(tensor.shape):
+        return math.nan
+    return tensor_moments(keras.ops.stop_gradient(tensor)).std
 
 
 def _array(value: Any) -> np.ndarray:
