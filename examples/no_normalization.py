@@ -151,6 +151,11 @@ def interval(accuracies: list[float]) -> tuple[float, float]:
     return float(np.mean(accuracies)), float(reach)
 
 
+def interval_text(accuracies: list[float]) -> str:
+    mean, reach = interval(accuracies)
+    return f"{mean:.2f}" if len(accuracies) == 1 else f"{mean:.2f} ± {reach:.2f}"
+
+
 def table(results: Results) -> Table:
     result = Table("start", box=None, title="Validation accuracy, mean ± 95% interval")
     result.pad_edge = False
@@ -158,8 +163,7 @@ def table(results: Results) -> Table:
     for depth in depths:
         result.add_column(f"{depth} convolutions", justify="right")
     for start in dict.fromkeys(start for _, start in results):
-        cells = ("{:.2f} ± {:.2f}".format(*interval(results[d, start])) for d in depths)
-        result.add_row(start, *cells)
+        result.add_row(start, *(interval_text(results[depth, start]) for depth in depths))
     return result
 
 
