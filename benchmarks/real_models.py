@@ -19,15 +19,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
-
-import keras_fanwise
-from keras_fanwise.reports.audit_report import AuditFinding
-
 from harness import console, fresh_process, progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-real_models = importlib.import_module("support.real_models")
 HEADER = """# Real models
 
 What models that others wrote need for a good start, from their own initializers and
@@ -45,6 +39,8 @@ are made small: four layers and a width of 384 where they are transformers.
 - Mended by: what leaves neither an error nor a finding, where there is one at first.
 
 """
+# As many as `signal` draws by itself.
+_SAMPLES = 32
 # For models that Keras refuses on the one that is asked for.
 _OTHER_BACKEND = "tensorflow"
 COLUMNS = (
@@ -75,7 +71,15 @@ class Needs(NamedTuple):
     mended_by: str
 
 
+# Nothing above imports Keras: a process that is to measure does so once its backend is set.
+
+
+def models() -> Any:
+    return importlib.import_module("support.real_models")
+
+
 def main() -> None:
+    real_models = models()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--only", nargs="*", help="names, such as VGG16 and BertBackbone")
@@ -97,7 +101,9 @@ def main() -> None:
     hub = ""
     if real_models.HAS_KERAS_HUB:
         hub = f" and keras-hub {importlib.metadata.version('keras-hub')}"
-    header = HEADER.format(backend=arguments.backend, version=keras.__version__, hub=hub)
+    header = HEADER.format(
+        backend=arguments.backend, version=importlib.metadata.version("keras"), hub=hub
+    )
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines]
     page = header + "\n".join(table) + "\n"
     console.print(page, markup=False, highlight=False, soft_wrap=True)
@@ -107,9 +113,14 @@ def main() -> None:
 
 def needs(name: str) -> Needs:
     """Runs in a fresh process."""
+    import keras
+
+    import keras_fanwise
+
+    real_models = models()
     keras.utils.set_random_seed(0)
     model = real_models.built(name)
-    x = real_models.batch_of(model)
+    x = real_models.batch_of(model, samples=_SAMPLES)
     report = keras_fanwise.audit(model)
     errors, notes = causes(report.errors), causes(report.notes)
     signal = signal_findings(model, x)
@@ -133,7 +144,7 @@ def needs(name: str) -> Needs:
     )
 
 
-def causes(findings: Sequence[AuditFinding]) -> str:
+def causes(findings: Sequence[Any]) -> str:
     """Such as "5 Glorot: HeNormal counts no strides"."""
     counts = Counter((found.condition.label, found.cause) for found in findings)
     return "; ".join(
@@ -141,18 +152,24 @@ def causes(findings: Sequence[AuditFinding]) -> str:
     )
 
 
-def signal_findings(model: keras.Model, x: Any) -> str:
+def signal_findings(model: Any, x: Any) -> str:
+    import keras_fanwise
+
     return "; ".join(
         f"{found.verdict.label} {found.direction} at {found.path}: {found.numbers}"
         for found in keras_fanwise.signal(model, x).findings
     )
 
 
-def is_good(model: keras.Model, x: Any) -> bool:
+def is_good(model: Any, x: Any) -> bool:
+    import keras_fanwise
+
     return not signal_findings(model, x) and not keras_fanwise.audit(model).errors
 
 
-def good_recipes(model: keras.Model, x: Any) -> list[str]:
+def good_recipes(model: Any, x: Any) -> list[str]:
+    import keras_fanwise
+
     good = []
     for recipe in keras_fanwise.recipes():
         try:
@@ -166,31 +183,35 @@ def good_recipes(model: keras.Model, x: Any) -> list[str]:
 
 def first_mend(name: str, x: Any) -> str:
     """What was tried first of all that leaves nothing to mend."""
-    start = functools.partial(real_models.built, name)
+    import keras
 
-    def inside_retrofit() -> keras.Model:
+    import keras_fanwise
+
+    start = functools.partial(models().built, name)
+
+    def inside_retrofit() -> Any:
         with keras_fanwise.retrofit():
             return start()
 
-    def remedied() -> keras.Model:
+    def remedied() -> Any:
         model = start()
         remedies = keras_fanwise.audit(model).remedies()
         if remedies:
             keras_fanwise.initialize(model, remedies, seed=0)
         return model
 
-    def calibrated() -> keras.Model:
+    def calibrated() -> Any:
         model = start()
         keras_fanwise.calibrate(model, x)
         return model
 
-    def started(recipe: str, residual: str | None = None) -> keras.Model:
+    def started(recipe: str, residual: str | None = None) -> Any:
         model = start()
         with contextlib.suppress(ValueError):  # there is no residual branch
             keras_fanwise.initialize(model, recipe, seed=0, residual=residual)
         return model
 
-    ways: dict[str, Callable[[], keras.Model]] = {
+    ways: dict[str, Callable[[], Any]] = {
         "`retrofit()`": inside_retrofit,
         "`initialize(model, audit(model).remedies())`": remedied,
         "`calibrate(model, x)`": calibrated,
