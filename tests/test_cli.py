@@ -372,7 +372,8 @@ def test_init_replaces_only_if_told_to(folder, capsys):
     assert (folder / "model.keras").read_bytes() != old
 
 
-def test_init_leaves_no_half_of_a_file(folder, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["init", "calibrate"])
+def test_no_command_leaves_half_of_a_file(folder, capsys, monkeypatch, command):
     network().save("model.keras")
     (folder / "new.keras").write_text("before")
 
@@ -381,12 +382,12 @@ def test_init_leaves_no_half_of_a_file(folder, capsys, monkeypatch):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(keras.Model, "save", broken)
-    arguments = ("init", "model.keras", "new.keras", "--overwrite")
+    arguments = (command, "model.keras", "new.keras", "--overwrite")
     code, output, errors = run(capsys, *arguments)
     assert (code, output) == (2, "")
     assert errors == "keras-fanwise: new.keras cannot be written: the disk is full\n"
     assert (folder / "new.keras").read_text() == "before"
-    assert len(list(folder.iterdir())) == 2
+    assert {path.name for path in folder.iterdir()} == {"model.keras", "new.keras"}
 
 
 BAD_ARGUMENTS = {

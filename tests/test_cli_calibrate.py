@@ -172,21 +172,5 @@ def test_a_model_without_kernels(folder, capsys):
     assert names(folder) == ["model.keras"]
 
 
-def test_no_half_of_a_file(folder, capsys, monkeypatch):
-    network().save("model.keras")
-    (folder / "new.keras").write_text("before")
-
-    def broken(self, path, *_args, **_kwargs):
-        path.write_text("half")
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(keras.Model, "save", broken)
-    code, output, errors = run(capsys, "model.keras", "new.keras", "--overwrite")
-    assert (code, output) == (2, "")
-    assert errors == "keras-fanwise: new.keras cannot be written: the disk is full\n"
-    assert (folder / "new.keras").read_text() == "before"
-    assert names(folder) == ["model.keras", "new.keras"]
-
-
 def test_the_help_lists_what_the_function_takes():
     assert keras_fanwise_command.BY == BY

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +72,7 @@ def run(page: Path) -> Iterator[tuple[Block, str]]:
     """Runs the blocks of a page in the working folder: each with what it prints."""
     namespace: dict[str, Any] = {"__name__": "page"}
     # A file or a pipe has no width of its own.
-    with _environment(COLUMNS="80"):
+    with mock.patch.dict(os.environ, COLUMNS="80"):
         for block in blocks(page.read_text()):
             if block.is_console:
                 yield block, _console(block.code)
@@ -106,17 +107,6 @@ def _console(session: str) -> str:
             Path(file).write_text(printed.getvalue())
         result += f"{line}\n{'' if file else printed.getvalue()}"
     return result
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = os.environ.copy()
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @contextlib.contextmanager

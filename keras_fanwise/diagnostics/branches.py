@@ -63,6 +63,11 @@ class Branch(NamedTuple):
     ends: tuple[End, ...] = ()
     reason: str = ""
 
+    @property
+    def is_residual(self) -> bool:
+        """Not of an addition that joins no branch."""
+        return bool(self.kernels)
+
 
 class _Way(NamedTuple):
     """From a split to an addition, past a branch.
@@ -81,7 +86,12 @@ class _Way(NamedTuple):
 
 
 def residual_branches(graph: OpenedGraph) -> list[Branch]:
-    """The branches of each addition of a graph; or one without ends, and the reason.
+    """The residual branches of a graph, in the order of the calls."""
+    return [branch for branch in additions(graph) if branch.is_residual]
+
+
+def additions(graph: OpenedGraph) -> list[Branch]:
+    """The branches of each addition of a graph; or one that is not residual, and why.
 
     An addition is residual if one of its inputs, x or what x becomes by at most one kernel
     and no activation, leads to another by a branch with a kernel. With a kernel on the

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -133,10 +133,8 @@ class OpenedGraph:
             known |= dict.fromkeys(map(id, call.outputs), step)
 
 
-def _can_be_opened(operation: Any) -> bool:
-    if not isinstance(operation, keras.Layer):
-        return False
-    return not is_of_keras(operation) or isinstance(operation, _OPEN)
+def _can_be_opened(layer: keras.Layer) -> bool:
+    return not is_of_keras(layer) or isinstance(layer, _OPEN)
 
 
 def _in_order(
@@ -186,5 +184,5 @@ def _values(call: SymbolicCall) -> list[Any]:
 
 
 def _line(error: Exception | None) -> str:
-    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
+    lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_fanwise.diagnostics.branches import Branch, residual_branches
+from keras_fanwise.diagnostics.branches import Branch, additions
 from keras_fanwise.diagnostics.opened_graph import OpenedGraph
 from keras_fanwise.initializers.randomness import random_state_kept
 from keras_fanwise.reports.residual_report import ResidualBranch, ResidualReport
@@ -47,7 +47,7 @@ def residual_ends(model: keras.Layer) -> ResidualReport:
     """
     owners = {id(o.variable): type(o.layer).__name__ for o in owned_weights(model)}
     graph = OpenedGraph(model)
-    rows = [_row(branch, owners) for branch in residual_branches(graph)]
+    rows = [_row(branch, owners) for branch in additions(graph)]
     rows += [
         ResidualBranch(layer.path or layer.name, status="unopened", reason=reason)
         for layer, reason in graph.unopened
@@ -57,7 +57,7 @@ def residual_ends(model: keras.Layer) -> ResidualReport:
 
 def _row(branch: Branch, owners: dict[int, str]) -> ResidualBranch:
     path = branch.addition.path
-    if not branch.kernels:
+    if not branch.is_residual:
         return ResidualBranch(path, status="other", reason=branch.reason)
     last = list({id(end.last): end.last for end in branch.ends}.values())
     reasons = (end.reason for end in branch.ends if end.reason)

@@ -107,14 +107,10 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             ],
             chain=is_chain(model),
             sums=sums(model),
-            branches=functools.partial(_count_branches, model),
+            # Once for both directions.
+            branches=functools.cache(lambda: len(residual_branches(OpenedGraph(model)))),
         )
     return judge(rows, anatomy, name=model.name)
-
-
-def _count_branches(model: keras.Layer) -> int:
-    branches = residual_branches(OpenedGraph(model))
-    return sum(bool(branch.kernels) for branch in branches)
 
 
 def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_fanwise.backends.private_keras import all_layers, predecessors
+from keras_fanwise.diagnostics.steps import is_of_keras
 from keras_fanwise.seam.owners import OwnedWeight
 
 # What a signal can meet behind a layer, before the next layer with a kernel.
@@ -66,7 +67,7 @@ class Surroundings:
 
     def _is_last(self, owned: OwnedWeight) -> bool:
         *outer, layer = owned.holders
-        if not outer or isinstance(outer[-1], keras.Model) or _is_of_keras(outer[-1]):
+        if not outer or isinstance(outer[-1], keras.Model) or is_of_keras(outer[-1]):
             return False
         inside = self._inside[id(outer[-1])]
         return len(inside) > 1 and inside[-1] is layer
@@ -117,10 +118,6 @@ class Surroundings:
             return frozenset([END if isinstance(self._model, keras.Model) else KERNEL])
         following = self._owners[place]
         return frozenset([NORMALIZATION if _is_normalization(following) else KERNEL])
-
-
-def _is_of_keras(layer: keras.Layer) -> bool:
-    return getattr(keras.layers, type(layer).__name__, None) is type(layer)
 
 
 def _is_normalization(operation: Any) -> bool:

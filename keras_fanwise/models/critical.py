@@ -19,8 +19,7 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.rules import OfVariables, Rule, Subject
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject
 
 _CONVOLUTIONS = tuple(
     getattr(keras.layers, f"Conv{rank}D{kind}")
@@ -37,15 +36,11 @@ _ACTIVATIONS = tuple(
 )
 
 
-class CriticalRule(Rule):
+class CriticalRule(StandIn):
     """Stands for the rules by which a plain network starts critical; see `recipes`."""
 
     def __init__(self) -> None:
         super().__init__("fanwise_variance_scaling")
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """No weight: those of the model are met by the rules of `for_subject`."""
-        return False
 
     def for_subject(self, subject: Subject) -> list[Rule]:
         """A rule for each kernel and each bias of a model.

@@ -20,7 +20,7 @@ from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.initializers.randomness import fresh_seed, random_state_kept
 from keras_fanwise.models.plan import Choice, Plan
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.residual_rules import RESIDUAL, with_depth, with_zero_ends
+from keras_fanwise.models.residual_rules import RESIDUAL, with_depth, zero_rule
 from keras_fanwise.models.rules import Rule, Subject, resolved
 from keras_fanwise.reports.start_report import StartReport
 from keras_fanwise.seam.owners import OwnedWeight, owned_weights
@@ -92,7 +92,7 @@ def initialize(
     subject = Subject(model)
     weights = subject.weights
     with random_state_kept():
-        rules = with_zero_ends(subject) if residual == "zero" else []
+        rules = [zero_rule(subject)] if residual == "zero" else []
         for rule in rules_of(recipe):
             rules += rule.for_subject(subject)
         for rule in rules:

@@ -11,18 +11,13 @@ from keras_fanwise.diagnostics.branches import Branch
 from keras_fanwise.diagnostics.surroundings import END, Surroundings
 from keras_fanwise.initializers.scaled import scaled
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.rules import OfVariables, Rule, Subject
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject
 
 RESIDUAL = ("zero", "depth")
 
 
-class HeadRule(Rule):
+class HeadRule(StandIn):
     """For the kernel that the output of a model comes from, with nothing behind it."""
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """No weight: that of the model is met by the rule of `for_subject`."""
-        return False
 
     def for_subject(self, subject: Subject) -> list[Rule]:
         """The rule for the heads of a model; none if other layers come last."""
@@ -30,15 +25,11 @@ class HeadRule(Rule):
         return [rule] if any(map(rule.matches, subject.weights)) else []
 
 
-class FixupRule(Rule):
+class FixupRule(StandIn):
     """Stands for the rules by which branches start after Fixup; see `recipes`."""
 
     def __init__(self) -> None:
         super().__init__("zeros")
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """No weight: those of the model are met by the rules of `for_subject`."""
-        return False
 
     def for_subject(self, subject: Subject) -> list[Rule]:
         """Rules for the last weight and the kernels of each branch, and for the heads.
@@ -46,8 +37,8 @@ class FixupRule(Rule):
         Raises:
             ValueError: the model has no residual branches.
         """
-        branches = _branches(subject)
-        rules: list[Rule] = [zero_rule(subject, branches)]
+        rules: list[Rule] = [zero_rule(subject)]
+        branches = subject.branches
         for branch in branches:
             last = {id(end.kernel) for end in branch.ends if end.gamma is None}
             inner = [kernel for kernel in branch.kernels if id(kernel) not in last]
@@ -55,18 +46,21 @@ class FixupRule(Rule):
             if inner and branch.length > 1:
                 scale = 2.0 * len(branches) ** (-1 / (branch.length - 1))
                 rules.append(OfVariables.of(Rule(FanwiseVarianceScaling(scale)), inner))
-        heads = _heads(subject)
-        return [*rules, OfVariables.of(Rule("zeros"), heads)] if heads else rules
+        return [*rules, *HeadRule("zeros").for_subject(subject)]
 
     def __repr__(self) -> str:
         return "FixupRule()"
 
 
-def zero_rule(subject: Subject, branches: Sequence[Branch]) -> Rule:
+def zero_rule(subject: Subject) -> Rule:
     """Zeros for the last weight of each branch that can begin there.
 
     Of the others a note is made.
+
+    Raises:
+        ValueError: there are no residual branches.
     """
+    branches = _branches(subject)
     ends = [end for branch in branches for end in branch.ends]
     reasons = [
         f"{printable(branch.addition.path)}: {reason}"
@@ -79,11 +73,6 @@ def zero_rule(subject: Subject, branches: Sequence[Branch]) -> Rule:
     return OfVariables.of(
         Rule("zeros", optional=True), [end.last for end in ends if not end.reason]
     )
-
-
-def with_zero_ends(subject: Subject) -> list[Rule]:
-    """The rules of `residual="zero"`."""
-    return [zero_rule(subject, _branches(subject))]
 
 
 def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:

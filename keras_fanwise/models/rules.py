@@ -45,7 +45,7 @@ class Subject:
     @functools.cached_property
     def branches(self) -> list[Branch]:
         """Those that are residual."""
-        return [branch for branch in residual_branches(self.graph) if branch.kernels]
+        return residual_branches(self.graph)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,6 +145,14 @@ class OfVariables(Rule):
     def matches(self, owned: OwnedWeight) -> bool:
         """Whether it is one of the weights, and meets all conditions."""
         return id(owned.variable) in self.variables and super().matches(owned)
+
+
+class StandIn(Rule):
+    """A rule that stands for others, which it gives once it knows the model."""
+
+    def matches(self, owned: OwnedWeight) -> bool:
+        """No weight: those of the model are met by the rules of `for_subject`."""
+        return False
 
 
 def _shown(value: Any) -> str:
