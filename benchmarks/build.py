@@ -7,7 +7,7 @@
 Builds models on the CPU: convolutional ones, whose kernels are initialized by
 `fanwise_he_normal` and by `he_normal`, and some of `keras.applications`, inside
 `keras_fanwise.retrofit()` and outside it. "Initializers" is the part of the time that
-is spent inside calls of the variance-scaling family. On JAX the built-in is compiled
+is spent inside calls of initializers. On JAX the built-in is compiled
 once for each shape, so a model whose kernels are all of different shapes is where it
 takes longest.
 
@@ -121,15 +121,13 @@ def build(model: Callable[[str], Any], side: str) -> Build:
     """Builds one model. Runs in a fresh process of the backend."""
     import keras
 
-    import keras_fanwise
+    from keras_fanwise.seam.bound import Bound
 
     # Starts the backend and loads all that is loaded at the first use.
     _convolutions(side, [1])
 
-    families = {
-        OURS: keras_fanwise.FanwiseVarianceScaling,
-        KERAS: keras.initializers.VarianceScaling,
-    }
+    # What Keras calls to fill a kernel.
+    families = {OURS: Bound, KERAS: keras.initializers.VarianceScaling}
     durations = timed_calls(families[side])
     start = time.perf_counter()
     model(side)

@@ -37,16 +37,22 @@ def initializers(distribution: str, shape: Shape) -> dict[str, Draw]:
 
 
 def _torch_init(distribution: str, shape: Shape) -> Draw:
+    import keras
     import torch
 
+    device = keras.ops.zeros(()).device
     if distribution == "uniform":
-        return lambda: torch.nn.init.kaiming_uniform_(
-            torch.empty(shape), nonlinearity="relu"
+        return lambda: finished(
+            torch.nn.init.kaiming_uniform_(
+                torch.empty(shape, device=device), nonlinearity="relu"
+            )
         )
     # torch.nn.init has no truncated He normal; this is its nearest.
     std = math.sqrt(2 / shape[0])
-    return lambda: torch.nn.init.trunc_normal_(
-        torch.empty(shape), std=std, a=-2 * std, b=2 * std
+    return lambda: finished(
+        torch.nn.init.trunc_normal_(
+            torch.empty(shape, device=device), std=std, a=-2 * std, b=2 * std
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/draws.py                      # some 5 minutes, 3 GB of memory
     python benchmarks/draws.py --largest 1000000    # small tensors alone
+    python benchmarks/draws.py --accelerator        # to a GPU, where there is one
 
 Times are the shortest, in nanoseconds per element, of float32 draws on the CPU, warm:
 on JAX this leaves out the compilation that the built-in needs for each new shape
@@ -9,6 +10,10 @@ on JAX this leaves out the compilation that the built-in needs for each new shap
 absolute times vary with the machine.
 
 The NumPy fill is uniforms from Philox in a new array: the floor for our sampler.
+
+With `--accelerator` the tensors are made for the backend's own device: ours on the host's
+cores, from which they travel, the others on the device. There are no aims for this, and
+memory is not measured.
 
 Peak memory is measured on Linux alone: how much the resident memory of a fresh
 process grows in its first draw of 4096 × 4096 elements, beyond what was there after
@@ -30,6 +35,7 @@ from harness import (
     print_machine,
     progress,
     results_table,
+    where,
 )
 
 DISTRIBUTIONS = ("normal", "uniform")
@@ -70,10 +76,12 @@ def nanoseconds(distribution: str, shape: Shape) -> dict[str, float]:
     return {name: 1e9 * seconds / size for name, seconds in fastest.items()}
 
 
-def measure_times(backend: str, shapes: list[Shape]) -> Times:
+def measure_times(backend: str, shapes: list[Shape], *, accelerator: bool) -> Times:
     """All draws of a backend, in one process."""
     times: Times = {}
-    with progress() as bar, fresh_process(backend) as process:
+    with progress() as bar, fresh_process(backend, accelerator=accelerator) as process:
+        if accelerator:
+            console.print(process.submit(where, backend).result())
         task = bar.add_task(backend, total=len(DISTRIBUTIONS) * len(shapes))
         for distribution in DISTRIBUTIONS:
             for shape in shapes:
@@ -83,7 +91,7 @@ def measure_times(backend: str, shapes: list[Shape]) -> Times:
     return times
 
 
-def times_table(backend: str, times: Times) -> Table:
+def times_table(backend: str, times: Times, *, accelerator: bool) -> Table:
     """One row for each draw."""
     torch = (TORCH, f"{TORCH} / {OURS}") if backend == "torch" else ()
     table = results_table(
@@ -94,7 +102,7 @@ def times_table(backend: str, times: Times) -> Table:
     for (distribution, shape), by_name in times.items():
         ours, keras, fill = by_name[OURS], by_name[KERAS], by_name[NUMPY]
         cells = [f"{ours:.2f}", f"{keras:.2f}", f"{keras / ours:.2f}"]
-        cells.append(_aim(backend, distribution, math.prod(shape)))
+        cells.append("" if accelerator else _aim(backend, distribution, math.prod(shape)))
         if torch:
             cells += [f"{by_name[TORCH]:.2f}", f"{by_name[TORCH] / ours:.2f}"]
         cells += [f"{fill:.2f}", f"{ours / fill:.2f}"]
@@ -118,13 +126,18 @@ def main() -> None:
         metavar="N",
         help="leave out the tensors of more than N elements (default: %(default)s)",
     )
-    largest = parser.parse_args().largest
+    parser.add_argument("--accelerator", action="store_true", help="draw to the GPU")
+    arguments = parser.parse_args()
+    largest, accelerator = arguments.largest, arguments.accelerator
     shapes = [shape for shape in SHAPES if math.prod(shape) <= largest]
     print_machine()
     backends = installed_backends()
     for backend in backends:
-        console.print(times_table(backend, measure_times(backend, shapes)))
+        times = measure_times(backend, shapes, accelerator=accelerator)
+        console.print(times_table(backend, times, accelerator=accelerator))
     console.print(LEGEND)
+    if accelerator:
+        return
     if sys.platform != "linux":
         console.print("Peak memory: not measured, for lack of Linux.")
         return

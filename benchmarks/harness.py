@@ -51,26 +51,37 @@ def installed_backends() -> list[str]:
     return found
 
 
-def fresh_process(backend: str) -> ProcessPoolExecutor:
+def fresh_process(backend: str, *, accelerator: bool = False) -> ProcessPoolExecutor:
     """A new Python process for Keras on `backend`, which runs what is submitted.
 
-    Accelerators are hidden from it: all is measured on the CPU.
+    Accelerators are hidden from it, unless one is asked for: all is measured on the CPU.
     """
     # Spawned, not forked: nothing that is loaded here helps or burdens the child.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _prepare, (backend,))
+    return ProcessPoolExecutor(1, context, _prepare, (backend, accelerator))
 
 
-def _prepare(backend: str) -> None:
-    os.environ.update({"KERAS_BACKEND": backend, **_CPU_ONLY})
+def _prepare(backend: str, accelerator: bool) -> None:
+    os.environ.update({"KERAS_BACKEND": backend, **({} if accelerator else _CPU_ONLY)})
     # TensorFlow's start-up messages would break up the progress bar. Exceptions reach
     # the parent another way.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def finished(tensor: Any) -> Any:
-    """The tensor, once it is computed: JAX hands it out before that."""
+    """The tensor, once it is computed: JAX and a GPU's PyTorch hand it out before that."""
+    if getattr(tensor, "is_cuda", False):
+        import torch
+
+        torch.cuda.synchronize()
     return tensor.block_until_ready() if hasattr(tensor, "block_until_ready") else tensor
+
+
+def where(backend: str) -> str:
+    """The device on which a new tensor of the backend is. Runs in a process of it."""
+    import keras
+
+    return f"{backend} on {keras.ops.zeros(1).device}"
 
 
 def fastest_seconds(

@@ -21,6 +21,8 @@ def install() -> None:
         wrapper = _wrapped(original)
         setattr(wrapper, _MARK, True)
         keras.Layer.__init__ = wrapper
+        # On the class, so that all layers have the same attributes, whoever made them.
+        setattr(keras.Layer, _FROM_USER, False)
 
 
 def _wrapped(original: Callable[..., None]) -> Callable[..., None]:
@@ -46,4 +48,4 @@ def is_named_by_user(layer: keras.Layer) -> bool:
 
     Not of a layer that was made from a config: the name in it may be any.
     """
-    return getattr(layer, _FROM_USER, False)
+    return bool(getattr(layer, _FROM_USER))

@@ -145,6 +145,17 @@ def test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original():
     assert np.array_equal(values_of(again.kernel), values_of(original.kernel))
 
 
+@pytest.mark.parametrize(
+    "original",
+    [layers.Dense(2), layers.SpatialDropout1D(0.5), layers.HashedCrossing(3, name="mine")],
+    ids=lambda layer: layer.name,
+)
+def test_a_layer_that_is_made_from_a_config_has_the_attributes_of_its_original(original):
+    # Keras's own tests of layers compare them.
+    again = type(original).from_config(original.get_config())
+    assert set(dir(again)) == set(dir(original))
+
+
 def test_siblings_that_nobody_named_differ():
     assert distinct([values_of(weight) for weight in built(Experts()).weights])
     assert distinct([values_of(weight) for weight in built(Twice()).weights])

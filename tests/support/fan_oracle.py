@@ -112,9 +112,12 @@ def forward_and_back(function, x, cotangent=None):
     else:
         import torch
 
-        x = torch.tensor(x, requires_grad=True)
+        device = ops.zeros(()).device
+        x = torch.tensor(x, device=device, requires_grad=True)
         y = function(x)
-        cotangent = torch.ones_like(y) if cotangent is None else torch.tensor(cotangent)
+        if cotangent is None:
+            cotangent = torch.ones_like(y)
+        cotangent = torch.as_tensor(cotangent, device=device)
         (gradient,) = torch.autograd.grad(y, x, cotangent, allow_unused=True)
         gradient = torch.zeros_like(x) if gradient is None else gradient
     return ops.convert_to_numpy(y), ops.convert_to_numpy(gradient)
