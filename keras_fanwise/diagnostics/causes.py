@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import keras
+
 from keras_fanwise.diagnostics.measured import MeasuredWeight
 from keras_fanwise.fans.keras_rule import keras_fans
 from keras_fanwise.initializers.counterparts import counterpart
@@ -68,16 +70,36 @@ def replacement(weight: MeasuredWeight) -> Any:
         return "zeros"
     if weight.is_gamma:
         return "ones"
-    given = weight.initializer
-    ours = given if isinstance(given, FanwiseVarianceScaling) else counterpart(given)
-    if ours is not None and weight.has_fair_scale:
+    ours = _own(weight)
+    if ours is not None:
         name = snake_case(type(ours).__name__)
         if type(ours) is not FanwiseVarianceScaling and type(ours) in CLASSES:
             return name
         return FanwiseVarianceScaling(ours.scale, ours.mode, ours.distribution)
-    activation = getattr(weight.owned.layer, "activation", None)
-    rectified = getattr(activation, "__name__", "") in _RECTIFIERS
+    rectified = _activation_name(weight) in _RECTIFIERS
     return "fanwise_he_normal" if rectified else "fanwise_glorot_uniform"
+
+
+def _own(weight: MeasuredWeight) -> FanwiseVarianceScaling | None:
+    """What it was given, as this package's, if that knows fans and its scale is fair."""
+    given = weight.initializer
+    ours = given if isinstance(given, FanwiseVarianceScaling) else counterpart(given)
+    return ours if weight.has_fair_scale else None
+
+
+def _activation_name(weight: MeasuredWeight) -> str:
+    activation = getattr(weight.owned.layer, "activation", None)
+    return str(getattr(activation, "__name__", ""))
+
+
+def _gain(weight: MeasuredWeight) -> str:
+    """Where the scale is known from that an activation of the user's own needs."""
+    name = _activation_name(weight)
+    plain = weight.is_bias or weight.is_gamma or _own(weight) is not None
+    if plain or not name or hasattr(keras.activations, name):
+        return ""
+    known = name if name.isidentifier() else "activation"
+    return f"; the scale for its activation is gain({known}) ** 2, or calibrate(model, x)'s"
 
 
 def remedy_of(weight: MeasuredWeight, departed: bool) -> str:
@@ -88,7 +110,7 @@ def remedy_of(weight: MeasuredWeight, departed: bool) -> str:
         return f"draw it anew by {shown}, as initialize(model, report.remedies()) does"
     argument = _argument(weight)
     retrofit = ", or build inside retrofit()" if weight.miscount != 1.0 else ""
-    return f"write {argument}={shown}{retrofit}"
+    return f"write {argument}={shown}{retrofit}{_gain(weight)}"
 
 
 def _argument(weight: MeasuredWeight) -> str:

@@ -59,9 +59,10 @@ def remedy(
             "activation: what it gives is nearly constant, whatever the weights"
         )
     if name != "linear" and not hasattr(keras.activations, name):
+        known = name if name.isidentifier() else "activation"
         return (
             "let calibrate(model, x) scale the kernels, or write "
-            f"kernel_initializer=FanwiseVarianceScaling(gain({name}) ** 2) for the hidden "
+            f"kernel_initializer=FanwiseVarianceScaling(gain({known}) ** 2) for the hidden "
             f"layers: their activation, {name}, is none of Keras's"
         )
     return (

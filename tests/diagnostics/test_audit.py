@@ -284,6 +284,33 @@ def test_wrong_fans_are_named_with_cause_and_replacement(case):
     assert not [f for f in kf.audit(layer).findings if f.condition in (SCALE, GLOROT)]
 
 
+def own_activation(x):
+    return keras.ops.sin(3 * x)
+
+
+@pytest.mark.parametrize(
+    ("activation", "known"),
+    [(own_activation, "gain(own_activation) ** 2"), (lambda x: x, "gain(activation) ** 2")],
+)
+def test_of_an_activation_of_ones_own_the_remedy_says_where_its_scale_is_known(
+    activation, known
+):
+    far_off = [keras.initializers.RandomNormal(stddev=1, seed=seed) for seed in range(2)]
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(128, activation, kernel_initializer=far_off[0]),
+            layers.Dense(128, "tanh", kernel_initializer=far_off[1]),
+            layers.Dense(128, activation),
+        ]
+    )
+    own, of_keras = kf.audit(model).findings
+    assert own.remedy.startswith('write kernel_initializer="fanwise_glorot_uniform"; ')
+    assert known in own.remedy
+    assert "calibrate(model, x)" in own.remedy
+    assert of_keras.remedy == 'write kernel_initializer="fanwise_glorot_uniform"'
+
+
 RANDOM = keras.initializers
 
 

@@ -62,7 +62,9 @@ def torch_state(model):
     import torch
 
     [wrapper] = [layer for layer in model.layers if hasattr(layer, "module")]
-    buffers = {name: b.cpu().clone().numpy().tobytes() for name, b in wrapper.named_buffers()}
+    buffers = {
+        name: b.cpu().clone().numpy().tobytes() for name, b in wrapper.named_buffers()
+    }
     modes = [module.training for module in wrapper.modules()]
     return buffers, modes, torch.random.get_rng_state().numpy().tobytes()
 

@@ -157,7 +157,9 @@ def test_every_recipe(model, x, name):
         assert drawn
         changed = {
             weight.path
-            for weight, is_same in zip(model.weights, equal(arrays(model), filled), strict=True)
+            for weight, is_same in zip(
+                model.weights, equal(arrays(model), filled), strict=True
+            )
             if not is_same
         }
         assert changed == drawn
