@@ -42,5 +42,21 @@ def owned(values: np.ndarray, dtype: str) -> np.ndarray:
     ):
         return values
     copy = aligned_empty(values.size, result).reshape(values.shape)
-    copy[...] = values
+    twice_rounded = values.dtype == np.float64 and dtype == "bfloat16"
+    copy[...] = _for_one_more_rounding(values) if twice_rounded else values
     return copy
+
+
+def _for_one_more_rounding(values: np.ndarray) -> np.ndarray:
+    """In float32, rounded to odd: rounding them again is as if it were the only time.
+
+    NumPy's way from float64 to bfloat16 is through float32, and what that rounds to a tie
+    would be rounded a second time. Two more bits than the last type has are enough: Boldo
+    and Melquiond 2008, "Emulation of a FMA and Correctly Rounded Sums: Proved Algorithms
+    Using Rounding to Odd".
+    """
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32)
+    bits -= np.abs(nearest) > np.abs(values)  # towards 0
+    bits |= nearest.astype(np.float64) != values
+    return nearest
