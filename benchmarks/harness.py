@@ -62,6 +62,9 @@ def fresh_process(backend: str, *, accelerator: bool = False) -> ProcessPoolExec
 
 
 def _prepare(backend: str, accelerator: bool) -> None:
+    if "keras" in sys.modules:
+        # A new process imports the program first: it would be of the default backend.
+        raise ImportError("import keras in the functions that are submitted")
     os.environ.update({"KERAS_BACKEND": backend, **({} if accelerator else _CPU_ONLY)})
     # TensorFlow's start-up messages would break up the progress bar. Exceptions reach
     # the parent another way.

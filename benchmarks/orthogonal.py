@@ -10,10 +10,7 @@ Keras's initializers and with those of `retrofit(orthogonal=True)`.
 import time
 from collections.abc import Callable
 
-import keras
 import numpy as np
-
-import keras_fanwise
 
 from harness import (
     console,
@@ -32,6 +29,10 @@ UNITS, FEATURES = 256, 128
 
 def processor_seconds(shape: tuple[int, int]) -> tuple[float, float, float, float]:
     """Of a draw by Keras's and by ours, and the largest entries of |QᵀQ − I|."""
+    import keras
+
+    import keras_fanwise
+
     initializers: tuple[Callable[..., object], ...] = (
         keras.initializers.Orthogonal(seed=1),
         keras_fanwise.FanwiseOrthogonal(seed=1),
@@ -53,6 +54,11 @@ def processor_seconds(shape: tuple[int, int]) -> tuple[float, float, float, floa
 
 def building_seconds(ours: bool) -> float:
     """Of an LSTM, the first in its process; what is loaded once is loaded before."""
+    import keras
+
+    import keras_fanwise
+
+    keras_fanwise.register()
     keras.layers.LSTM(
         8, kernel_initializer="zeros", recurrent_initializer="zeros", unit_forget_bias=False
     ).build((None, 4, 8))

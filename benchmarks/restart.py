@@ -9,10 +9,6 @@ what a plan takes. Every call runs in a process of its own.
 
 import importlib.util
 
-import keras
-
-import keras_fanwise
-
 from harness import console, fresh_process, print_machine, results_table
 from memory import peak_growth
 
@@ -23,6 +19,10 @@ CALLS = ("initialize", "reinitialize", "initialize, dry run")
 
 def growth(call: str) -> float:
     """The peak of a call, in sizes of the weights."""
+    import keras
+
+    import keras_fanwise
+
     dense = [keras.layers.Dense(UNITS, use_bias=False) for _ in range(LAYERS)]
     model = keras.Sequential([keras.Input((UNITS,)), *dense])
     model.compile("adam", "mse")

@@ -52,6 +52,8 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         arguments = (
             dict(zip(("shape", "initializer", "dtype"), args, strict=False)) | kwargs
         )
+        if isinstance(arguments.get("shape"), str):  # a name: Keras tells what is wrong
+            return original(self, *args, **kwargs)
         identifier = arguments.get("initializer")
         if identifier is None:
             identifier = _default(self, arguments.get("dtype"))

@@ -458,6 +458,17 @@ def test_the_positional_forms_of_add_weight():
     assert layer.six.shape == ()
 
 
+@pytest.mark.parametrize("initializer", [None, "fanwise_he_normal"])
+def test_what_keras_says_of_a_name_in_the_place_of_the_shape(initializer):
+    add_weight = keras.Layer.add_weight
+    says = []
+    for call in (add_weight.__wrapped__, add_weight):
+        with kf.retrofit(), pytest.raises((TypeError, ValueError)) as error:
+            call(layers.Layer(name="own"), "matrix", initializer=initializer)
+        says.append((error.type, str(error.value)))
+    assert says[0] == says[1]
+
+
 def test_subclasses_that_override_add_weight():
     class Loud(layers.DepthwiseConv2D):
         def add_weight(self, *args, **kwargs):
