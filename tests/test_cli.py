@@ -523,6 +523,7 @@ def test_bad_data(folder, capsys, name):
     code, output, errors = run(capsys, "signal", "model.keras", "--data", name)
     assert (code, output) == (2, "")
     assert BAD_DATA[name] in errors
+    assert "Exception encountered" not in errors  # which says nothing yet
     assert errors.count("\n") == 1
     assert sorted(folder.iterdir()) == before
 

@@ -80,6 +80,8 @@ def cause(error: Exception) -> str:
     if unknown:
         return f"it holds a {unknown[1]} that is not known here, {unknown[2]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        lines = lines[1:]
     # What ends in a colon, such as "Example error message for ...", is no cause yet.
     count = next((i for i, line in enumerate(lines, 1) if not line.endswith(":")), None)
     return " ".join(lines[:count])[:_LONGEST] or type(error).__name__

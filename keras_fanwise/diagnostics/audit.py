@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from keras_fanwise.arguments import glob_matches, globs_of
+from keras_fanwise.diagnostics.causes import remedy_of
 from keras_fanwise.diagnostics.conditions import Conditions, finding
 from keras_fanwise.diagnostics.copies import (
     COMPARED,
@@ -59,8 +60,8 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
-    shape of its distribution. A model that was trained is no longer at its start, and has
-    such findings.
+    shape of its distribution. A model that was trained is no longer at its start, and may
+    have findings of any kind: they are no reason to draw it anew.
 
     Errors are findings with which the network will not start well. Notes are those with
     which it may: Keras counts other fans, by a factor that does not hurt or is undone by a
@@ -171,4 +172,7 @@ def _between_weights(
         weight = weights[place]
         numbers = f"its values are those of {weights[earlier].owned.variable.path}"
         cause = "one initializer and seed for several weights"
-        yield place, finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
+        copy = finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
+        anew = remedy_of(weight, departed=True)
+        remedy = f"give each an initializer or a seed of its own, or {anew}"
+        yield place, copy._replace(remedy=remedy)

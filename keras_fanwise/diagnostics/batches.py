@@ -87,6 +87,20 @@ def shapes_for(model: keras.Layer, samples: int, size: int) -> Arguments:
     return Arguments(first, others)
 
 
+def given(x: Any) -> Any:
+    """The tensors of a batch that somebody gave.
+
+    Raises:
+        ValueError: a value is infinite or not a number, as all that follows would be.
+    """
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    for tensor in keras.tree.flatten(tensors):
+        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
+        if is_float and not bool(keras.ops.all(keras.ops.isfinite(tensor))):
+            raise ValueError("`x` must be of finite numbers, and holds infinities or NaN")
+    return tensors
+
+
 def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
     """A tensor of standard normal values, the same at every call."""
     key = stream_key(_SEED, name)

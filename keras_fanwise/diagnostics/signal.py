@@ -27,12 +27,18 @@ from keras_fanwise.diagnostics.anatomy import (
     measured_layers,
     sums,
 )
-from keras_fanwise.diagnostics.batches import Arguments, batch_for, normal_values, sizes
+from keras_fanwise.diagnostics.batches import (
+    Arguments,
+    batch_for,
+    given,
+    normal_values,
+    sizes,
+)
 from keras_fanwise.diagnostics.branches import residual_branches
 from keras_fanwise.diagnostics.opened_graph import OpenedGraph
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
-from keras_fanwise.seam.owners import all_weights
+from keras_fanwise.seam.owners import NOT_BUILT, all_weights
 
 
 def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
@@ -69,8 +75,9 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
 
     Raises:
         TypeError: `model` is not a Keras model or layer.
-        ValueError: `model` is not built, `x` is not given and the model does not say
-            what it takes, or `y` is given without `x` or to a model that has no loss.
+        ValueError: `model` is not built, `x` is not finite, or not given and the model
+            does not say what it takes, or `y` is given without `x` or to a model that has
+            no loss.
 
     References: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equations 5 and 6; He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 9
@@ -91,7 +98,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not model.built:
-        raise fail(ValueError, "model", "built", model)
+        raise fail(ValueError, "model", NOT_BUILT, model)
     all_weights(model)  # or a layer inside itself would be followed without end
     if y is not None:
         _check_loss(model, x)
@@ -114,11 +121,12 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
 
 
 def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:
-    batch = Arguments((_tensors(x),), {})
+    batch = Arguments((given(x),), {})
     if y is None:
         return _sent(model, batch, None)
+    targets = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
     with new_compiled_loss(model):
-        return _sent(model, batch, _tensors(y))
+        return _sent(model, batch, targets)
 
 
 def _sent_drawn(model: keras.Layer) -> list["_Call"]:
@@ -150,10 +158,6 @@ def _check_loss(model: keras.Layer, x: Any) -> None:
             f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
             f"model={model}"
         )
-
-
-def _tensors(arrays: Any) -> Any:
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
 
 
 class _Call:

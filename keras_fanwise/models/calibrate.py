@@ -11,7 +11,7 @@ import numpy as np
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
 from keras_fanwise.backends.kept_state import kept_state
 from keras_fanwise.backends.private_keras import all_layers, own_variables
-from keras_fanwise.diagnostics.batches import Arguments, batch_for
+from keras_fanwise.diagnostics.batches import Arguments, batch_for, given
 from keras_fanwise.models.scaling_pass import ScalingPass
 from keras_fanwise.models.writing import all_or_none
 from keras_fanwise.reports.calibration_report import CalibrationReport
@@ -62,8 +62,8 @@ def calibrate(
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: `model` is not built or has no kernels, a glob meets no kernel, `std` is
-            not above 0, `by` is unknown, or `x` is not given and the model does not say
-            what it takes.
+            not above 0, `by` is unknown, or `x` is not finite, or not given and the model
+            does not say what it takes.
 
     References: Mishkin and Matas 2016, "All you need is a good init",
     <https://arxiv.org/abs/1511.06422>, algorithm 1, which runs the network anew for each
@@ -118,7 +118,7 @@ def _first_batch(x: Any) -> Any:
         if batch is None:
             raise fail(ValueError, "x", "a dataset of one batch or more", x)
         x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    return keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    return given(x)
 
 
 def _reasons(

@@ -147,7 +147,13 @@ def _point(stage: _Stage, depth: int) -> _Point:
         except ValueError:  # it is critical along a line
             critical = criticality(activation, q=1 / depth)
     except ValueError as error:
-        raise ValueError(f"{_named(stage.layer)}: {error}") from error
+        allowed = (
+            "of activations with a critical point for the recipe 'critical', such as relu, "
+            "tanh, gelu and selu"
+        )
+        name = getattr(activation, "__name__", type(activation).__name__)
+        where = f"{_named(stage.layer)} with {name}"
+        raise fail(ValueError, "model", allowed, where) from error
     return _Point(critical, second_moment(float64_function(activation), critical.q))
 
 

@@ -43,6 +43,9 @@ class _AtPath(Rule):
         """Whether a weight has the path."""
         return bool(owned.variable.path == self.path)
 
+    def __repr__(self) -> str:
+        return f"the path {self.path!r}, letter by letter,"
+
 
 class _LearnedKernels(Rule):
     """Leaves kernels alone that are computed, not learned."""
@@ -206,13 +209,11 @@ def rules_of(recipe: Any) -> list[Rule]:
 
     Raises:
         TypeError: it is a list of something other than rules.
-        ValueError: it is an unknown name, or empty.
+        ValueError: it is an unknown name, or a list of no rules.
     """
     if isinstance(recipe, Rule):
         return [recipe]
     if isinstance(recipe, Mapping):
-        if not recipe:
-            raise fail(ValueError, "recipe", "a mapping of at least one path", recipe)
         return [_AtPath(initializer, path) for path, initializer in recipe.items()]
     if isinstance(recipe, (list, tuple)):
         if not all(isinstance(rule, Rule) for rule in recipe):

@@ -10,6 +10,8 @@ from keras_fanwise.backends.private_keras import all_layers
 # Layers whose kernels are those of a Fourier transform, and not learned.
 FIXED_KERNELS = getattr(keras.layers, "STFTSpectrogram", ())
 
+NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras.Input"
+
 
 class OwnedWeight(NamedTuple):
     """A weight and where it is.
@@ -51,7 +53,7 @@ def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not all_weights(model):
-        raise fail(ValueError, "model", "built: it has no weights yet", model)
+        raise fail(ValueError, "model", NOT_BUILT, model)
     owners: dict[int, keras.Layer] = {}
     holders: dict[int, list[keras.Layer]] = {}
     for layer in all_layers(model):

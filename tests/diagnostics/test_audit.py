@@ -174,6 +174,9 @@ def test_a_weight_that_repeats_another_is_named(clean, factor):
     [finding] = [f for f in kf.audit(clean).findings if f.condition == SYMMETRY]
     assert finding.path == key.path
     assert "attention/query/kernel" in finding.numbers
+    assert finding.remedy.startswith(
+        "give each an initializer or a seed of its own, or draw"
+    )
 
 
 COPIES = {

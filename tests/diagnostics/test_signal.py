@@ -489,6 +489,17 @@ def test_bad_input(case):
         kf.signal(make())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("function", [kf.signal, kf.calibrate])
+def test_a_batch_that_is_not_finite_is_no_fault_of_the_model(function, value):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    x = np.ones((3, 4), "float32")
+    function(model, x)
+    x[1, 2] = value
+    with pytest.raises(ValueError, match="`x` must be of finite numbers"):
+        function(model, x)
+
+
 def test_code_that_is_compiled_is_passed_over():
     """Layers called within it are not seen; the others are."""
     inner = layers.Dense(8)

@@ -140,7 +140,11 @@ REFUSED = {
     ),
     "no critical point": (
         lambda: plain("softplus", 2),
-        "with a critical point|`q` must be",
+        r"`model` must be of activations with a critical point.*\(Dense\) with softplus",
+    ),
+    "none at this depth": (
+        lambda: plain("sigmoid", 2),
+        r"`model` must be of activations with a critical point.*\(Dense\) with sigmoid",
     ),
     "two activations": (
         lambda: keras.Sequential(
