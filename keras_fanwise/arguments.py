@@ -127,6 +127,7 @@ def globs_of(name: str, value: Any, paths: Sequence[str]) -> list[str]:
         raise fail(TypeError, name, "a glob or a list of globs, such as 'head/*'", value)
     for glob in globs:
         if not any(glob_matches(glob, path) for path in paths):
-            allowed = f"globs that meet a weight, and {glob!r} meets none"
+            example = f", such as {paths[0]!r}," if paths else ""
+            allowed = f"globs that meet a weight{example} and {glob!r} meets none"
             raise fail(ValueError, name, allowed, value)
     return list(globs)
