@@ -101,7 +101,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             shape: of the weight.
             site: of the weight; `None` outside a layer.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method `expected`")
 
     def sample(
         self,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import choice, fail
 from keras_fanwise.sampling.memory import ALIGNMENT, DTYPES, aligned_empty
 from keras_fanwise.sampling.quantile import (
     Slope,
@@ -178,7 +178,13 @@ class Stream(NamedTuple):
                 it is truncated.
             mean: is added to what is drawn.
             index: a slice, with a step of 1, of each axis; by default the whole tensor.
+
+        Raises:
+            TypeError: `family` or `dtype` is no string.
+            ValueError: `family` or `dtype` is unknown.
         """
+        family = choice("family", family, ("uniform", *_NORMALS))
+        dtype = choice("dtype", dtype, tuple(DTYPES))
         return draw(self.key, family, shape, dtype, spread=spread, mean=mean, index=index)
 
 
