@@ -172,7 +172,9 @@ def test_what_samples_by_itself_does_not_draw_by_the_backend():
 
 
 def test_mistakes_in_an_initializer_of_ones_own_are_named():
-    with pytest.raises(ValueError, match=r"`family` must be one of.*did you mean 'uniform'"):
+    with pytest.raises(
+        ValueError, match=r"`family` must be one of.*did you mean 'uniform'"
+    ):
         kf.Stream(key=7).draw("unifrm", (2, 3))
     with pytest.raises(ValueError, match="`dtype` must be one of"):
         kf.Stream(key=7).draw("uniform", (2, 3), "int32")

@@ -147,7 +147,11 @@ def test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original():
 
 @pytest.mark.parametrize(
     "original",
-    [layers.Dense(2), layers.SpatialDropout1D(0.5), layers.SpatialDropout2D(0.5, name="own")],
+    [
+        layers.Dense(2),
+        layers.SpatialDropout1D(0.5),
+        layers.SpatialDropout2D(0.5, name="own"),
+    ],
     ids=lambda layer: layer.name,
 )
 def test_a_layer_that_is_made_from_a_config_has_the_attributes_of_its_original(original):
