@@ -44,11 +44,11 @@ def in_weight(error: Exception, path: str, shape: Any) -> Exception:
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     """`value`, in lower case, if it is one of `allowed`."""
+    if isinstance(value, str) and value.lower() in allowed:
+        return value.lower()
     options = "one of " + ", ".join(repr(option) for option in allowed)
     if not isinstance(value, str):
         raise fail(TypeError, name, options, value)
-    if value.lower() in allowed:
-        return value.lower()
     near = difflib.get_close_matches(value.lower(), allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise fail(ValueError, name, options + hint, value)

@@ -66,6 +66,14 @@ def activation_of(layer: keras.Layer) -> str | None:
     return None if name == "linear" else name
 
 
+def own_gain(activation: str) -> str | None:
+    """How the scale is written for an activation that is none of Keras's."""
+    if hasattr(keras.activations, activation):
+        return None
+    known = activation if activation.isidentifier() else "activation"
+    return f"gain({known}) ** 2"
+
+
 def is_zero(layer: keras.Layer) -> bool:
     """Whether a kernel or a scale of the layer is 0, so that it gives nothing yet."""
     return any(

@@ -3,8 +3,7 @@
 import inspect
 from typing import Any
 
-import keras
-
+from keras_fanwise.diagnostics.anatomy import activation_of, own_gain
 from keras_fanwise.diagnostics.measured import MeasuredWeight
 from keras_fanwise.fans.keras_rule import keras_fans
 from keras_fanwise.initializers.counterparts import counterpart
@@ -76,7 +75,7 @@ def replacement(weight: MeasuredWeight) -> Any:
         if type(ours) is not FanwiseVarianceScaling and type(ours) in CLASSES:
             return name
         return FanwiseVarianceScaling(ours.scale, ours.mode, ours.distribution)
-    rectified = _activation_name(weight) in _RECTIFIERS
+    rectified = activation_of(weight.owned.layer) in _RECTIFIERS
     return "fanwise_he_normal" if rectified else "fanwise_glorot_uniform"
 
 
@@ -87,19 +86,16 @@ def _own(weight: MeasuredWeight) -> FanwiseVarianceScaling | None:
     return ours if weight.has_fair_scale else None
 
 
-def _activation_name(weight: MeasuredWeight) -> str:
-    activation = getattr(weight.owned.layer, "activation", None)
-    return str(getattr(activation, "__name__", ""))
-
-
 def _gain(weight: MeasuredWeight) -> str:
     """Where the scale is known from that an activation of the user's own needs."""
-    name = _activation_name(weight)
-    plain = weight.is_bias or weight.is_gamma or _own(weight) is not None
-    if plain or not name or hasattr(keras.activations, name):
+    if weight.is_bias or weight.is_gamma or _own(weight) is not None:
         return ""
-    known = name if name.isidentifier() else "activation"
-    return f"; the scale for its activation is gain({known}) ** 2, or calibrate(model, x)'s"
+    gain = own_gain(activation_of(weight.owned.layer) or "linear")
+    return (
+        f"; the scale for its activation is {gain}, or calibrate(model, x)'s"
+        if gain
+        else ""
+    )
 
 
 def remedy_of(weight: MeasuredWeight, departed: bool) -> str:

@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import keras
-
+from keras_fanwise.diagnostics.anatomy import own_gain
 from keras_fanwise.reports.signal_report import Trend, Verdict
 
 # What these give is nearly constant, of any scale: no gain brings a signal through them.
@@ -58,11 +57,11 @@ def remedy(
             f"put a normalization behind the layers with {name}, or choose another "
             "activation: what it gives is nearly constant, whatever the weights"
         )
-    if name != "linear" and not hasattr(keras.activations, name):
-        known = name if name.isidentifier() else "activation"
+    gain = own_gain(name)
+    if gain is not None:
         return (
             "let calibrate(model, x) scale the kernels, or write "
-            f"kernel_initializer=FanwiseVarianceScaling(gain({known}) ** 2) for the hidden "
+            f"kernel_initializer=FanwiseVarianceScaling({gain}) for the hidden "
             f"layers: their activation, {name}, is none of Keras's"
         )
     return (
