@@ -69,29 +69,29 @@ def _inside(folder: str) -> Iterator[None]:
 
 
 def _saved(model: keras.Model, suffix: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder, _inside(folder):
-        path = Path(folder) / f"model{suffix}"
-        model.save(path)
-        return path.read_bytes()
+    path = Path(f"model{suffix}")
+    model.save(path)
+    return path.read_bytes()
 
 
 def whole_files() -> dict[str, dict[str, bytes]]:
     """Files as Keras saves them, by suffix: good, of zeros, and with a Lambda layer."""
-    body = [layers.Dense(3, "relu", name="one"), layers.Dense(2, name="two[b]\x1b")]
-    good = keras.Sequential([keras.Input((4,)), *body], name="net")
-    good.compile("sgd", "mse")
-    zeros = layers.Dense(70, kernel_initializer="zeros")
-    dead = keras.Sequential([keras.Input((4,)), zeros, layers.Dense(2)])
-    runs = layers.Lambda(lambda x: (__import__("pathlib").Path("ran").touch(), x)[1])
-    hostile = keras.Sequential([keras.Input((4,)), runs, layers.Dense(2)])
-    return {
-        suffix: {
-            "good": _saved(good, suffix),
-            "zeros": _saved(dead, suffix),
-            "hostile": _saved(hostile, suffix),
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        body = [layers.Dense(3, "relu", name="one"), layers.Dense(2, name="two[b]\x1b")]
+        good = keras.Sequential([keras.Input((4,)), *body], name="net")
+        good.compile("sgd", "mse")
+        zeros = layers.Dense(70, kernel_initializer="zeros")
+        dead = keras.Sequential([keras.Input((4,)), zeros, layers.Dense(2)])
+        runs = layers.Lambda(lambda x: (__import__("pathlib").Path("ran").touch(), x)[1])
+        hostile = keras.Sequential([keras.Input((4,)), runs, layers.Dense(2)])
+        return {
+            suffix: {
+                "good": _saved(good, suffix),
+                "zeros": _saved(dead, suffix),
+                "hostile": _saved(hostile, suffix),
+            }
+            for suffix in (".keras", ".h5")
         }
-        for suffix in (".keras", ".h5")
-    }
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
