@@ -49,9 +49,13 @@ def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     options = "one of " + ", ".join(repr(option) for option in allowed)
     if not isinstance(value, str):
         raise fail(TypeError, name, options, value)
-    near = difflib.get_close_matches(value.lower(), allowed, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise fail(ValueError, name, options + hint, value)
+    raise fail(ValueError, name, options + nearest(value, allowed), value)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at the one of `known` that `name` may mean, behind a space; or `""`."""
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def real(name: str, value: Any) -> float:

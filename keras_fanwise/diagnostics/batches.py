@@ -91,13 +91,19 @@ def given(x: Any) -> Any:
     """The tensors of a batch that somebody gave.
 
     Raises:
-        ValueError: a value is infinite or not a number, as all that follows would be.
+        ValueError: there is no value, all are 0, or one is infinite or not a number: what
+            follows would be the same whatever the weights.
     """
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-    for tensor in keras.tree.flatten(tensors):
-        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
-        if is_float and not bool(keras.ops.all(keras.ops.isfinite(tensor))):
-            raise ValueError("`x` must be of finite numbers, and holds infinities or NaN")
+    flat = keras.tree.flatten(tensors)
+    floats = [t for t in flat if "float" in keras.backend.standardize_dtype(t.dtype)]
+    if not flat or any(0 in tensor.shape for tensor in flat):
+        raise ValueError("`x` must hold a sample or more, and holds none")
+    if not all(bool(keras.ops.all(keras.ops.isfinite(tensor))) for tensor in floats):
+        raise ValueError("`x` must be of finite numbers, and holds infinities or NaN")
+    # Zeros of integers are indices.
+    if len(floats) == len(flat) and not any(bool(keras.ops.any(t)) for t in floats):
+        raise ValueError("`x` must hold other numbers than 0, and holds none")
     return tensors
 
 

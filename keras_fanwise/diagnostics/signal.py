@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,9 +76,9 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
 
     Raises:
         TypeError: `model` is not a Keras model or layer.
-        ValueError: `model` is not built, `x` is not finite, or not given and the model
-            does not say what it takes, or `y` is given without `x` or to a model that has
-            no loss.
+        ValueError: `model` is not built; `x` is empty, all 0 or not finite, or not given
+            and the model does not say what it takes; or `y` is given without `x` or to a
+            model that has no loss.
 
     References: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equations 5 and 6; He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 9
@@ -232,13 +233,13 @@ def _tapped(
     """The layer's `call`, recorded, with taps on all that it gives."""
     original = current_call(layer)
     deeper = has_kernel(layer)
+    numbers = itertools.count(1)
 
     @functools.wraps(original)
     def called(*args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
-        number = 1 + sum(call.layer is layer for call in calls)
         depth = (calls[-1].depth if calls else 0) + deeper
-        calls.append(call := _Call(layer, path, number, depth))
+        calls.append(call := _Call(layer, path, next(numbers), depth))
         return keras.tree.map_structure(
             lambda tensor: tap(tensor, call.watch()) if _is_float(tensor) else tensor,
             outputs,

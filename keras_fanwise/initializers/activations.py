@@ -1,6 +1,5 @@
 """Activations, as functions of numbers."""
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import fail, nearest
 from keras_fanwise.backends.arrays import in_float64
 
 ELEMENTWISE = "a function that maps each element by itself"
@@ -46,9 +45,7 @@ def activation_function(activation: Any) -> Callable[..., Any]:
         return function
     except ValueError as error:
         names = [name for name in dir(keras.activations) if name.islower()]
-        near = difflib.get_close_matches(str(activation).lower(), names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        allowed = f"the name of a Keras activation{hint}"
+        allowed = f"the name of a Keras activation{nearest(str(activation), names)}"
         raise fail(ValueError, "activation", allowed, activation) from error
 
 

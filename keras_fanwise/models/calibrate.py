@@ -62,8 +62,8 @@ def calibrate(
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: `model` is not built or has no kernels, a glob meets no kernel, `std` is
-            not above 0, `by` is unknown, or `x` is not finite, or not given and the model
-            does not say what it takes.
+            not above 0, `by` is unknown, or `x` is empty, all 0 or not finite, or not
+            given and the model does not say what it takes.
 
     References: Mishkin and Matas 2016, "All you need is a good init",
     <https://arxiv.org/abs/1511.06422>, algorithm 1, which runs the network anew for each

@@ -1,6 +1,5 @@
 """Which weights of a model get which initializer."""
 
-import difflib
 import fnmatch
 import functools
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail, glob_matches
+from keras_fanwise.arguments import fail, glob_matches, nearest
 from keras_fanwise.diagnostics.branches import Branch, residual_branches
 from keras_fanwise.diagnostics.opened_graph import OpenedGraph
 from keras_fanwise.initializers.randomness import random_state_kept
@@ -188,9 +187,9 @@ def resolved(
     if not isinstance(identifier, str):
         raise fail(TypeError, argument, allowed, identifier)
     names = [*also, *(snake_case(cls.__name__) for cls in CLASSES), *_keras_names()]
-    near = difflib.get_close_matches(identifier.lower(), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise fail(ValueError, argument, allowed + hint, identifier)
+    # As PyTorch calls Glorot's and He's, after the same authors.
+    meant = identifier.lower().replace("xavier", "glorot").replace("kaiming_", "he_")
+    raise fail(ValueError, argument, allowed + nearest(meant, names), identifier)
 
 
 def _keras_names() -> list[str]:

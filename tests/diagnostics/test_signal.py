@@ -489,6 +489,32 @@ def test_bad_input(case):
         kf.signal(make())
 
 
+@pytest.mark.parametrize("function", [kf.signal, kf.calibrate])
+def test_a_batch_without_a_signal_is_no_fault_of_the_model(function):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    for empty in (np.ones((0, 4), "float32"), []):
+        with pytest.raises(ValueError, match="`x` must hold a sample or more"):
+            function(model, empty)
+    zeros = np.zeros((3, 4), "float32")
+    with pytest.raises(ValueError, match="`x` must hold other numbers than 0"):
+        function(model, zeros)
+    zeros[1, 2] = 1e-3
+    function(model, zeros)
+
+
+@pytest.mark.parametrize("function", [kf.signal, kf.calibrate])
+def test_zeros_that_are_indices_or_one_input_of_two_are_a_signal(function):
+    function(
+        keras.Sequential(
+            [keras.Input((4,), dtype="int32"), layers.Embedding(3, 8), layers.Dense(2)]
+        ),
+        np.zeros((3, 4), "int32"),
+    )
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    both = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs)))
+    function(both, [np.zeros((3, 4), "float32"), np.eye(3, 4, dtype="float32")])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("function", [kf.signal, kf.calibrate])
 def test_a_batch_that_is_not_finite_is_no_fault_of_the_model(function, value):

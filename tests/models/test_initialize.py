@@ -228,6 +228,9 @@ def raising(shape, dtype=None):
 FAULTS = {
     "an unknown name": ("fanwise_he_norml", ValueError, r"did you mean 'fanwise_he_normal'\?.*Received: recipe='fanwise_he_norml'"),
     "an unknown recipe": ("kamming", ValueError, r"'dcgan', 'kaiming'.*did you mean 'kaiming'\?.*Received: recipe='kamming'"),
+    "as PyTorch calls it": ("xavier_uniform", ValueError, "did you mean 'glorot_uniform'"),
+    "and He's": ("kaiming_normal_", ValueError, "did you mean 'he_normal'"),
+    "a recipe of PyTorch": ("xavier", ValueError, "did you mean 'glorot'"),
     "not a name": (3, TypeError, "`recipe` must be .*Received: recipe=3"),
     "none": (None, TypeError, "`recipe` must be .*Received: recipe=None"),
     "no rules": ([], ValueError, "`recipe` must be a list of at least one Rule"),
