@@ -15,6 +15,7 @@ from keras_fanwise.diagnostics.batches import Arguments, batch_for, given
 from keras_fanwise.models.scaling_pass import ScalingPass
 from keras_fanwise.models.writing import all_or_none
 from keras_fanwise.reports.calibration_report import CalibrationReport
+from keras_fanwise.reports.tables import is_kernel
 from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight, owned_weights
 
 BY = ("layer", "unit")
@@ -39,9 +40,9 @@ def calibrate(
 
     Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
     layers that are quantized, adapted or normalize their kernel, those that several layers
-    share, and those with which what the layer gives does not scale. Nothing is written
-    before the pass has ended well; after any exception all weights are as before. The state
-    of an optimizer is left alone.
+    share, those with which what the layer gives does not scale, and matrices whose name
+    does not end in `kernel`. Nothing is written before the pass has ended well; after any
+    exception all weights are as before. The state of an optimizer is left alone.
 
     Args:
         model: a built model, or a built layer.
@@ -82,7 +83,7 @@ def calibrate(
     [1.0, 1.4, 1.4]
     """
     std, by = positive("std", std), choice("by", by, BY)
-    kernels = [owned for owned in owned_weights(model) if _is_kernel(owned)]
+    kernels = [owned for owned in owned_weights(model) if _is_matrix(owned.variable)]
     if not kernels:
         raise fail(ValueError, "model", "one that has kernels", model)
     paths = [owned.variable.path for owned in kernels]
@@ -103,8 +104,19 @@ def calibrate(
     return CalibrationReport(calibration.rows(), name=model.name)
 
 
-def _is_kernel(owned: OwnedWeight) -> bool:
-    return str(owned.variable.name).endswith("kernel")
+def _is_matrix(variable: keras.Variable) -> bool:
+    """Whether it is a kernel, or could be one of another name."""
+    is_float = "float" in str(variable.dtype)
+    return _is_kernel(variable) or (
+        is_float
+        and variable.trainable
+        and not variable.name.endswith("embeddings")
+        and is_kernel(variable.path, variable.shape)
+    )
+
+
+def _is_kernel(variable: keras.Variable) -> bool:
+    return str(variable.name).endswith("kernel")
 
 
 def _first_batch(x: Any) -> Any:
@@ -130,9 +142,10 @@ def _reasons(
     )
     names: dict[int, set[str]] = {}
     for owned in kernels:
-        names.setdefault(id(owned.layer), set()).add(owned.variable.name)
+        if _is_kernel(owned.variable):
+            names.setdefault(id(owned.layer), set()).add(owned.variable.name)
     return [
-        _reason(owned, names[id(owned.layer)], owners[id(owned.variable)], globs)
+        _reason(owned, names.get(id(owned.layer), set()), owners[id(owned.variable)], globs)
         for owned in kernels
     ]
 
@@ -143,6 +156,8 @@ def _reason(
     layer, variable = owned.layer, owned.variable
     if globs and not any(glob_matches(glob, variable.path) for glob in globs):
         return "not in `only`"
+    if not _is_kernel(variable):
+        return "its name does not end in kernel"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
     ):

@@ -243,6 +243,34 @@ def test_what_is_kept_is_listed_with_the_reason():
     assert [row.path for row in rows if row.reason != "not in `only`"] == ["head/kernel"]
 
 
+class Unnamed(layers.Layer):
+    """As many write a layer: Keras names the matrix `variable`."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 8), initializer="random_normal")
+
+    def call(self, x):
+        return ops.matmul(x, self.w)
+
+
+def test_matrices_of_other_names_are_not_passed_over_in_silence():
+    body = [layers.Embedding(5, 4), layers.LayerNormalization(axis=[1, 2])]
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), *body, Unnamed(name="own")])
+    [row] = kf.calibrate(model).rows
+    assert (row.status, row.reason) == ("kept", "its name does not end in kernel")
+    assert row.path == model.layers[-1].w.path
+
+
+def test_a_matrix_beside_the_kernel_does_not_keep_it():
+    class Biased(layers.Dense):
+        def build(self, shape):
+            super().build(shape)
+            self.table = self.add_weight(shape=(3, 3), name="table")
+
+    model = keras.Sequential([keras.Input((8,)), Biased(4)])
+    assert [row.status for row in kf.calibrate(model).rows] == ["scaled", "kept"]
+
+
 def test_what_is_kept_is_as_it_was():
     inputs = keras.Input((8,))
     odd = Normalizing(name="odd")
