@@ -237,7 +237,9 @@ def _constant(weight: MeasuredWeight, behind: Set[str]) -> AuditFinding:
     value = float(weight.values.flat[0])
     numbers = f"all values are {value:.4g}"
     chosen = weight.initializer is not None and weight.drawn is None
-    if chosen and value == 0 and (LAST in behind or (behind and behind <= {SUM, END})):
+    ends = LAST in behind or (behind and behind <= {SUM, END})
+    # A matrix of another name may be a gate, or what is added to another.
+    if chosen and value == 0 and (ends or not weight.owned.is_named_kernel):
         return _chosen(weight, numbers)
     cause = cause_of(weight, departed=not chosen)
     return finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)

@@ -69,7 +69,7 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def is_kernel(self) -> bool:
-        return self.name.endswith("kernel")
+        return self.owned.is_kernel
 
     @property
     def is_lookup(self) -> bool:

@@ -15,7 +15,8 @@ from keras_fanwise.backends.private_keras import (
     symbolic_calls,
 )
 from keras_fanwise.diagnostics.batches import shapes_for, sizes
-from keras_fanwise.diagnostics.steps import Step, is_kernel, is_of_keras, is_product
+from keras_fanwise.diagnostics.steps import Step, is_kernel, is_product
+from keras_fanwise.seam.owners import is_of_keras
 
 # Those of Keras's layers that hold others and can be opened.
 _OPEN = tuple(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_fanwise.naming import snake_case
+from keras_fanwise.seam.owners import is_of_keras
 
 _PRODUCTS = (
     "Conv",
@@ -127,8 +128,3 @@ def is_product(operation: Any) -> bool:
 def is_kernel(weight: keras.Variable) -> bool:
     """Whether a weight can be a matrix that a signal is multiplied by."""
     return len(weight.shape) > 1 and "float" in str(weight.dtype)
-
-
-def is_of_keras(layer: Any) -> bool:
-    """Whether it is one of the layers that Keras has, and not of a subclass."""
-    return getattr(keras.layers, type(layer).__name__, None) is type(layer)

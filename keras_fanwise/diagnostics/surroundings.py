@@ -6,8 +6,7 @@ from typing import Any
 import keras
 
 from keras_fanwise.backends.private_keras import all_layers, predecessors
-from keras_fanwise.diagnostics.steps import is_of_keras
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.seam.owners import OwnedWeight, is_of_keras
 
 # What a signal can meet behind a layer, before the next layer with a kernel.
 NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"

@@ -40,9 +40,10 @@ def calibrate(
 
     Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
     layers that are quantized, adapted or normalize their kernel, those that several layers
-    share, those with which what the layer gives does not scale, and matrices whose name
-    does not end in `kernel`. Nothing is written before the pass has ended well; after any
-    exception all weights are as before. The state of an optimizer is left alone.
+    share, and those with which what the layer gives does not scale. In layers of one's own
+    a matrix is a kernel if it is called so, or has as many rows as the layer was built for
+    input units; others are kept. Nothing is written before the pass has ended well; after
+    any exception all weights are as before. The state of an optimizer is left alone.
 
     Args:
         model: a built model, or a built layer.
@@ -83,7 +84,7 @@ def calibrate(
     [1.0, 1.4, 1.4]
     """
     std, by = positive("std", std), choice("by", by, BY)
-    kernels = [owned for owned in owned_weights(model) if _is_matrix(owned.variable)]
+    kernels = [owned for owned in owned_weights(model) if _is_matrix(owned)]
     if not kernels:
         raise fail(ValueError, "model", "one that has kernels", model)
     paths = [owned.variable.path for owned in kernels]
@@ -104,19 +105,15 @@ def calibrate(
     return CalibrationReport(calibration.rows(), name=model.name)
 
 
-def _is_matrix(variable: keras.Variable) -> bool:
-    """Whether it is a kernel, or could be one of another name."""
-    is_float = "float" in str(variable.dtype)
-    return _is_kernel(variable) or (
-        is_float
-        and variable.trainable
+def _is_matrix(owned: OwnedWeight) -> bool:
+    """Whether it is a kernel, or could be one for all that is known."""
+    variable = owned.variable
+    return owned.is_kernel or (
+        variable.trainable
+        and "float" in str(variable.dtype)
         and not variable.name.endswith("embeddings")
         and is_kernel(variable.path, variable.shape)
     )
-
-
-def _is_kernel(variable: keras.Variable) -> bool:
-    return str(variable.name).endswith("kernel")
 
 
 def _first_batch(x: Any) -> Any:
@@ -142,7 +139,7 @@ def _reasons(
     )
     names: dict[int, set[str]] = {}
     for owned in kernels:
-        if _is_kernel(owned.variable):
+        if owned.is_kernel:
             names.setdefault(id(owned.layer), set()).add(owned.variable.name)
     return [
         _reason(owned, names.get(id(owned.layer), set()), owners[id(owned.variable)], globs)
@@ -156,8 +153,8 @@ def _reason(
     layer, variable = owned.layer, owned.variable
     if globs and not any(glob_matches(glob, variable.path) for glob in globs):
         return "not in `only`"
-    if not _is_kernel(variable):
-        return "its name does not end in kernel"
+    if not owned.is_kernel:
+        return "it may be no kernel: its name does not end so"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
     ):

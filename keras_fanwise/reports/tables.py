@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from rich.cells import cell_len
 
 from keras_fanwise.arguments import printable
+from keras_fanwise.seam.owners import NO_KERNELS
 
 _Item = TypeVar("_Item")
 
@@ -21,8 +22,6 @@ _Item = TypeVar("_Item")
 _WIDTH, _NAME = 80, 12
 # Of more kernels a short table shows a row for each kind, or some of them.
 MOST_KERNELS = 20
-# Weights of several axes that are no kernels.
-_NO_KERNELS = ("bias", "gamma", "beta", "alpha", "moving_mean", "moving_variance")
 
 
 class Table(NamedTuple):
@@ -113,7 +112,7 @@ def grouped(
 def is_kernel(path: str, shape: Sequence[int]) -> bool:
     """Whether a weight is a kernel, or as embeddings used like one."""
     name = path.rpartition("/")[2]
-    return name.endswith("kernel") or (len(shape) > 1 and not name.endswith(_NO_KERNELS))
+    return name.endswith("kernel") or (len(shape) > 1 and not name.endswith(NO_KERNELS))
 
 
 def kind_text(layer: str, path: str, count: int) -> str:

@@ -1,6 +1,6 @@
 """Which layer has which weight of a model."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -11,6 +11,10 @@ from keras_fanwise.backends.private_keras import all_layers
 FIXED_KERNELS = getattr(keras.layers, "STFTSpectrogram", ())
 
 NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras.Input"
+
+
+# How the names end of what may have two axes and is no matrix.
+NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale", "moving_mean", "moving_variance")
 
 
 class OwnedWeight(NamedTuple):
@@ -25,6 +29,52 @@ class OwnedWeight(NamedTuple):
     layer: keras.Layer
     holders: tuple[keras.Layer, ...]
     variable: keras.Variable
+
+    @property
+    def is_named_kernel(self) -> bool:
+        """Whether it is called a kernel, as in all of Keras's layers."""
+        return str(self.variable.name).endswith("kernel")
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is called so, or looks as if the inputs were multiplied by it.
+
+        Layers of one's own call a matrix as they like, or not at all. Nothing else is
+        likely of one that is learned, is no table to look up, and has as many rows as the
+        layer was built for input units.
+        """
+        if self.is_named_kernel:
+            return True
+        name, shape = str(self.variable.name), tuple(self.variable.shape)
+        return (
+            len(shape) == 2
+            and 1 not in shape
+            and self.variable.trainable
+            and "float" in str(self.variable.dtype)
+            and "embedding" not in name
+            and not name.endswith(NO_KERNELS)
+            and not is_of_keras(self.layer)
+            and shape[0] in _input_units(self.layer)
+        )
+
+
+def _input_units(layer: keras.Layer) -> set[int | None]:
+    """The last axes of all inputs that a layer was built for."""
+    config = layer.get_build_config() or {}
+    shapes = [config.get("input_shape"), config.get("shapes_dict")]
+    units: set[int | None] = set()
+
+    def add(shape: Any) -> None:
+        if isinstance(shape, (tuple, list)) and shape:
+            units.add(shape[-1])
+
+    keras.tree.map_shape_structure(add, shapes)
+    return units
+
+
+def is_of_keras(layer: Any) -> bool:
+    """Whether it is one of the layers that Keras has, and not of a subclass."""
+    return getattr(keras.layers, type(layer).__name__, None) is type(layer)
 
 
 def all_weights(model: keras.Layer) -> list[keras.Variable]:

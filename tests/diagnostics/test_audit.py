@@ -361,6 +361,58 @@ def test_the_conditions_hold_whatever_was_asked_for(case):
     assert not kf.audit(model).findings
 
 
+class Own(layers.Layer):
+    """As the guides of Keras write one: its weights have no names of their own."""
+
+    def __init__(self, units, kernel_initializer, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.kernel_initializer = kernel_initializer
+
+    def build(self, shape):
+        kernel = {"shape": (shape[-1], self.units), "initializer": self.kernel_initializer}
+        self.w = self.add_weight(**kernel)
+        self.b = self.add_weight(shape=(self.units,), initializer="zeros")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.w) + self.b
+
+
+@pytest.mark.parametrize("case", ASKED_FOR)
+def test_of_a_layer_of_ones_own_the_conditions_are_the_same(case):
+    initializer, conditions = ASKED_FOR[case]
+    own = Own(256, initializer)
+    second = Own(256, "fanwise_glorot_uniform")
+    report = kf.audit(keras.Sequential([keras.Input((256,)), own, layers.ReLU(), second]))
+    assert {finding.condition for finding in report.findings} == conditions
+    assert {finding.path for finding in report.findings} == {own.w.path}
+    assert bool(report.errors) == (case != "zeros")  # which a gate may begin with
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "initializer"),
+    [
+        ("positions", (12, 32), "random_normal"),
+        ("scale", (32, 32), "ones"),
+        ("attention_bias", (32, 4), "zeros"),
+        ("codes_embedding", (32, 512), RANDOM.RandomNormal(stddev=1e-3)),
+        ("layer_scale", (32, 1), RANDOM.Constant(1e-5)),
+        ("experts", (2, 32, 8), "ones"),
+    ],
+)
+def test_what_is_no_matrix_of_the_inputs_need_not_be_like_one(name, shape, initializer):
+    class Holds(layers.Layer):
+        def build(self, _):
+            self.add_weight(shape=shape, initializer=initializer, name=name)
+
+        def call(self, x):
+            return x
+
+    head = layers.Dense(8, kernel_initializer="fanwise_glorot_uniform")
+    model = keras.Sequential([keras.Input((12, 32)), Holds(), head])
+    assert not kf.audit(model).findings
+
+
 @pytest.mark.parametrize("units", [(16, 448), (1024, 10)])
 def test_a_kernel_that_is_too_large_in_one_direction_is_noted(units):
     """He's rule may ask for that, of gradients; an orthogonal kernel of gain 10 does not."""

@@ -243,22 +243,35 @@ def test_what_is_kept_is_listed_with_the_reason():
     assert [row.path for row in rows if row.reason != "not in `only`"] == ["head/kernel"]
 
 
-class Unnamed(layers.Layer):
-    """As many write a layer: Keras names the matrix `variable`."""
+class Own(layers.Layer):
+    """As many write a layer: Keras names its matrix `variable`."""
 
     def build(self, shape):
         self.w = self.add_weight(shape=(shape[-1], 8), initializer="random_normal")
+        self.b = self.add_weight(shape=(8,), initializer="zeros")
 
     def call(self, x):
-        return ops.matmul(x, self.w)
+        return ops.relu(ops.matmul(x, self.w) + self.b)
 
 
-def test_matrices_of_other_names_are_not_passed_over_in_silence():
+class Table(layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=shape[1:], initializer="random_normal", name="table")
+
+    def call(self, x):
+        return x + self.w
+
+
+def test_matrices_of_other_names_are_scaled_if_the_inputs_are_multiplied_by_them():
     body = [layers.Embedding(5, 4), layers.LayerNormalization(axis=[1, 2])]
-    model = keras.Sequential([keras.Input((3,), dtype="int32"), *body, Unnamed(name="own")])
-    [row] = kf.calibrate(model).rows
-    assert (row.status, row.reason) == ("kept", "its name does not end in kernel")
-    assert row.path == model.layers[-1].w.path
+    ends = [Table(name="kept"), Own(name="scaled")]
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), *body, *ends])
+    x = np.arange(900).reshape(300, 3) % 7 % 5
+    scaled, kept = kf.calibrate(model, x).rows
+    assert (scaled.path, scaled.status) == (ends[1].w.path, "scaled")
+    np.testing.assert_allclose(ops.convert_to_numpy(model(x)).std(), 1, rtol=1e-3)
+    assert (kept.path, kept.status) == (ends[0].w.path, "kept")
+    assert kept.reason == "it may be no kernel: its name does not end so"
 
 
 def test_a_matrix_beside_the_kernel_does_not_keep_it():
