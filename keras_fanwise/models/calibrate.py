@@ -40,10 +40,11 @@ def calibrate(
 
     Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
     layers that are quantized, adapted or normalize their kernel, those that several layers
-    share, and those with which what the layer gives does not scale. In layers of one's own
-    a matrix is a kernel if it is called so, or has as many rows as the layer was built for
-    input units; others are kept. Nothing is written before the pass has ended well; after
-    any exception all weights are as before. The state of an optimizer is left alone.
+    share, those of a layer or model that holds other layers with kernels, and those with
+    which what the layer gives does not scale. In layers of one's own a matrix is a kernel
+    if it is called so, or has as many rows as the layer was built for input units; others
+    are kept. Nothing is written before the pass has ended well; after any exception all
+    weights are as before. The state of an optimizer is left alone.
 
     Args:
         model: a built model, or a built layer.
@@ -169,6 +170,9 @@ def _reason(
         return "normalized at every call"
     if owners > 1:
         return "several layers share it"
+    inner = (weight for one in all_layers(layer)[1:] for weight in one.weights)
+    if any(weight.trainable and len(weight.shape) > 1 for weight in inner):
+        return "its layer holds others with kernels"
     if names == {"depthwise_kernel", "pointwise_kernel"}:
         return "" if variable.name == "pointwise_kernel" else "the pointwise one is scaled"
     return "" if len(names) == 1 else "its layer has several"

@@ -274,6 +274,29 @@ def test_matrices_of_other_names_are_scaled_if_the_inputs_are_multiplied_by_them
     assert kept.reason == "it may be no kernel: its name does not end so"
 
 
+class Around(keras.Model):
+    """Its own kernel stands before a layer, whose results tell nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = self.add_weight(shape=(6, 4), name="kernel")
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(ops.relu(ops.matmul(x, self.kernel)))
+
+
+def test_a_kernel_whose_results_go_through_another_is_kept():
+    model = Around()
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
+    model(x)
+    rows = {row.path: (row.status, row.reason) for row in kf.calibrate(model, x).rows}
+    assert rows == {
+        model.kernel.path: ("kept", "its layer holds others with kernels"),
+        model.head.kernel.path: ("scaled", ""),
+    }
+
+
 def test_a_matrix_beside_the_kernel_does_not_keep_it():
     class Biased(layers.Dense):
         def build(self, shape):
