@@ -90,9 +90,8 @@ class Rule:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise fail(TypeError, name, "a glob, such as '*kernel', or None", value)
-        types = (
-            self.layer if isinstance(self.layer, tuple) else (self.layer or keras.Layer,)
-        )
+        layer = keras.Layer if self.layer is None else self.layer
+        types = layer if isinstance(layer, tuple) else (layer,)
         if not all(isinstance(cls, type) and issubclass(cls, keras.Layer) for cls in types):
             allowed = "a subclass of keras.Layer, a tuple of them, or None"
             raise fail(TypeError, "layer", allowed, self.layer)

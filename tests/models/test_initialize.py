@@ -282,7 +282,7 @@ def test_rules_check_their_arguments():
     for name in ("path", "weight"):
         with pytest.raises(TypeError, match=f"`{name}` must be a glob"):
             Rule("zeros", **{name: 3})
-    for layer in ("Dense", keras.layers.Dense(3), (layers.Dense, int), int):
+    for layer in ("", "Dense", keras.layers.Dense(3), (layers.Dense, int), int):
         with pytest.raises(TypeError, match=r"`layer` must be a subclass of keras\.Layer"):
             Rule("zeros", layer=layer)
     with pytest.raises(TypeError, match="`optional` must be True or False"):
