@@ -58,6 +58,9 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
       `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the fans
       of the layer.
 
+    A kernel is what is called so, and of layers of one's own also a matrix with as many
+    rows as the layer was built for input units; zeros of such a one are a note.
+
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
     shape of its distribution. A model that was trained is no longer at its start, and may
