@@ -30,6 +30,7 @@ docs/real_models.md` prints this table. Of keras.applications the smallest of ea
 stands for all its sizes, on the smallest images that it takes; the backbones of keras-hub
 are made small: four layers and a width of 384 where they are transformers.
 
+- Kernels: those that `calibrate` lists, with what may be none.
 - Additions: those that join a residual branch, as `residual_ends` counts them.
 - Errors and notes are those of `audit`, by cause. With notes a model may start well: its
   initializers count other fans than its layers have, by a factor that does not hurt or that

@@ -503,7 +503,7 @@ BAD_DATA = {
     "words.npy": "must hold numbers",
     "empty.npy": "empty array",
     "names.npz": "must hold x",
-    "shape.npy": "no signal can be sent",
+    "shape.npy": "it takes inputs of shape (None, 8, 8, 16), not (2, 5)",
     "wrong_y.npz": "no signal can be sent",
 }
 
@@ -511,13 +511,13 @@ BAD_DATA = {
 @pytest.mark.parametrize("name", BAD_DATA)
 def test_bad_data(folder, capsys, name):
     network().save("model.keras")
-    x = np.zeros((2, 8, 8, 16), "float32")
+    x = np.ones((2, 8, 8, 16), "float32")
     (folder / "text.npy").write_text("hello")
     np.save("objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
     np.save("words.npy", np.array(["a"]))
     np.save("empty.npy", x[:0])
     np.savez("names.npz", images=x)
-    np.save("shape.npy", np.zeros((2, 5), "float32"))
+    np.save("shape.npy", np.ones((2, 5), "float32"))
     np.savez("wrong_y.npz", x=x, y=np.zeros((2, 7, 5, 3), "float32"))
     before = sorted(folder.iterdir())
     code, output, errors = run(capsys, "signal", "model.keras", "--data", name)
@@ -528,9 +528,18 @@ def test_bad_data(folder, capsys, name):
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_message_that_keras_prints_bold(folder, capsys):
+    keras.Sequential([keras.Input((4,)), layers.Dense(3)]).save("model.keras")
+    np.save("data.npy", np.ones((2, 5)))
+    code, _, errors = run(capsys, "signal", "model.keras", "--data", "data.npy")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "no signal can be sent: Input 0" in errors
+    assert "[1m" not in errors
+
+
 def test_data_with_y_for_a_model_without_a_loss(folder, capsys):
     keras.Sequential([keras.Input((4,)), layers.Dense(3)]).save("model.keras")
-    np.savez("data.npz", x=np.zeros((2, 4)), y=np.zeros((2, 3)))
+    np.savez("data.npz", x=np.ones((2, 4)), y=np.zeros((2, 3)))
     code, output, errors = run(capsys, "signal", "model.keras", "--data", "data.npz")
     assert (code, output) == (2, "")
     assert "must be compiled with a loss" in errors

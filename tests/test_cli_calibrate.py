@@ -152,7 +152,7 @@ BAD_ARGUMENTS = {
 def test_bad_arguments(folder, capsys, case):
     arguments, message = BAD_ARGUMENTS[case]
     network().save("model.keras")
-    np.save("wide.npy", np.zeros((2, 17), "float32"))
+    np.save("wide.npy", np.ones((2, 17), "float32"))
     np.savez("images.npz", images=np.zeros((2, 16), "float32"))
     old, before = (folder / "model.keras").read_bytes(), names(folder)
     code, output, errors = run(capsys, "model.keras", *arguments, "--plot", "figure.svg")

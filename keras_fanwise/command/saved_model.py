@@ -22,6 +22,9 @@ _REFUSED = re.compile(
 )
 _UNKNOWN = re.compile(r"(?:Could not locate|Unknown) ([\w ]+):? '([^']*)'")
 _LONGEST = 300
+# Behind all values of the batch.
+_SHAPES = re.compile(r"Expected shape (\(.*?\)), but input has .*?shape \D*([\d, ]+)")
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")  # Keras prints some messages bold
 
 
 def check_suffix(argument: str, path: Path) -> None:
@@ -73,12 +76,15 @@ def cause(error: Exception) -> str:
     if isinstance(error, KeyError):
         key = str(next(iter(error.args), ""))
         return key if " " in key else f"{key!r} is missing in it"
-    text = str(error).rpartition("Exception encountered: ")[2]
+    text = _COLOURS.sub("", str(error)).rpartition("Exception encountered: ")[2]
     if _REFUSED.search(text):
         return _LAMBDA
     unknown = _UNKNOWN.search(text)
     if unknown:
         return f"it holds a {unknown[1]} that is not known here, {unknown[2]}"
+    shapes = _SHAPES.search(text)
+    if shapes:
+        return f"it takes inputs of shape {shapes[1]}, not ({shapes[2]})"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines = lines[1:]
