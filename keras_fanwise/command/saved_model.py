@@ -24,7 +24,7 @@ _UNKNOWN = re.compile(r"(?:Could not locate|Unknown) ([\w ]+):? '([^']*)'")
 _LONGEST = 300
 # Behind all values of the batch.
 _SHAPES = re.compile(r"Expected shape (\(.*?\)), but input has .*?shape \D*([\d, ]+)")
-_COLOURS = re.compile(r"\x1b\[[\d;]*m")  # Keras prints some messages bold
+_BOLD = re.compile(r"\x1b\[[01]m")  # as Keras prints some messages
 
 
 def check_suffix(argument: str, path: Path) -> None:
@@ -76,7 +76,7 @@ def cause(error: Exception) -> str:
     if isinstance(error, KeyError):
         key = str(next(iter(error.args), ""))
         return key if " " in key else f"{key!r} is missing in it"
-    text = _COLOURS.sub("", str(error)).rpartition("Exception encountered: ")[2]
+    text = _BOLD.sub("", str(error)).rpartition("Exception encountered: ")[2]
     if _REFUSED.search(text):
         return _LAMBDA
     unknown = _UNKNOWN.search(text)
