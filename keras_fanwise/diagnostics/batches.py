@@ -12,6 +12,7 @@ from keras_fanwise.backends.arrays import to_tensor
 from keras_fanwise.backends.calls import current_call, replaced_call
 from keras_fanwise.backends.gradients import has_values
 from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
+from keras_fanwise.backends.tensor_moments import dtype_name
 from keras_fanwise.sampling.memory import DTYPES
 from keras_fanwise.sampling.sampler import draw
 from keras_fanwise.sampling.streams import stream_key
@@ -96,7 +97,7 @@ def given(x: Any) -> Any:
     """
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     flat = keras.tree.flatten(tensors)
-    floats = [t for t in flat if "float" in keras.backend.standardize_dtype(t.dtype)]
+    floats = [tensor for tensor in flat if "float" in dtype_name(tensor)]
     if not flat or any(0 in tensor.shape for tensor in flat):
         raise ValueError("`x` must hold a sample or more, and holds none")
     if not all(bool(keras.ops.all(keras.ops.isfinite(tensor))) for tensor in floats):
@@ -210,7 +211,7 @@ def _indices(layers: Sequence[keras.Layer]) -> Iterator[int]:
 
 
 def _values(number: int, tensor: Any, shape: Sequence[int], limits: _Limits) -> Any:
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    dtype = dtype_name(tensor)
     if "float" in dtype:
         return normal_values(shape, dtype, f"input {number}")
     if dtype == "string":

@@ -11,11 +11,11 @@ import numpy as np
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
 from keras_fanwise.backends.kept_state import kept_state
 from keras_fanwise.backends.private_keras import all_layers, own_variables
+from keras_fanwise.diagnostics.anatomy import has_kernel
 from keras_fanwise.diagnostics.batches import Arguments, batch_for, given
 from keras_fanwise.models.scaling_pass import ScalingPass
 from keras_fanwise.models.writing import all_or_none
 from keras_fanwise.reports.calibration_report import CalibrationReport
-from keras_fanwise.reports.tables import is_kernel
 from keras_fanwise.seam.owners import FIXED_KERNELS, OwnedWeight, owned_weights
 
 BY = ("layer", "unit")
@@ -85,7 +85,7 @@ def calibrate(
     [1.0, 1.4, 1.4]
     """
     std, by = positive("std", std), choice("by", by, BY)
-    kernels = [owned for owned in owned_weights(model) if _is_matrix(owned)]
+    kernels = [owned for owned in owned_weights(model) if owned.is_matrix]
     if not kernels:
         raise fail(ValueError, "model", "one that has kernels", model)
     paths = [owned.variable.path for owned in kernels]
@@ -104,17 +104,6 @@ def calibrate(
             for variable, values in calibration.values:
                 write(variable, values)
     return CalibrationReport(calibration.rows(), name=model.name)
-
-
-def _is_matrix(owned: OwnedWeight) -> bool:
-    """Whether it is a kernel, or could be one for all that is known."""
-    variable = owned.variable
-    return owned.is_kernel or (
-        variable.trainable
-        and "float" in str(variable.dtype)
-        and not variable.name.endswith("embeddings")
-        and is_kernel(variable.path, variable.shape)
-    )
 
 
 def _first_batch(x: Any) -> Any:
@@ -170,8 +159,7 @@ def _reason(
         return "normalized at every call"
     if owners > 1:
         return "several layers share it"
-    inner = (weight for one in all_layers(layer)[1:] for weight in one.weights)
-    if any(weight.trainable and len(weight.shape) > 1 for weight in inner):
+    if any(map(has_kernel, all_layers(layer)[1:])):
         return "its layer holds others with kernels"
     if names == {"depthwise_kernel", "pointwise_kernel"}:
         return "" if variable.name == "pointwise_kernel" else "the pointwise one is scaled"

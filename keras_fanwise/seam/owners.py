@@ -12,7 +12,6 @@ FIXED_KERNELS = getattr(keras.layers, "STFTSpectrogram", ())
 
 NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras.Input"
 
-
 # How the names end of what may have two axes and is no matrix.
 NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale", "moving_mean", "moving_variance")
 
@@ -36,6 +35,17 @@ class OwnedWeight(NamedTuple):
         return str(self.variable.name).endswith("kernel")
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether it is called a kernel, or could be one of another name."""
+        variable = self.variable
+        return self.is_named_kernel or (
+            len(variable.shape) > 1
+            and bool(variable.trainable)
+            and "float" in str(variable.dtype)
+            and not str(variable.name).endswith((*NO_KERNELS, "embeddings"))
+        )
+
+    @property
     def is_kernel(self) -> bool:
         """Whether it is called so, or looks as if the inputs were multiplied by it.
 
@@ -43,16 +53,12 @@ class OwnedWeight(NamedTuple):
         likely of one that is learned, is no table to look up, and has as many rows as the
         layer was built for input units.
         """
-        if self.is_named_kernel:
-            return True
-        name, shape = str(self.variable.name), tuple(self.variable.shape)
-        return (
-            len(shape) == 2
+        shape = tuple(self.variable.shape)
+        return self.is_named_kernel or (
+            self.is_matrix
+            and len(shape) == 2
             and 1 not in shape
-            and self.variable.trainable
-            and "float" in str(self.variable.dtype)
-            and "embedding" not in name
-            and not name.endswith(NO_KERNELS)
+            and "embedding" not in self.variable.name
             and not is_of_keras(self.layer)
             and shape[0] in _input_units(self.layer)
         )

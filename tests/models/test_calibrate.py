@@ -286,8 +286,10 @@ class Around(keras.Model):
         return self.head(ops.relu(ops.matmul(x, self.kernel)))
 
 
-def test_a_kernel_whose_results_go_through_another_is_kept():
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_kernel_whose_results_go_through_another_is_kept(is_trained):
     model = Around()
+    model.head.trainable = is_trained
     x = np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
     model(x)
     rows = {row.path: (row.status, row.reason) for row in kf.calibrate(model, x).rows}
