@@ -121,7 +121,7 @@ def build(model: Callable[[str], Any], side: str) -> Build:
     """Builds one model. Runs in a fresh process of the backend."""
     import keras
 
-    from keras_fanwise.seam.bound import Bound
+    from keras_fanwise.seam.binding import Bound
 
     # Starts the backend and loads all that is loaded at the first use.
     _convolutions(side, [1])

@@ -11,8 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from keras_fanwise.sampling.sampler import draw
-from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.sampling.sampler import draw, stream_key
 
 BATCH = 10_000_000
 

@@ -7,23 +7,18 @@ Other initializers pass through that untouched.
 
 from importlib.metadata import version as _version
 
-from keras_fanwise.diagnostics.audit import audit
-from keras_fanwise.diagnostics.comparison import fans_table
-from keras_fanwise.diagnostics.residual import residual_ends
+from keras_fanwise.diagnostics.audit import audit, fans_table
 from keras_fanwise.diagnostics.signal import signal
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.fans.lookup import layer_fans, register_fans
-from keras_fanwise.initializers.base import FanwiseInitializer
-from keras_fanwise.initializers.criticality import Criticality, criticality
-from keras_fanwise.initializers.gains import gain
+from keras_fanwise.fans.layers import layer_fans, register_fans
+from keras_fanwise.initializers.activations import Criticality, criticality, gain
+from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Site
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
     FanwiseDeltaOrthogonal,
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.registration import register
-from keras_fanwise.initializers.scaling import Distribution
-from keras_fanwise.initializers.site import Site
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -35,8 +30,8 @@ from keras_fanwise.initializers.variance_scaling import (
 )
 from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, reinitialize
-from keras_fanwise.models.loading import skip_init
 from keras_fanwise.models.recipes import recipes
+from keras_fanwise.models.residual import residual_ends
 from keras_fanwise.models.rules import Rule
 from keras_fanwise.older_versions import name_older_modules
 from keras_fanwise.reports.audit_report import (
@@ -45,9 +40,6 @@ from keras_fanwise.reports.audit_report import (
     Condition,
     WeightAudit,
 )
-from keras_fanwise.reports.calibration_report import CalibratedWeight, CalibrationReport
-from keras_fanwise.reports.fans_report import FansTable, WeightFans
-from keras_fanwise.reports.residual_report import ResidualBranch, ResidualReport
 from keras_fanwise.reports.signal_report import (
     LayerSignal,
     SignalFinding,
@@ -55,11 +47,19 @@ from keras_fanwise.reports.signal_report import (
     Trend,
     Verdict,
 )
-from keras_fanwise.reports.start_report import StartReport, WeightStart
+from keras_fanwise.reports.weights import (
+    CalibratedWeight,
+    CalibrationReport,
+    FansTable,
+    ResidualBranch,
+    ResidualReport,
+    StartReport,
+    WeightFans,
+    WeightStart,
+)
 from keras_fanwise.sampling.sampler import Stream
-from keras_fanwise.seam import binding, origin
-from keras_fanwise.seam.deferral import deferral
-from keras_fanwise.seam.retrofit import retrofit, retrofitted
+from keras_fanwise.seam import binding, keys
+from keras_fanwise.seam.blocks import deferral, retrofit, retrofitted, skip_init
 
 __version__ = _version("keras_fanwise")
 __all__ = [
@@ -127,6 +127,6 @@ def __dir__() -> list[str]:
 
 
 register()
-origin.install()
+keys.install()
 binding.install(retrofitted, deferral)
 name_older_modules()

@@ -16,7 +16,7 @@ import pytest
 import keras_fanwise as kf
 import keras_fanwise_command
 from keras_fanwise.cli import main
-from keras_fanwise.diagnostics.comparison import FansTable
+from keras_fanwise.diagnostics.audit import FansTable
 
 from support.models import arrays, equal
 from support.processes import ONCE, fewer_by_default, once_on, run_python

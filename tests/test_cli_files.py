@@ -18,9 +18,7 @@ import h5py
 import keras
 import pytest
 
-from keras_fanwise.cli import main
-from keras_fanwise.command.files import new_files
-from keras_fanwise.command.terminal import BadInputError
+from keras_fanwise.cli import BadInputError, main, new_files
 
 from support.processes import ONCE
 

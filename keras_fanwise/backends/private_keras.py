@@ -15,14 +15,14 @@ it. The test of each would notice a change.
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
 | the order and the defaults of `add_weight`'s arguments | `seam/binding.py` | `test_the_positional_forms_of_add_weight` |
-| that a config has `trainable` and `dtype` | `seam/origin.py` | `test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original` |
-| how a class is named, and numbered from 1 on | `naming.py` | `test_snake_case_is_keras_s` |
-| that Bidirectional names its layers `forward_`, `backward_` | `naming.py` | `test_a_number_of_keras_does_not_count` |
+| that a config has `trainable` and `dtype` | `seam/keys.py` | `test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original` |
+| how a class is named, and numbered from 1 on | `arguments.py` | `test_snake_case_is_keras_s` |
+| that Bidirectional names its layers `forward_`, `backward_` | `arguments.py` | `test_a_number_of_keras_does_not_count` |
 | `variable_N`, the name of a weight that has none | `seam/keys.py` | `test_weights_without_a_name_differ` |
-| `bias_initializer`, the function in an LSTM cell's `build` | `initializers/unit_forget_bias.py` | `test_the_random_bias_of_an_lstm_has_a_stream_of_its_own` |
-| what the cell of a `ConvLSTM2D` has | `fans/table.py` | `test_example_of_each_layer` |
+| `bias_initializer`, the function in an LSTM cell's `build` | `initializers/counterparts.py` | `test_the_random_bias_of_an_lstm_has_a_stream_of_its_own` |
+| what the cell of a `ConvLSTM2D` has | `fans/layers.py` | `test_example_of_each_layer` |
 | the copy with axes that `EinsumDense` makes | `seam/record.py` | `test_the_live_attribute_of_an_einsum_follows` |
-| the texts of errors of loading | `command/saved_model.py` | `test_bad_files` |
+| the texts of errors of loading | `cli.py` | `test_bad_files` |
 | the name of JAX's `AbstractMesh` | `backends/sharding.py` | `test_on_eight_devices` |
 """
 

@@ -9,18 +9,22 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.calls import current_call, replaced_call
-from keras_fanwise.backends.gradients import Tap, Watch, forward_and_back
-from keras_fanwise.backends.kept_state import kept_state
+from keras_fanwise.backends.arrays import TensorMoments, dtype_name, pooled, tensor_moments
 from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
-from keras_fanwise.backends.tensor_moments import (
-    TensorMoments,
-    dtype_name,
-    pooled,
-    tensor_moments,
+from keras_fanwise.backends.tap import (
+    Tap,
+    Watch,
+    current_call,
+    forward_and_back,
+    kept_state,
+    replaced_call,
 )
-from keras_fanwise.diagnostics.anatomy import (
+from keras_fanwise.diagnostics.verdicts import judge
+from keras_fanwise.graph.batches import Arguments, batch_for, given, normal_values, sizes
+from keras_fanwise.graph.branches import residual_branches
+from keras_fanwise.graph.graph import (
     Anatomy,
+    OpenedGraph,
     activation_of,
     has_kernel,
     is_chain,
@@ -28,18 +32,8 @@ from keras_fanwise.diagnostics.anatomy import (
     measured_layers,
     sums,
 )
-from keras_fanwise.diagnostics.batches import (
-    Arguments,
-    batch_for,
-    given,
-    normal_values,
-    sizes,
-)
-from keras_fanwise.diagnostics.branches import residual_branches
-from keras_fanwise.diagnostics.opened_graph import OpenedGraph
-from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
-from keras_fanwise.seam.owners import NOT_BUILT, all_weights
+from keras_fanwise.seam.weights import NOT_BUILT, all_weights
 
 
 def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:

@@ -1,14 +1,14 @@
-"""What became of a signal: the verdicts on its way through a model and back."""
+"""Whether what changes with depth does so at a rate."""
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median_high, median_low
 from typing import NamedTuple
 
-from keras_fanwise.diagnostics.anatomy import Anatomy
-from keras_fanwise.diagnostics.evidence import limit
-from keras_fanwise.diagnostics.signal_remedies import Step, remedy
-from keras_fanwise.diagnostics.trends import rate
+from keras_fanwise.diagnostics.statistics import limit
+from keras_fanwise.graph.graph import Anatomy, own_gain
 from keras_fanwise.reports.signal_report import (
     LIMIT,
     LayerSignal,
@@ -18,6 +18,130 @@ from keras_fanwise.reports.signal_report import (
     Verdict,
     trend_text,
 )
+
+# A rate is told of so many hidden kernels or more,
+_ENOUGH = 5
+# and if half of the steps are about of its size, within this factor. What the first and the
+# last value alone support, such as a single jump, is no rate.
+_SUPPORTED = 1.25
+# A step is one kernel long, or as long as a residual branch, whose kernels differ.
+_LONGEST = 3
+
+
+def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
+    """By what each layer multiplies, if the values support that there is such a number.
+
+    It is the last value by the first, to the power of 1 / layers, as of a random walk.
+
+    Args:
+        depths: from one end to the other, each once.
+        values: positive, one for each depth.
+
+    Returns:
+        The rate, or `None` of fewer than five depths, and where neither the median of the
+        steps nor that of steps over two or three layers is within a factor of 1.25 of it.
+
+    Example:
+
+    >>> rate([1, 2, 3, 4, 5], [16.0, 8.0, 4.0, 2.0, 1.0])
+    0.5
+    >>> rate([1, 2], [1.0, 0.25]), rate([1, 2, 3, 4, 5, 6], [9.0, 9.0, 9.0, 1.0, 1.0, 1.0])
+    (None, None)
+    """
+    if len(depths) < _ENOUGH:
+        return None
+    logarithms = [math.log(value) for value in values]
+    layers = abs(depths[-1] - depths[0])
+    slope = (logarithms[-1] - logarithms[0]) / layers
+    pairs = list(zip(depths, logarithms, strict=True))
+    for length in range(1, _LONGEST + 1):
+        steps = [
+            (after - before) / abs(there - here)
+            for (here, before), (there, after) in zip(pairs, pairs[length:], strict=False)
+        ]
+        middle = median_low(steps), median_high(steps)
+        if all(abs(step - slope) <= math.log(_SUPPORTED) for step in middle):
+            return math.exp(slope)
+    return None
+
+
+# What these give is nearly constant, of any scale: no gain brings a signal through them.
+_FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
+# Initializers by name for the gains that have one.
+_NAMED = {"relu": "fanwise_he_normal", "relu6": "fanwise_he_normal"}
+_NAMED |= {"selu": "fanwise_lecun_normal"}
+
+
+class Step(NamedTuple):
+    """What a kernel multiplies the signal by, and the layer that has it."""
+
+    ratio: float
+    path: str
+
+
+def remedy(
+    verdict: Verdict,
+    trend: Trend,
+    largest: Step,
+    steps: Sequence[Step],
+    activations: Sequence[str],
+    branches: Callable[[], int],
+) -> str:
+    """What to change.
+
+    Args:
+        verdict: vanishing or exploding.
+        trend: of the signal.
+        largest: the step that does the most of it.
+        steps: all of them.
+        activations: of the hidden layers that have one.
+        branches: counts the residual ones.
+    """
+    if _is_a_jump(trend, largest, len(steps)):
+        return (
+            f"look at the weights of {largest.path}, which does most of it: audit(model) "
+            "tells whether their scale fits the layer"
+        )
+    if verdict is Verdict.EXPLODING and (count := branches()) > 1:
+        return (
+            f"let the {count} residual branches begin small: initialize(model, recipe, "
+            'residual="depth") divides the last weight of each by the square root of their '
+            'number, and residual="zero" sets it to 0; or normalize in each branch'
+        )
+    name = Counter(activations).most_common(1)[0][0] if activations else "linear"
+    if name in _FLAT:
+        return (
+            f"put a normalization behind the layers with {name}, or choose another "
+            "activation: what it gives is nearly constant, whatever the weights"
+        )
+    gain = own_gain(name)
+    if gain is not None:
+        return (
+            "let calibrate(model, x) scale the kernels, or write "
+            f"kernel_initializer=FanwiseVarianceScaling({gain}) for the hidden "
+            f"layers: their activation, {name}, is none of Keras's"
+        )
+    return (
+        f"write kernel_initializer={_initializer(name)} for the hidden layers: the gain of "
+        f"their activation, {name}"
+    )
+
+
+def _initializer(activation: str) -> str:
+    if activation == "linear":
+        return '"fanwise_lecun_normal"'
+    if activation in _NAMED:
+        return f'"{_NAMED[activation]}"'
+    return f'FanwiseVarianceScaling(gain("{activation}") ** 2)'
+
+
+def _is_a_jump(trend: Trend, largest: Step, steps: int) -> bool:
+    """Whether one step of several does most of what all of them do."""
+    if not trend.total or not largest.ratio:
+        return True
+    share = math.log(largest.ratio) / math.log(trend.total)
+    return trend.rate is None and steps > 1 and share > 0.6
+
 
 # The share of healthy models in which chance makes a layer look dead.
 _FALSE_ALARMS = 0.001

@@ -1,23 +1,257 @@
-"""What all initializers of the package share: the seed, the sampler, the draw."""
+"""Which weight of which layer is being filled."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
+import ml_dtypes
 import numpy as np
 
-from keras_fanwise.arguments import choice, fail, in_weight, integer
-from keras_fanwise.backends.arrays import on_host, to_tensor
+from keras_fanwise.arguments import (
+    choice,
+    dimensions,
+    fail,
+    in_weight,
+    integer,
+    weight_path,
+)
+from keras_fanwise.backends.arrays import dtype_of_tensor, on_host, to_tensor
 from keras_fanwise.backends.private_keras import is_shape_inference
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
-from keras_fanwise.initializers.checks import check_reach, checked_shape_and_dtype
-from keras_fanwise.initializers.randomness import fresh_seed
-from keras_fanwise.initializers.scaling import Distribution
-from keras_fanwise.initializers.site import Site
-from keras_fanwise.sampling.memory import owned
-from keras_fanwise.sampling.sampler import Stream
-from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.fans.counting import Fans
+from keras_fanwise.fans.layers import layer_fans
+from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, stream_key
+
+
+class Site(NamedTuple):
+    """A weight that is being filled: where it is, and how many inputs feed a unit.
+
+    Attributes:
+        path: of the weight, for messages.
+        key: the name of its random stream: weights with the same seed and key have the
+            same values.
+        layer: that owns it, perhaps still being built.
+        shape: of the weight.
+        fans: as `layer_fans` counts them.
+        name: of the weight in its layer, as in `weight.name`.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.DepthwiseConv2D(3, name="blur")
+    >>> site = Site.of(layer, "kernel", (3, 3, 64, 1))
+    >>> site.path, site.fans
+    ('blur/kernel', Fans(fan_in=9, fan_out=9))
+    """
+
+    path: str
+    key: str
+    layer: keras.Layer
+    shape: tuple[int, ...]
+    fans: Fans
+    name: str
+
+    @classmethod
+    def of(
+        cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
+    ) -> "Site":
+        """The site of a weight of a layer, which may only be being built.
+
+        Args:
+            layer: that owns the weight.
+            weight_name: as in `weight.name`.
+            shape: of the weight.
+            key: the name of its random stream; by default that of draws by hand.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a dimension is negative, or a rule of `register_fans` failed.
+        """
+        path = weight_path(layer, weight_name)
+        fans = layer_fans(layer, weight_name, shape)
+        return cls(path, key, layer, tuple(shape), fans, weight_name)
+
+
+MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
+
+# Standard deviation of a standard normal truncated at two standard deviations,
+# sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)), to the digits that Keras has: one more or
+# fewer would break the bit-equality of `sampler="backend"` with the built-ins.
+TRUNCATED_STD = 0.87962566103423978
+
+
+def effective_fan(fans: Fans, mode: str) -> float:
+    """The number that the variance is divided by; below 1 it counts as 1.
+
+    Args:
+        fans: the fans of the weight.
+        mode: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their arithmetic mean, Glorot
+            and Bengio 2010, equation 12) or `"fan_geo_avg"` (their geometric
+            mean).
+
+    Example:
+
+    >>> effective_fan(Fans(4, 16), "fan_geo_avg")
+    8.0
+    """
+    fan = {
+        "fan_in": fans.fan_in,
+        "fan_out": fans.fan_out,
+        "fan_avg": (fans.fan_in + fans.fan_out) / 2.0,
+        "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
+    }[mode]
+    return max(1.0, fan)
+
+
+def weight_std(scale: float, mode: str, fans: Fans) -> float:
+    """The standard deviation asked for: `sqrt(scale / fan)`.
+
+    Example: He et al. 2015, equation 10, for a fan of 8.
+
+    >>> weight_std(2.0, "fan_in", Fans(8, 1))
+    0.5
+    """
+    return math.sqrt(scale / effective_fan(fans, mode))
+
+
+def spread(scale: float, mode: str, distribution: str, fans: Fans) -> float:
+    """The parameter of the distribution whose standard deviation is the one asked for.
+
+    Args:
+        scale: the variance times the fan; He's is 2, Glorot's and LeCun's 1.
+        mode: see `effective_fan`.
+        distribution: `"truncated_normal"`, `"untruncated_normal"` or `"uniform"`.
+        fans: the fans of the weight.
+
+    Returns:
+        For `"truncated_normal"` the standard deviation before truncation at
+        twice that value, for `"untruncated_normal"` the standard deviation, for
+        `"uniform"` the limit: the draw is in `(-limit, limit)`.
+
+    Example: Glorot and Bengio 2010, equation 16, `sqrt(6 / (fan_in + fan_out))`.
+
+    >>> spread(1.0, "fan_avg", "uniform", Fans(2, 4))
+    1.0
+    """
+    # The order of the operations is Keras's, for the same bits.
+    variance = scale / effective_fan(fans, mode)
+    if distribution == "uniform":
+        return math.sqrt(3.0 * variance)
+    if distribution == "truncated_normal":
+        return math.sqrt(variance) / TRUNCATED_STD
+    return math.sqrt(variance)
+
+
+class Distribution(NamedTuple):
+    """What is drawn: a family, its spread and its mean.
+
+    Attributes:
+        family: `"uniform"`, `"truncated_normal"`, `"untruncated_normal"`, or the name of
+            another, for an initializer with a `sample` of its own.
+        spread: of a uniform, the limit: it is in `(mean - spread, mean + spread)`; of a
+            truncated normal, the standard deviation before truncation at twice that
+            value; of all others the standard deviation, infinite if there is none.
+        mean: what it is centred on.
+
+    Example:
+
+    >>> import math
+    >>> Distribution("uniform", math.sqrt(3)).std
+    1.0
+    """
+
+    family: str
+    spread: float
+    mean: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of what is drawn."""
+        if self.family == "uniform":
+            return self.spread / math.sqrt(3.0)
+        if self.family == "truncated_normal":
+            return self.spread * TRUNCATED_STD
+        return self.spread
+
+    def reach(self, dtype: str) -> float:
+        """What no value drawn in `dtype` is beyond, on either side of 0.
+
+        For a family that is not known here, 0.
+        """
+        # The normal's are those of 24-bit uniforms, 5.5, and of 53-bit ones, 8.3, with
+        # some room for the backends' own.
+        normal = 9.0 if dtype == "float64" else 6.0
+        spreads = {"uniform": 1.0, "truncated_normal": 2.0, "untruncated_normal": normal}
+        if self.family not in spreads:
+            return 0.0
+        return abs(self.mean) + spreads[self.family] * self.spread
+
+
+# The largest number of each type; asked at every draw.
+_LIMITS = {
+    name: float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    for name, dtype in DTYPES.items()
+}
+
+
+def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
+    """The arguments of a call, as a tuple of ints and the name of a float type.
+
+    Raises:
+        TypeError: `shape` is not a list or tuple of integers.
+        ValueError: a dimension is negative, or `dtype` is not one of float16,
+            bfloat16, float32 and float64.
+    """
+    try:
+        name = keras.backend.standardize_dtype(dtype)
+    except (TypeError, ValueError):
+        name = None
+    if name not in DTYPES:
+        raise fail(ValueError, "dtype", "one of " + ", ".join(DTYPES), dtype)
+    return dimensions(shape), name
+
+
+def check_reach(distribution: Distribution, dtype: str) -> None:
+    """A draw beyond the largest number of the type would be infinite.
+
+    Raises:
+        ValueError: the type ends before the distribution does.
+    """
+    real = dtype_of_tensor(dtype)
+    limit = _LIMITS[real]
+    if distribution.reach(dtype) > limit:
+        mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
+        allowed = (
+            f"a type that holds values of {mean}standard deviation {distribution.std:.3g}; "
+            f"{real} ends at {limit:.3g}"
+        )
+        raise fail(ValueError, "dtype", allowed, dtype)
+
+
+@on_host
+def fresh_seed() -> int:
+    """The integer that an unseeded initializer of Keras would take, from its source."""
+    return int(keras.initializers.RandomNormal().seed)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """After the block, or the function, Python's `random` goes on as if it had not been.
+
+    An initializer without a seed takes a number when it is made, also where it is made
+    only to be looked at.
+    """
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
 
 Seed: TypeAlias = int | keras.random.SeedGenerator | None
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_fanwise.arguments import positive, real
-from keras_fanwise.initializers.base import FanwiseInitializer, Seed
-from keras_fanwise.initializers.scaling import Distribution
-from keras_fanwise.initializers.site import Site
+from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
 
 
 class FanwiseNormal(FanwiseInitializer):

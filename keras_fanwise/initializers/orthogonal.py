@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_fanwise.arguments import fail, positive
-from keras_fanwise.fans.lookup import layer_matrices
-from keras_fanwise.fans.maps import Matrices, shape_matrices
-from keras_fanwise.initializers.base import FanwiseInitializer, Seed
-from keras_fanwise.initializers.scaling import Distribution
-from keras_fanwise.initializers.site import Site
+from keras_fanwise.fans.layers import Matrices, layer_matrices, shape_matrices
+from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
 from keras_fanwise.sampling.orthonormal import orthonormal
 from keras_fanwise.sampling.sampler import Stream
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_fanwise.arguments import snake_case
 from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
@@ -17,7 +18,6 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseLecunUniform,
     FanwiseVarianceScaling,
 )
-from keras_fanwise.naming import snake_case
 
 # Stands in every saved model that uses an initializer: never change it.
 PACKAGE = "keras_fanwise"

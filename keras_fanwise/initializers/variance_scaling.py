@@ -6,9 +6,15 @@ from typing import Any, Literal, TypeAlias
 
 from keras_fanwise.arguments import choice, fail, positive, real
 from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
-from keras_fanwise.initializers.base import FanwiseInitializer, Seed
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES, Distribution, spread
-from keras_fanwise.initializers.site import Site
+from keras_fanwise.initializers.base import (
+    DISTRIBUTIONS,
+    MODES,
+    Distribution,
+    FanwiseInitializer,
+    Seed,
+    Site,
+    spread,
+)
 
 FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
 

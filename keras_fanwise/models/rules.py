@@ -8,13 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail, glob_matches, nearest
-from keras_fanwise.diagnostics.branches import Branch, residual_branches
-from keras_fanwise.diagnostics.opened_graph import OpenedGraph
-from keras_fanwise.initializers.randomness import random_state_kept
+from keras_fanwise.arguments import fail, glob_matches, nearest, snake_case
+from keras_fanwise.graph.branches import Branch, residual_branches
+from keras_fanwise.graph.graph import OpenedGraph
+from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.naming import snake_case
-from keras_fanwise.seam.owners import OwnedWeight, owned_weights
+from keras_fanwise.seam.weights import OwnedWeight, owned_weights
 
 LayerTypes = type | tuple[type, ...]
 

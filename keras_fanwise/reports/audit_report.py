@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.figures import Mark, Panel
 from keras_fanwise.reports.report import FindingKind, Group, Report
 from keras_fanwise.reports.tables import (
     MOST_KERNELS,
+    Mark,
+    Panel,
     Table,
     count_text,
     grouped,

@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_fanwise.arguments import fail, printable
-from keras_fanwise.reports.figures import Mark, Panel, Region
-from keras_fanwise.reports.tables import grouped, shortened
+from keras_fanwise.reports.tables import Mark, Panel, Region, grouped, shortened
 
 # In inches: of a figure, of a panel, of a name below it, of one of its letters, and of what
 # stands beside the panels.

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from keras_fanwise.arguments import printable
-from keras_fanwise.reports.figures import Panel
-from keras_fanwise.reports.tables import Table, screen_width, wrapped
+from keras_fanwise.reports.tables import Panel, Table, screen_width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from keras_fanwise.reports.figures import Mark, Panel, Region
 from keras_fanwise.reports.report import FindingKind, Group, Report
 from keras_fanwise.reports.tables import (
     MOST_KERNELS,
+    Mark,
+    Panel,
+    Region,
     Table,
     count_text,
     number_text,

@@ -1,23 +1,18 @@
-"""From a stream key to values, with NumPy alone.
-
-Element i of a tensor is made of word i of the Philox stream of the tensor's key:
-32-bit words for float32, float16 and bfloat16, 64-bit words for float64. Philox
-is counter-based, so any part of a tensor can be drawn without the rest, and by
-any number of threads, with the same result.
-"""
+"""The float types, and memory that backends take over without a copy."""
 
 import functools
+import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from keras_fanwise.arguments import choice, fail
-from keras_fanwise.sampling.memory import ALIGNMENT, DTYPES, aligned_empty
 from keras_fanwise.sampling.quantile import (
     Slope,
     fill_normal,
@@ -25,7 +20,192 @@ from keras_fanwise.sampling.quantile import (
     slope_32,
     slope_64,
 )
-from keras_fanwise.sampling.regions import Region, Stretch
+
+# Where a tensor's memory begins, in bytes: what lets TensorFlow and JAX take it
+# as it is, without a copy.
+ALIGNMENT = 64
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+def aligned_empty(size: int, dtype: np.dtype, alignment: int = ALIGNMENT) -> np.ndarray:
+    """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
+    return _aligned(np.empty(size * dtype.itemsize + alignment, np.uint8), dtype, alignment)
+
+
+def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    """Likewise, of zeros; if it is large, the system provides them page by page, later."""
+    return _aligned(np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8), dtype, ALIGNMENT)
+
+
+def _aligned(memory: np.ndarray, dtype: np.dtype, alignment: int) -> np.ndarray:
+    """The memory but for `alignment` bytes, from the first multiple of that on."""
+    offset = -memory.ctypes.data % alignment
+    return memory[offset : offset + memory.size - alignment].view(dtype)
+
+
+def owned(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The values in memory that a backend can take over, copied if they are not yet."""
+    result = DTYPES[dtype]
+    if (
+        values.dtype == result
+        and values.flags.c_contiguous
+        and values.flags.writeable
+        and values.ctypes.data % ALIGNMENT == 0
+    ):
+        return values
+    copy = aligned_empty(values.size, result).reshape(values.shape)
+    twice_rounded = values.dtype == np.float64 and dtype == "bfloat16"
+    copy[...] = _for_one_more_rounding(values) if twice_rounded else values
+    return copy
+
+
+def _for_one_more_rounding(values: np.ndarray) -> np.ndarray:
+    """In float32, rounded to odd: rounding them again is as if it were the only time.
+
+    NumPy's way from float64 to bfloat16 is through float32, and what that rounds to a tie
+    would be rounded a second time. Two more bits than the last type has are enough: Boldo
+    and Melquiond 2008, "Emulation of a FMA and Correctly Rounded Sums: Proved Algorithms
+    Using Rounding to Odd".
+    """
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32)
+    bits -= np.abs(nearest) > np.abs(values)  # towards 0
+    bits |= nearest.astype(np.float64) != values
+    return nearest
+
+
+# Enters every key: another value is another set of draws.
+_VERSION = b"keras_fanwise 1"
+
+
+def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
+    """The key of the random stream that fills one weight.
+
+    The key is BLAKE2b (RFC 7693) of the seed and the weight key, so that streams
+    of neighbouring seeds or of similar names have nothing to do with each other.
+
+    Args:
+        seed: an integer seed, or the integers of a generator's state. The two
+            never give the same key.
+        weight_key: the name of the weight, `""` outside a layer.
+
+    Returns:
+        An integer from 0 to 2**128 - 1.
+
+    Example:
+
+    >>> stream_key(1) == stream_key(1), stream_key(1) == stream_key(1, "kernel")
+    (True, False)
+    """
+    text = f"seed {seed}" if isinstance(seed, int) else f"state {list(map(int, seed))}"
+    message = f"{text}\0{weight_key}".encode()
+    digest = hashlib.blake2b(message, digest_size=16, person=_VERSION).digest()
+    return int.from_bytes(digest, "little")
+
+
+# Drawing a gap of this many unwanted elements takes as long as starting a new draw behind
+# it: shorter gaps are drawn and left out.
+_GAP = 3000
+# Elements, wanted or not, that are drawn at a time.
+_LONGEST = 1 << 18
+
+
+class Stretch(NamedTuple):
+    """Neighbouring elements of a tensor.
+
+    Attributes:
+        start: the number of the first, counted in row-major order.
+        stop: that behind the last.
+        wanted: which of them are wanted, from 0 on; `None` for all.
+    """
+
+    start: int
+    stop: int
+    wanted: np.ndarray | None
+
+
+class Region:
+    """A part of a tensor: a slice of each axis.
+
+    In row-major order it is made of runs of elements that are neighbours in the tensor,
+    all of one length.
+
+    Args:
+        shape: of the tensor.
+        index: a slice with a step of 1 for each axis; by default the whole tensor.
+
+    Attributes:
+        shape: of the region.
+        size: how many elements it has.
+
+    Example: the last two of three columns.
+
+    >>> region = Region((2, 3), (slice(None), slice(1, 3)))
+    >>> [stretch] = region.stretches(0, 4)
+    >>> region.shape, stretch.start, stretch.stop, stretch.wanted.tolist()
+    ((2, 2), 1, 6, [0, 1, 3, 4])
+    """
+
+    def __init__(self, shape: Sequence[int], index: Sequence[slice] | None = None) -> None:
+        self._first = 0
+        self._outer: tuple[int, ...] = ()
+        self.shape = tuple(shape)
+        if index is not None:
+            self._cut(shape, index)
+        self.size = math.prod(self.shape)
+
+    def _cut(self, shape: Sequence[int], index: Sequence[slice]) -> None:
+        bounds = [each.indices(n)[:2] for each, n in zip(index, shape, strict=True)]
+        self.shape = tuple(max(0, stop - start) for start, stop in bounds)
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        self._first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
+        partial = [axis for axis, n in enumerate(shape) if self.shape[axis] != n]
+        inner = partial[-1] if partial else 0  # from this axis on there are no gaps
+        self._run = math.prod(self.shape[inner:])
+        self._outer = self.shape[:inner]
+        self._strides = np.array(strides[:inner], np.int64)
+
+    def stretches(self, left: int, right: int) -> Iterator[Stretch]:
+        """What to draw for the elements of the region from number `left` to `right`."""
+        if not self._outer:
+            yield Stretch(self._first + left, self._first + right, None)
+            return
+        first, last = left // self._run, (right - 1) // self._run
+        starts = self._starts(first, last + 1)
+        stops = starts + self._run
+        starts[0] += left % self._run
+        stops[-1] -= -right % self._run
+        # Runs go together as long as gaps are small, and there are not too many.
+        edges = [0, *(1 + np.flatnonzero(starts[1:] - stops[:-1] > _GAP)), len(starts)]
+        for begin, end in itertools.pairwise(edges):
+            if end == begin + 1:
+                yield Stretch(int(starts[begin]), int(stops[begin]), None)
+                continue
+            while begin < end:
+                limit = np.searchsorted(stops[begin:end], starts[begin] + _LONGEST, "right")
+                several = slice(begin, begin + max(1, int(limit)))
+                begin = several.stop
+                yield _together(starts[several], stops[several])
+
+    def _starts(self, first: int, stop: int) -> np.ndarray:
+        """The elements with which the runs from number `first` to `stop` begin."""
+        places = np.unravel_index(np.arange(first, stop), self._outer)
+        return self._first + self._strides @ np.stack(places)
+
+
+def _together(starts: np.ndarray, stops: np.ndarray) -> Stretch:
+    start, stop = int(starts[0]), int(stops[-1])
+    lengths = stops - starts
+    before = np.cumsum(lengths) - lengths
+    wanted = np.repeat(starts - start - before, lengths) + np.arange(lengths.sum())
+    return Stretch(start, stop, wanted)
+
 
 # Elements that share a counter range; a thread's share is made of whole blocks.
 BLOCK = 1 << 16

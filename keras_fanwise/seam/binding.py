@@ -1,26 +1,50 @@
-"""The seam: tells an initializer which weight of which layer it fills.
-
-Keras gives an initializer a shape and nothing else. The one public place that knows the
-layer, the name of the weight and the initializer together is `keras.Layer.add_weight`,
-so importing the package wraps it: an initializer of ours is replaced, for this weight
-only, by a `Bound` one, and any other passes through untouched. Inside a `skip_init()` block
-a `Deferral` stands in for both, and inside a `retrofit()` block `keras.initializers.get` is
-replaced too; nothing else in Keras is changed.
-"""
+"""An initializer, tied to the weight that it fills."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import in_weight
-from keras_fanwise.initializers.site import Site
-from keras_fanwise.initializers.unit_forget_bias import unit_forget_bias
-from keras_fanwise.naming import weight_path
-from keras_fanwise.seam.bound import Bound, is_ours
+from keras_fanwise.arguments import in_weight, weight_path
+from keras_fanwise.initializers.base import FanwiseInitializer, Site
+from keras_fanwise.initializers.counterparts import unit_forget_bias
 from keras_fanwise.seam.keys import seam_key, weight_name
 from keras_fanwise.seam.record import attributes_holding, record
+
+
+def is_ours(initializer: Any) -> bool:
+    """Whether an initializer, or a class of them, has this package's protocol.
+
+    By a method, not by its class: the seam may meet the classes of a later import of the
+    package.
+    """
+    return hasattr(initializer, "weight_seed")
+
+
+class Bound(keras.initializers.Initializer):
+    """What Keras is handed for one weight; the layer keeps the initializer itself.
+
+    Args:
+        initializer: one of this package. It is shared, not copied.
+        site: the weight that is filled.
+    """
+
+    def __init__(self, initializer: FanwiseInitializer, site: Site) -> None:
+        self._initializer = initializer
+        self._site = site
+        self._seed = initializer.weight_seed()
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
+        """Draws the weight, the same values at every call but for a `SeedGenerator`."""
+        return self._initializer.draw(
+            shape, dtype, layout, site=self._site, seed=self._seed
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """That of the initializer."""
+        return self._initializer.get_config()
+
 
 _MARK = "_keras_fanwise_seam"
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.backends.private_keras import unfilled_variables
-from keras_fanwise.seam.owners import OwnedWeight
+from keras_fanwise.seam.weights import OwnedWeight
 
 _RECORD = "_keras_fanwise_given_initializer"
 # In bytes: an initializer that holds on to an array of this size is not kept alive.

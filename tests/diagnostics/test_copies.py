@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.copies import equal_beginnings, equal_bits, equal_values
-from keras_fanwise.diagnostics.shapes import shape_tail
+from keras_fanwise.diagnostics.measured import equal_beginnings, equal_bits, equal_values
+from keras_fanwise.diagnostics.statistics import shape_tail
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution, spread
+from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution, spread
 from keras_fanwise.sampling.sampler import draw
 
 from support.processes import NUMPY_ALONE

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.evidence import (
+from keras_fanwise.diagnostics.statistics import (
     correlations,
     evidence,
     limit,
     variance_deviation,
 )
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, Distribution
+from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution
 from keras_fanwise.sampling.sampler import draw
 
 from support.processes import NUMPY_ALONE

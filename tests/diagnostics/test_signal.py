@@ -10,8 +10,7 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise.reports.signal_report import Verdict
-from keras_fanwise.sampling.sampler import draw
-from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.sampling.sampler import draw, stream_key
 
 from support.models import MODELS, relu_network
 from support.processes import (

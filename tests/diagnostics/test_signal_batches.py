@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.backends.gradients import has_values
+from keras_fanwise.backends.tap import has_values
 
 layers = keras.layers
 

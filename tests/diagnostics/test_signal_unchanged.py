@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.backends import calls
-from keras_fanwise.backends.tensor_moments import tensor_moments
+from keras_fanwise.backends import tap as calls
+from keras_fanwise.backends.arrays import tensor_moments
 
 layers = keras.layers
 BACKEND = keras.backend.backend()

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.evidence import correlations, limit
-from keras_fanwise.diagnostics.tails import (
+from keras_fanwise.diagnostics.statistics import (
     correlation_tail,
+    correlations,
     deviation_tail,
     incomplete_beta,
+    limit,
     rare_events_tail,
 )
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS
+from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.sampling.sampler import draw
 
 from support.processes import NUMPY_ALONE

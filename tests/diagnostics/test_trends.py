@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.diagnostics import trends
-from keras_fanwise.diagnostics.trends import rate
+from keras_fanwise.diagnostics import verdicts as trends
+from keras_fanwise.diagnostics.verdicts import rate
 
 from support.processes import NUMPY_ALONE
 

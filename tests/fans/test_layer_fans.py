@@ -15,7 +15,7 @@ from keras import layers
 
 from keras_fanwise import Fans, layer_fans, register_fans
 from keras_fanwise.fans.counting import shape_fans
-from keras_fanwise.fans.table import CONVOLUTIONAL_CELL, TABLE
+from keras_fanwise.fans.layers import CONVOLUTIONAL_CELL, TABLE
 
 from support import fan_oracle
 from support.fan_oracle import STATE, Map, build, measure, ones
@@ -25,8 +25,8 @@ from support.processes import ONCE
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
-# `import keras_fanwise.fans.lookup` would give the function of that name.
-MODULE = importlib.import_module("keras_fanwise.fans.lookup")
+# `import keras_fanwise.fans.layers` would give the function of that name.
+MODULE = importlib.import_module("keras_fanwise.fans.layers")
 
 
 def check(lookups, cache=None):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
+from keras_fanwise.initializers.base import DISTRIBUTIONS, MODES
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS, MODES
 
 from support.models import values_of
 from support.processes import ONCE, run_python

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
+from keras_fanwise.initializers.base import TRUNCATED_STD
 from keras_fanwise.initializers.registration import CLASSES, snake_case
-from keras_fanwise.initializers.scaling import TRUNCATED_STD
 
 from support.models import values_of
 from support.statistics_checks import (

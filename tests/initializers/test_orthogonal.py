@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 import keras_fanwise as kf
-from keras_fanwise.fans.lookup import layer_matrices
-from keras_fanwise.initializers.site import Site
+from keras_fanwise.fans.layers import layer_matrices
+from keras_fanwise.initializers.base import Site
 
 from support.models import values_of
 from support.processes import COMPARING

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import keras_fanwise as kf
-from keras_fanwise.initializers import site as site_module
+from keras_fanwise.initializers import base as base_module
 from keras_fanwise.initializers.registration import CLASSES
 
 from support.models import values_of
@@ -84,7 +84,7 @@ def test_fans_and_distribution_of_each_weight_are_worked_out_once(monkeypatch):
         ]
     )
     fans, distributions = [], []
-    layer_fans, expected = site_module.layer_fans, kf.FanwiseVarianceScaling.expected
+    layer_fans, expected = base_module.layer_fans, kf.FanwiseVarianceScaling.expected
 
     def counting_fans(layer, name, shape):
         fans.append((layer.name, name))
@@ -94,7 +94,7 @@ def test_fans_and_distribution_of_each_weight_are_worked_out_once(monkeypatch):
         distributions.append(site.path)
         return expected(self, shape, site)
 
-    monkeypatch.setattr(site_module, "layer_fans", counting_fans)
+    monkeypatch.setattr(base_module, "layer_fans", counting_fans)
     monkeypatch.setattr(kf.FanwiseVarianceScaling, "expected", counting_expected)
     report = kf.initialize(model, "he", seed=0)
     assert len(fans) == len(set(fans)) == len(report.rows) == len(model.weights)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.initializers.scaling import (
+from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     MODES,
     TRUNCATED_STD,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.models import plan
+from keras_fanwise.models import initialize as plan
 
 from support.models import MODELS, arrays, equal, network, values_by_path
 from support.statistics_checks import (

@@ -10,7 +10,7 @@ import scipy.stats
 from keras import layers, ops
 
 import keras_fanwise as kf
-from keras_fanwise.initializers.scaled import scaled
+from keras_fanwise.initializers.counterparts import scaled
 
 from support.models import values_of
 from support.processes import once_on

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.figures import Mark, Panel
 from keras_fanwise.reports.report import figure_of
+from keras_fanwise.reports.tables import Mark, Panel
 
 from support.models import relu_network
 from support.processes import NUMPY_ALONE

@@ -12,8 +12,8 @@ from rich.console import Console
 import keras_fanwise as kf
 from keras_fanwise.arguments import printable
 from keras_fanwise.reports import tables
-from keras_fanwise.reports.figures import Panel
 from keras_fanwise.reports.report import figure_of
+from keras_fanwise.reports.tables import Panel
 
 from support.processes import NUMPY_ALONE, fewer_by_default
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.sampling.memory import DTYPES, owned
+from keras_fanwise.sampling.sampler import DTYPES, owned
 
 from support.processes import NUMPY_ALONE
 

@@ -10,11 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_fanwise.initializers.scaling import DISTRIBUTIONS
+from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling import sampler as sampling
-from keras_fanwise.sampling.memory import DTYPES
-from keras_fanwise.sampling.sampler import BLOCK, draw
+from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
 
 from support.processes import NUMPY_ALONE, ONCE, run_python
 from support.statistics_checks import (

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.sampling.sampler import stream_key
 
 from support.processes import NUMPY_ALONE
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.naming import snake_case
+from keras_fanwise.arguments import snake_case
 from keras_fanwise.seam import binding
-from keras_fanwise.seam.deferral import deferral
-from keras_fanwise.seam.retrofit import retrofitted
+from keras_fanwise.seam.blocks import deferral, retrofitted
 
 from support.models import values_by_path, values_of
 from support.processes import ONCE, run_python

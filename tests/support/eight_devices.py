@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import keras_fanwise as kf
 from keras_fanwise.backends import sharding as layouts
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.sampling import regions
 from keras_fanwise.sampling import sampler as sampling
 
 from support.models import arrays, equal
@@ -107,14 +106,14 @@ def a_fault_is_noticed():
     """Every shard is the first."""
 
     def first(shape, index=None):
-        return regions.Region(shape, index and [slice(0, s.stop - s.start) for s in index])
+        return sampling.Region(shape, index and [slice(0, s.stop - s.start) for s in index])
 
     sampling.Region = first
     try:
         with pytest.raises(AssertionError):
             check(INITIALIZERS[0], MESHES["a"], [None, "a"], (4, 16), "float32", "jax")
     finally:
-        sampling.Region = regions.Region
+        sampling.Region = sampling.Region
 
 
 def each_shard_is_drawn_once():

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 import keras_fanwise as kf
-from keras_fanwise.seam.owners import OwnedWeight, owned_weights
 from keras_fanwise.seam.record import weight_initializers
+from keras_fanwise.seam.weights import OwnedWeight, owned_weights
 
 from support.models import values_of
 

@@ -4,7 +4,7 @@ import keras
 import keras.src.initializers
 import numpy as np
 
-from keras_fanwise.naming import snake_case
+from keras_fanwise.arguments import snake_case
 from keras_fanwise.seam.record import recorded
 
 from support.models import values_of

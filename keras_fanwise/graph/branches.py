@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_fanwise.diagnostics.opened_graph import OpenedGraph
-from keras_fanwise.diagnostics.steps import Step
+from keras_fanwise.graph.graph import OpenedGraph, Step
 
 _NOT_RESIDUAL = "none of its inputs leads to another by a branch"
 # Activations by which a branch that ends in one does not begin to learn from a weight of 0:

@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_fanwise.backends.arrays import to_tensor
-from keras_fanwise.backends.calls import current_call, replaced_call
-from keras_fanwise.backends.gradients import has_values
+from keras_fanwise.backends.arrays import dtype_name, to_tensor
 from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
-from keras_fanwise.backends.tensor_moments import dtype_name
-from keras_fanwise.sampling.memory import DTYPES
-from keras_fanwise.sampling.sampler import draw
-from keras_fanwise.sampling.streams import stream_key
+from keras_fanwise.backends.tap import current_call, has_values, replaced_call
+from keras_fanwise.sampling.sampler import DTYPES, draw, stream_key
 
 _SAMPLES = 32
 # Of a model for large images fewer samples, such that the batch has so many values.

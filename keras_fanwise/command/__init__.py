@@ -1,1 +1,0 @@
-"""The command line, apart from the commands themselves."""

@@ -1,0 +1,410 @@
+"""Right fans for code that hard-codes Keras's initializers."""
+
+import contextlib
+import functools
+import gc
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fanwise.arguments import fail
+from keras_fanwise.backends.arrays import snapshot, unfilled, unfilled_array
+from keras_fanwise.backends.private_keras import (
+    drawn_as_built,
+    has_value,
+    initializer_modules,
+    is_stateless,
+)
+from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
+from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.initializers.counterparts import (
+    counterpart,
+    is_random,
+    orthogonal_counterpart,
+)
+from keras_fanwise.sampling.sampler import DTYPES
+
+# How many blocks there are in all threads, and what `get` was before the first of them.
+_lock = threading.Lock()
+_blocks = 0
+_before: dict[ModuleType, Callable[[Any], Any]] = {}
+
+
+class Retrofit:
+    """A `with` block, or the calls of a function that it decorates."""
+
+    def __init__(self, orthogonal: bool) -> None:
+        self.orthogonal = orthogonal
+        self._entries = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._entries > 0
+
+    def __enter__(self) -> None:
+        self._change(1)
+        _retrofit_entered.set((*_retrofit_blocks(), self))
+
+    def __exit__(self, *error: object) -> None:
+        # Perhaps in another thread than the one that entered, which is then outside, too.
+        self._change(-1)
+        entered = list(_retrofit_entered.get())
+        if self in entered:
+            entered.remove(self)
+        _retrofit_entered.set(tuple(entered))
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            allowed = "a function that is no generator, whose body runs when it is called"
+            raise fail(TypeError, "function", allowed, function)
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def inside(*args: Any, **kwargs: Any) -> Any:
+                with Retrofit(self.orthogonal):
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def inside(*args: Any, **kwargs: Any) -> Any:
+                with Retrofit(self.orthogonal):
+                    return function(*args, **kwargs)
+
+        return inside
+
+    def _change(self, entries: int) -> None:
+        global _blocks
+        with _lock:
+            self._entries += entries
+            if not _blocks:
+                _before.update({module: module.get for module in initializer_modules()})
+            _blocks += entries
+            for module, get in _before.items():
+                setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010
+            if not _blocks:
+                _before.clear()
+
+
+# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
+# now: in another thread, or after a task began that has a copy of this.
+_retrofit_entered: ContextVar[tuple[Retrofit, ...]] = ContextVar(
+    "keras_fanwise_retrofit", default=()
+)
+
+
+def _retrofit_blocks() -> tuple[Retrofit, ...]:
+    return tuple(block for block in _retrofit_entered.get() if block.is_open)
+
+
+def retrofit(*, orthogonal: bool = False) -> Retrofit:
+    """Inside the block, Keras's variance-scaling initializers count the right fans.
+
+    `GlorotNormal`, `GlorotUniform`, `HeNormal`, `HeUniform`, `LecunNormal`,
+    `LecunUniform` and `VarianceScaling` of Keras, under any of their names, as
+    instances, or as the default of a layer, become the initializers of this package of
+    equal scale, mode, distribution and seed. The layers keep those: a model that is
+    built in the block saves with the initializers that it was made with. All other
+    initializers are left alone, subclasses of the seven included.
+
+    Only the thread that enters the block is concerned. The block can raise, and blocks
+    can be nested. For its duration `keras.initializers.get` is replaced. It is a decorator
+    too, for functions and coroutine functions that build a model.
+
+    Args:
+        orthogonal: whether Keras's `Orthogonal`, the default of recurrent kernels, becomes
+            a `FanwiseOrthogonal` of equal gain and seed, which is orthogonal in every gate
+            and can be drawn in 16 bits. Blocks inside one that says so do it, too.
+
+    Raises:
+        TypeError: `orthogonal` is neither true nor false, or the block decorates a
+            generator function, whose body would run outside.
+
+    Example: a layer of somebody else's.
+
+    >>> import keras
+    >>> with retrofit():
+    ...     layer = keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal")
+    >>> type(layer.depthwise_initializer).__name__
+    'FanwiseHeNormal'
+    """
+    if not isinstance(orthogonal, bool):
+        raise fail(TypeError, "orthogonal", "True or False", orthogonal)
+    return Retrofit(orthogonal)
+
+
+def retrofitted(identifier: Any) -> Any:
+    """What is used in place of an initializer: inside a block, ours, if there is one."""
+    if not _retrofit_blocks() or identifier is None:
+        return identifier
+    return _counterpart_here(keras.initializers.get(identifier))
+
+
+def _counterpart_here(initializer: Any) -> Any:
+    """What the open blocks put in place of an initializer; itself if there are none."""
+    blocks = _retrofit_blocks()
+    if not blocks:
+        return initializer
+    ours: FanwiseInitializer | None = counterpart(initializer)
+    if ours is None and any(block.orthogonal for block in blocks):
+        ours = orthogonal_counterpart(initializer)
+    return initializer if ours is None else ours
+
+
+def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(get)
+    def replacement(identifier: Any) -> Any:
+        return _counterpart_here(get(identifier))
+
+    return replacement
+
+
+class SkipInit:
+    """A `with` block in which random weights are not drawn.
+
+    Attributes:
+        drawn: after the block, the paths of the weights that nothing filled in it, in the
+            order in which they were made.
+    """
+
+    def __init__(self) -> None:
+        self.drawn: list[str] = []
+        self.is_open = True
+        # Weak: a model that is dropped within the block is not drawn.
+        self._deferrals: list[weakref.ref[Deferral]] = []
+
+    def add(self, deferral: "Deferral") -> None:
+        """Another weight that is not drawn now."""
+        self._deferrals.append(weakref.ref(deferral))
+
+    def close(self) -> None:
+        """Draws what nothing has filled, as far as it can be drawn.
+
+        Raises:
+            Exception: the first that an initializer raised; the others have drawn.
+        """
+        self.is_open = False
+        if any(reference() for reference in self._deferrals):
+            gc.collect()  # models hold themselves until then
+        alive = [reference() for reference in self._deferrals]
+        pending = [each for each in alive if each is not None and each.is_pending()]
+        errors: list[Exception] = []
+        for deferral in pending:
+            try:
+                self.drawn += deferral.draw()
+            except Exception as error:
+                errors.append(error)
+        self._deferrals.clear()
+        if errors:
+            raise errors[0]
+
+
+# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
+# now: in another thread, or after a task began that has a copy of this.
+_deferral_entered: ContextVar[tuple[SkipInit, ...]] = ContextVar(
+    "keras_fanwise_deferral", default=()
+)
+
+
+@contextlib.contextmanager
+def deferring() -> Iterator[SkipInit]:
+    """In the block `deferral` stands in for random initializers; in the end it draws."""
+    block = SkipInit()
+    _deferral_entered.set((*_deferral_blocks(), block))
+    try:
+        yield block
+    finally:
+        try:
+            block.close()
+        finally:
+            _deferral_entered.set(_deferral_blocks())
+
+
+def _deferral_blocks() -> tuple[SkipInit, ...]:
+    return tuple(block for block in _deferral_entered.get() if block.is_open)
+
+
+def deferral(filler: Any, initializer: Any) -> Any:
+    """What Keras is handed in place of what fills a weight.
+
+    Outside a block, and for initializers that are neither ours nor a random one of
+    Keras's, that is `filler`.
+
+    Args:
+        filler: fills this weight.
+        initializer: of which the filler was made, or the filler itself if that is not ours.
+    """
+    blocks = _deferral_blocks() if _deferral_entered.get() else ()  # the latter is faster
+    if not blocks:
+        return filler
+    if filler is initializer:
+        # Of a name Keras makes an initializer here, which takes a seed, and not again.
+        filler = initializer = keras.initializers.get(initializer)
+        if not is_random(initializer):
+            return initializer
+    return Deferral(blocks[-1], filler, getattr(initializer, "seed", None))
+
+
+class Deferral(keras.initializers.Initializer):
+    """Fills one weight with nothing, as long as its block is open, and later for good.
+
+    Args:
+        block: in which the weight is made.
+        initializer: that fills the weight.
+        seed: of the initializer.
+    """
+
+    def __init__(self, block: SkipInit, initializer: Any, seed: Any) -> None:
+        self._block = block
+        self._initializer = initializer
+        self._generator = seed if isinstance(seed, keras.random.SeedGenerator) else None
+        self._state: Any = None
+        self._is_unfilled = False
+        # Weak: the variable holds this, until it is filled or the block ends.
+        self._reference: weakref.ref[keras.Variable] | None = None
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
+        """Zeros that take no memory before they are written, or read on some devices."""
+        dtype = keras.backend.standardize_dtype(dtype)
+        if not self._block.is_open or dtype not in DTYPES:
+            return self._draw_now(shape, dtype, layout)
+        if is_stateless():
+            return keras.ops.zeros(shape, dtype=dtype)
+        if layout is None:
+            self._advance()
+            values = unfilled(shape, dtype)
+        else:
+            with sharding_of(layout) as sharding:
+                self._advance()
+                values = _unfilled_shards(shape, dtype, sharding)
+        self._is_unfilled = True
+        return values
+
+    def get_config(self) -> dict[str, Any]:
+        """That of the initializer."""
+        return dict(self._initializer.get_config())
+
+    def watch(self, variable: keras.Variable) -> None:
+        """Learns when a value is assigned to the weight, which must now be made."""
+        self._reference = weakref.ref(variable)
+        # On the instance, past what backends do about attributes; gone after the block.
+        object.__setattr__(variable, "assign", self._assign)
+        self._block.add(self)
+
+    def is_pending(self) -> bool:
+        """Whether the weight is to be drawn, for all that is known; ends the watch."""
+        variable = self._variable()
+        if variable is None:
+            return False
+        vars(variable).pop("assign", None)
+        return self._is_unfilled and has_value(variable)
+
+    def draw(self) -> list[str]:
+        """Draws the weight, and gives its path; neither if it is gone, or filled."""
+        variable = self._variable()
+        if variable is None or _has_values(variable):
+            return []
+        with self._state_of_old():
+            values = drawn_as_built(variable, self._initializer)
+        variable.assign(values)
+        return [variable.path]
+
+    def _variable(self) -> keras.Variable | None:
+        return None if self._reference is None else self._reference()
+
+    def _assign(self, value: Any) -> Any:
+        variable = self._variable()
+        if variable is None:
+            raise ReferenceError("The weight is gone.")
+        result = type(variable).assign(variable, value)
+        # Only now: what failed to be assigned is still to be drawn.
+        if not is_stateless():
+            self._is_unfilled = False
+            vars(variable).pop("assign", None)
+        return result
+
+    def _draw_now(self, shape: Sequence[int], dtype: str, layout: Any) -> Any:
+        if layout is None:
+            return self._initializer(shape, dtype=dtype)
+        with sharding_of(layout) as sharding:
+            return distribute(self._initializer(shape, dtype=dtype), sharding)
+
+    def _advance(self) -> None:
+        """What a draw does to a generator, so that the next weight has its own values."""
+        if self._generator is not None:
+            self._state = snapshot(self._generator.state)
+            self._generator.next()
+
+    @contextlib.contextmanager
+    def _state_of_old(self) -> Iterator[None]:
+        """The generator as it was when the weight was made."""
+        if self._generator is None:
+            yield
+            return
+        state = self._generator.state
+        now = snapshot(state)
+        state.assign(self._state)
+        try:
+            yield
+        finally:
+            state.assign(now)
+
+
+def _unfilled_shards(shape: Sequence[int], dtype: str, sharding: Any) -> Any:
+    def part(index: Sequence[slice] | None) -> np.ndarray:
+        return unfilled_array([each.stop - each.start for each in index or ()], dtype)
+
+    return placed(shape, sharding, part)
+
+
+def _has_values(variable: keras.Variable) -> bool:
+    """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
+    return any(np.count_nonzero(part) for part in local_parts(variable.value))
+
+
+def skip_init() -> contextlib.AbstractContextManager[SkipInit]:
+    """Inside the block, random weights are not drawn; what is not loaded is drawn after.
+
+    Around `keras.models.load_model`, `load_weights` on a model that is built in the
+    block, `from_preset` of KerasHub, or `clone_model` with `set_weights`. The random
+    initializers of Keras (not their subclasses) and those of this package are put off;
+    all others fill their weights as ever. At the end of the block, also if it raises,
+    each weight to which nothing was assigned successfully is drawn by its own
+    initializer, with the values that it would have had, and its path is listed in the
+    `drawn` of what `with` gives. Every other random number of the program is as without
+    the block.
+
+    **Inside the block a weight that nothing has filled yet reads as zeros**, so a model is
+    not to be called, measured, copied or saved before the block ends: that holds for
+    layers, too, that compute one weight from another when they are built. Only
+    `keras.Variable.assign` is seen when it happens, which is what Keras and KerasHub
+    load by. A weight that something else has filled, such as `load_state_dict` of PyTorch
+    or `tf.train.Checkpoint`, is kept unless all of it is 0.
+
+    Only the thread that enters the block is concerned. Blocks can be nested: a weight
+    belongs to the innermost in which it is made. A model that is dropped in the block is
+    not drawn.
+
+    Raises:
+        ValueError: at the end, what an initializer raises that cannot draw its weight;
+            the other weights are drawn all the same.
+
+    Example: a new layer on old ones.
+
+    >>> import keras
+    >>> old = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="body")])
+    >>> with skip_init() as skipped:
+    ...     model = keras.models.clone_model(old)
+    ...     model.set_weights(old.get_weights())
+    ...     model.add(keras.layers.Dense(3, kernel_initializer="he_normal", name="head"))
+    >>> [path.split("/", 1)[1] for path in skipped.drawn]
+    ['head/kernel']
+    """
+    return deferring()
