@@ -1,5 +1,6 @@
-"""Activations, as functions of numbers."""
+"""Activations as functions of numbers: their gain, and where they are critical."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import numpy as np
 from keras_fanwise.arguments import fail, nearest, positive, real
 from keras_fanwise.backends.arrays import in_float64
 
-ELEMENTWISE = "a function that maps each element by itself"
+Function = Callable[[np.ndarray], np.ndarray]
+
+_ELEMENTWISE = "a function that maps each element by itself"
 # Evaluations are of a multiple of so many numbers: JAX compiles for every shape.
 _BLOCK = 4096
 
@@ -23,67 +26,56 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 
 # On JAX Keras computes tanh in float32, whatever it is given; TensorFlow gives GELU to
 # eight digits.
-_IN_NUMPY: list[tuple[Any, Callable[[np.ndarray], np.ndarray]]] = [
+_IN_NUMPY: list[tuple[Any, Function]] = [
     (keras.activations.tanh, np.tanh),
     (keras.ops.tanh, np.tanh),
     (keras.activations.gelu, _gelu),
 ]
 
 
-def activation_function(activation: Any) -> Callable[..., Any]:
-    """The function that an activation is.
+class _Activation:
+    """An activation φ from float64 arrays to float64 arrays, on JAX too."""
 
-    Raises:
-        TypeError: `activation` is neither a string nor callable.
-        ValueError: the name is unknown; the nearest one is in the message.
-    """
-    if not isinstance(activation, str) and not callable(activation):
-        allowed = "the name of a Keras activation or a function"
-        raise fail(TypeError, "activation", allowed, activation)
-    try:
-        function: Callable[..., Any] = keras.activations.get(activation)
-        return function
-    except ValueError as error:
-        names = [name for name in dir(keras.activations) if name.islower()]
-        allowed = f"the name of a Keras activation{nearest(str(activation), names)}"
-        raise fail(ValueError, "activation", allowed, activation) from error
+    def __init__(self, activation: Any, arguments: dict[str, Any] | None = None) -> None:
+        self._given = activation
+        function = self._resolved()
+        if isinstance(function, keras.layers.Activation):
+            function = function.activation
+        elif isinstance(function, keras.Layer):
+            function = function.call  # a layer's `__call__` casts to its own type
+        self._function = functools.partial(function, **arguments) if arguments else function
+        known = (numpy for keras_own, numpy in _IN_NUMPY if self._function is keras_own)
+        self._in_numpy = next(known, None)
+        x = np.linspace(-4, 4, 801)
+        if not np.allclose(self(x[::7]), self(x)[::7], 1e-5, 1e-7, equal_nan=True):
+            raise self.error(_ELEMENTWISE)
 
+    def _resolved(self) -> Callable[..., Any]:
+        if not isinstance(self._given, str) and not callable(self._given):
+            allowed = "the name of a Keras activation or a function"
+            raise fail(TypeError, "activation", allowed, self._given)
+        try:
+            function: Callable[..., Any] = keras.activations.get(self._given)
+            return function
+        except ValueError as error:
+            names = [name for name in dir(keras.activations) if name.islower()]
+            near = nearest(str(self._given), names)
+            raise self.error(f"the name of a Keras activation{near}") from error
 
-def float64_function(activation: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """An activation from float64 arrays to float64 arrays, on JAX too.
-
-    Raises:
-        TypeError: `activation` is neither a string nor callable.
-        ValueError: the name is unknown, or the function mixes elements.
-    """
-    function = activation_function(activation)
-    if isinstance(function, keras.layers.Activation):
-        function = function.activation
-    elif isinstance(function, keras.Layer):
-        function = function.call  # a layer's `__call__` casts to its own type
-
-    for known, in_numpy in _IN_NUMPY:
-        if function is known:
-            return in_numpy
-
-    def values(x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        if self._in_numpy is not None:
+            return self._in_numpy(x)
         padded = np.zeros(-(-x.size // _BLOCK) * _BLOCK)
         padded[: x.size] = x.ravel()
-        result = in_float64(function, padded)
-        if result.shape != padded.shape:
-            raise fail(ValueError, "activation", ELEMENTWISE, activation)
-        return result[: x.size].reshape(x.shape)
+        values = in_float64(self._function, padded)
+        if values.shape != padded.shape:
+            raise self.error(_ELEMENTWISE)
+        return values[: x.size].reshape(x.shape)
 
-    x = np.linspace(-4, 4, 801)
-    alone, among = values(x[::7]), values(x)[::7]
-    if not np.allclose(alone, among, rtol=1e-6, atol=1e-9, equal_nan=True):
-        raise fail(ValueError, "activation", ELEMENTWISE, activation)
-    return values
+    def error(self, allowed: str) -> Exception:
+        return fail(ValueError, "activation", allowed, self._given)
 
 
-Function = Callable[[np.ndarray], np.ndarray]
-
-_CONTINUOUS = "continuous: where it jumps, the gradients of a network have no variance"
 # Panels over [-12, 12], outside of which a standard normal has a probability of 4e-33. But
 # for 0, no edge of theirs or of their halves is a number where an activation may jump.
 _EDGES = 12.0 * (np.arange(25) / 24) ** 1.1
@@ -91,138 +83,85 @@ _EDGES = np.concatenate([-_EDGES[:0:-1], _EDGES])
 _POINTS = 12
 # Panels are halved until their two halves give the same to so much of the whole.
 _TOLERANCE = 1e-15
-# So often: a kink ends in a panel whose share of the integral is below 1e-12.
+# So often: a kink, or a jump of the values, is left in a panel with 1e-12 of the whole.
 _HALVINGS = 40
 # So many at most that are still to be halved.
-_MOMENT_PANELS = 2000
+_MOST_PANELS = 2000
 # Rounding of values in their derivative, in parts of the values: `_POINTS` squared of them.
 _LOST = 5e-14
 
 
-def second_moment(function: Function, q: float) -> float:
-    """E[φ(√q z)²]: that of what an activation makes of a signal of variance q.
+def _lobatto() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes and weights on [-1, 1], and the matrix from values at the nodes to slopes.
 
-    Args:
-        function: as `float64_function` gives it.
-        q: the variance of the signal.
+    The ends are nodes: no kink hides beyond them.
     """
-    return float(expectations(function, function, math.sqrt(q))[0])
+    last = np.polynomial.Legendre.basis(_POINTS - 1)
+    nodes = np.concatenate([[-1.0], last.deriv().roots().real, [1.0]])
+    weights = 2.0 / (_POINTS * (_POINTS - 1) * last(nodes) ** 2)
+    difference = nodes[:, None] - nodes
+    np.fill_diagonal(difference, 1.0)
+    product = difference.prod(1)
+    matrix = product[:, None] / (product * difference)
+    np.fill_diagonal(matrix, 0.0)
+    np.fill_diagonal(matrix, -matrix.sum(1))
+    return nodes, weights, matrix
 
 
-def expectations(activation: Any, function: Function, scale: float) -> np.ndarray:
-    """E[φ²], E[φ'²] and E[z φ φ'] / √q, by Lobatto's rule over panels, halved at kinks."""
-    _check_jump_at_0(activation, function)
+_NODES, _WEIGHTS, _DERIVATIVE = _lobatto()
+# From the ends of panels to the expectations over each, and what of them is rounding.
+_Panels = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _expectations(activation: _Activation, panels: _Panels) -> np.ndarray:
+    """Of functions of a standard normal, by Lobatto's rule over panels, halved at kinks."""
     low, high = _EDGES[:-1], _EDGES[1:]
-    total = np.zeros(3)
-    whole, _ = _panels(activation, function, scale, low, high)
-    size = np.abs(whole).sum(0)
-    if (np.abs(whole[[0, -1]]) > 1e-12 * size).any():
-        allowed = f"one whose slopes have a finite variance at q={scale**2:.3g}"
-        raise fail(ValueError, "activation", allowed, activation)
+    whole, _ = panels(low, high)
+    total, size = np.zeros(whole.shape[1]), np.abs(whole).sum(0)
+    if not np.isfinite(size).all() or (np.abs(whole[[0, -1]]) > 1e-12 * size).any():
+        raise activation.error("a function whose values and slopes have a finite variance")
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        left, left_noise = _panels(activation, function, scale, low, middle)
-        right, right_noise = _panels(activation, function, scale, middle, high)
+        left, left_noise = panels(low, middle)
+        right, right_noise = panels(middle, high)
         error = np.abs(left + right - whole)
-        open_ = (error > _TOLERANCE * size + left_noise + right_noise).any(1)
+        open_ = ~(error <= _TOLERANCE * size + left_noise + right_noise).all(1)
         total += (left + right)[~open_].sum(0)
         if not open_.any():
             return total
-        if open_.sum() > _MOMENT_PANELS:
-            allowed = "smooth but for a few kinks, and computed in float64"
-            raise fail(ValueError, "activation", allowed, activation)
+        if open_.sum() > _MOST_PANELS:
+            raise activation.error("smooth but for a few kinks, and computed in float64")
         low = np.concatenate([low[open_], middle[open_]])
         high = np.concatenate([middle[open_], high[open_]])
         whole = np.concatenate([left[open_], right[open_]])
         size = np.maximum(size, np.abs(total))
-    # Of a kink nothing is left; where the function jumps, more and more.
-    if (np.abs(whole).sum(0) > 1e-6 * size).any():
-        raise fail(ValueError, "activation", _CONTINUOUS, activation)
+    # Of a kink nothing is left; of slopes where the function jumps, more and more.
+    if not (np.abs(whole).sum(0) <= 1e-6 * size).all():
+        raise activation.error(_CONTINUOUS)
     return total
 
 
-def _check_jump_at_0(activation: Any, function: Function) -> None:
-    below, above = function(np.array([-1e-12, 1e-12]))
-    if abs(above - below) > 1e-6:
-        raise fail(ValueError, "activation", _CONTINUOUS, activation)
-
-
-def _lobatto() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [-1, 1]; the ends are nodes, and no kink hides beyond them."""
-    last = np.polynomial.Legendre.basis(_POINTS - 1)
-    nodes = np.concatenate([[-1.0], last.deriv().roots().real, [1.0]])
-    return nodes, 2.0 / (_POINTS * (_POINTS - 1) * last(nodes) ** 2)
-
-
-_NODES, _WEIGHTS = _lobatto()
-
-
-def _differentiation(nodes: np.ndarray) -> np.ndarray:
-    """The matrix from the values of a polynomial at nodes to those of its derivative."""
-    difference = nodes[:, None] - nodes
-    np.fill_diagonal(difference, 1.0)
-    product = difference.prod(1)
-    matrix: np.ndarray = product[:, None] / (product * difference)
-    np.fill_diagonal(matrix, 0.0)
-    np.fill_diagonal(matrix, -matrix.sum(1))
-    return matrix
-
-
-_DERIVATIVE = _differentiation(_NODES)
-
-
-def _panels(
-    activation: Any, function: Function, scale: float, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What each panel has of the three expectations, and how much of it is rounding."""
+def _nodes(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half the widths of panels, their nodes, and the weights of these."""
     half = (high - low)[:, None] / 2
     z = (high + low)[:, None] / 2 + half * _NODES
-    values = function(scale * z)
-    # Less the value at one of the nodes, so that constants have no derivative at all.
-    slopes = (values - values[:, :1]) @ _DERIVATIVE.T / (half * scale)
-    weights = half * _WEIGHTS * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    result: np.ndarray = np.stack(
-        [
-            (weights * values**2).sum(1),
-            (weights * slopes**2).sum(1),
-            (weights * z * values * slopes).sum(1) / scale,
-        ],
-        axis=1,
-    )
-    if not np.isfinite(result).all():
-        allowed = "a function whose values and slopes have a finite variance"
-        raise fail(ValueError, "activation", allowed, activation)
-    # The narrower a panel, the more of its digits a derivative loses.
-    lost = _LOST * np.abs(values).max(1, keepdims=True) / (half * scale)
-    noise = np.stack(
-        [
-            1e-14 * result[:, 0],
-            (weights * (2 * np.abs(slopes) + lost) * lost).sum(1),
-            (weights * np.abs(z * values) * lost).sum(1) / scale,
-        ],
-        axis=1,
-    )
-    return result, noise
+    return half, z, half * _WEIGHTS * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-# Gauss-Legendre panels over [-12, 12], outside of which a standard normal has a
-# probability of 4e-33. Panels this narrow leave an activation with a kink, wherever
-# it is, an error below 1e-6.
-_GAIN_PANELS = np.linspace(-12.0, 12.0, 24 * 256 + 1)
-_POINTS_PER_PANEL = 4
+# What the slope of Keras's rectifiers left of 0 is by default.
+_RECTIFIERS: dict[Any, float] = {"relu": 0.0, "leaky_relu": 0.2}
 
 
 def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
     """How much larger weights must be to make up for an activation.
 
     The gain is `1 / sqrt(E[f(z)**2])` for a standard normal z: what brings the
-    second moment behind the activation back to 1. Its square is the `scale` of
+    second moment after the activation back to 1. Its square is the `scale` of
     `FanwiseVarianceScaling` for the layer that reads the activation's output.
 
-    It is exact for `"linear"` (1), `"relu"` (the square root of 2) and
-    `"leaky_relu"` (`sqrt(2 / (1 + negative_slope**2))`), and by quadrature for all
-    others, rounded to six digits, which hold unless the activation jumps or grows faster
-    than exponentially.
+    It is exact for `"relu"` (the square root of 2) and `"leaky_relu"`
+    (`sqrt(2 / (1 + negative_slope**2))`), and by quadrature for all others, rounded to six
+    digits.
 
     Args:
         activation: the name of a Keras activation, or a function that takes a tensor
@@ -242,52 +181,35 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
     >>> gain("relu") ** 2, round(gain("tanh"), 4), round(gain("gelu"), 4)
     (2.0000000000000004, 1.5925, 1.5335)
     """
-    if activation == "linear" and not arguments:
-        return 1.0
-    if activation == "relu" and not arguments:
-        return math.sqrt(2.0)
-    if activation == "leaky_relu" and set(arguments) <= {"negative_slope"}:
-        # 0.2 is the default of keras.activations.leaky_relu.
-        slope = real("negative_slope", arguments.get("negative_slope", 0.2))
-        return math.sqrt(2.0 / (1.0 + slope * slope))
-    function = activation_function(activation)
-    z, weights = _standard_normal_nodes()
-    values = _evaluate(function, z, arguments)
-    some = slice(0, None, 7)
-    if values.shape != z.shape or not np.allclose(
-        values[some], _evaluate(function, z[some], arguments), rtol=1e-4, atol=1e-6
+    if (
+        isinstance(activation, str)
+        and activation in _RECTIFIERS
+        and set(arguments) <= {"negative_slope"}
     ):
-        raise fail(ValueError, "activation", ELEMENTWISE, activation)
-    # Where the weight underflows the value, however large, does not count.
-    moment = float(np.sum(values[weights > 0] ** 2 * weights[weights > 0]))
-    if not (math.isfinite(moment) and moment > 0):
-        allowed = f"a function with 0 < E[f(z)**2] < infinity, here {moment}"
-        raise fail(ValueError, "activation", allowed, activation)
-    # JAX computes in float32: the digits that it shares with the other backends, so that
-    # a scale made of the gain draws the same bits on all of them.
+        slope = arguments.get("negative_slope", _RECTIFIERS[activation])
+        slope = real("negative_slope", slope)
+        return math.sqrt(2.0 / (1.0 + slope * slope))
+    function = _Activation(activation, arguments)
+
+    def squares(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, z, weights = _nodes(low, high)
+        result = (weights * function(z) ** 2).sum(1)[:, None]
+        return result, 1e-7 * result  # what somebody computes in float32 has seven digits
+
+    moment = float(_expectations(function, squares)[0])
+    if not moment > 0:
+        raise function.error(f"a function with 0 < E[f(z)**2] < infinity, here {moment}")
+    # The digits that the backends share, so that a scale made of the gain draws the same
+    # bits on all of them.
     return float(f"{1.0 / math.sqrt(moment):.6g}")
-
-
-def _evaluate(
-    function: Callable[..., Any], z: np.ndarray, arguments: dict[str, Any]
-) -> np.ndarray:
-    tensor = keras.ops.convert_to_tensor(z)
-    return np.asarray(keras.ops.convert_to_numpy(function(tensor, **arguments)), np.float64)
-
-
-def _standard_normal_nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes z and weights w such that E[g(z)] is the sum of w * g(z)."""
-    nodes, weights = np.polynomial.legendre.leggauss(_POINTS_PER_PANEL)
-    half = np.diff(_GAIN_PANELS)[:, None] / 2.0
-    z = ((_GAIN_PANELS[:-1] + _GAIN_PANELS[1:])[:, None] / 2.0 + half * nodes).ravel()
-    density = np.exp(-z * z / 2.0) / math.sqrt(2.0 * math.pi)
-    return z, (half * weights).ravel() * density
 
 
 # Where fixed points are looked for: variances of the signal.
 _VARIANCES = np.geomspace(1e-6, 1e4, 41)
 # What rounding leaves of a difference of equal numbers, in parts of them.
 _ROUNDING = 1e-9
+_CONTINUOUS = "continuous: where it jumps, the gradients of a network have no variance"
+_NO_POINT = "one with a critical point"
 
 
 class Criticality(NamedTuple):
@@ -358,25 +280,47 @@ def criticality(
     (1.76095, 0.57)
     """
     if q is not None and bias_variance is not None:
-        allowed = "None where `bias_variance` is given"
-        raise fail(ValueError, "q", allowed, q)
+        raise fail(ValueError, "q", "None where `bias_variance` is given", q)
     q = None if q is None else positive("q", q)
     if bias_variance is not None:
         bias_variance = real("bias_variance", bias_variance)
         if bias_variance < 0:
             raise fail(ValueError, "bias_variance", "0 or above", bias_variance)
-    function = float64_function(activation)
+    function = _Activation(activation)
     slopes = _slopes(function)
     if slopes is not None:
-        return _scale_invariant(activation, slopes, q, bias_variance)
-    if q is not None:
-        return _at(activation, function, q)
-    if bias_variance is not None:
-        return _with_biases(activation, function, bias_variance)
-    return _half_stable(activation, function)
+        if slopes == (0.0, 0.0):
+            raise function.error(_NO_POINT)
+        if bias_variance:
+            allowed = (
+                "0 where φ(c x) = c φ(x): such an activation is critical without biases"
+            )
+            raise fail(ValueError, "bias_variance", allowed, bias_variance)
+        # Of a slope such as float32's 0.2 more digits than were meant.
+        squares = sum(float(f"{slope:.7g}") ** 2 for slope in slopes)
+        return Criticality(2.0 / squares, 0.0, 1.0 if q is None else q)
+    below, above = function(np.array([-1e-12, 1e-12]))
+    if abs(above - below) > 1e-6:
+        raise function.error(_CONTINUOUS)
+    if q is None:
+        q = (
+            _half_stable(function)
+            if bias_variance is None
+            else _of(function, bias_variance)
+        )
+    moments = _moments(function, q)
+    if moments.bias_variance < -_ROUNDING * q:
+        allowed = (
+            "one for which the activation has a critical point: the variance of the biases "
+            f"would be {moments.bias_variance:.3g}"
+        )
+        raise fail(ValueError, "q", allowed, q)
+    if bias_variance is None:
+        bias_variance = max(0.0, moments.bias_variance)
+    return Criticality(moments.weight_variance, bias_variance, q)
 
 
-def _slopes(function: Function) -> tuple[float, float] | None:
+def _slopes(function: _Activation) -> tuple[float, float] | None:
     """Those on both sides of 0, if the function is a straight line on either side."""
     x = np.array([-7.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.0, 1e3, -1e3])
     values = function(x)
@@ -385,65 +329,33 @@ def _slopes(function: Function) -> tuple[float, float] | None:
     return (left, right) if np.allclose(values, line, rtol=1e-6, atol=0) else None
 
 
-def _scale_invariant(
-    activation: Any,
-    slopes: tuple[float, float],
-    q: float | None,
-    bias_variance: float | None,
-) -> Criticality:
-    # Of a slope such as float32's 0.2 more digits than were meant.
-    squares = sum(float(f"{slope:.7g}") ** 2 for slope in slopes)
-    if squares == 0:
-        raise fail(ValueError, "activation", "one with a critical point", activation)
-    if bias_variance:
-        allowed = "0 where φ(c x) = c φ(x): such an activation is critical without biases"
-        raise fail(ValueError, "bias_variance", allowed, bias_variance)
-    return Criticality(2.0 / squares, 0.0, 1.0 if q is None else q)
-
-
-def _at(activation: Any, function: Function, q: float) -> Criticality:
-    moments = _moments(activation, function, q)
-    if moments.bias_variance < -_ROUNDING * q:
-        allowed = (
-            "one for which the activation has a critical point: the variance of the biases "
-            f"would be {moments.bias_variance:.3g}"
-        )
-        raise fail(ValueError, "q", allowed, q)
-    return Criticality(moments.weight_variance, max(0.0, moments.bias_variance), q)
-
-
-def _with_biases(activation: Any, function: Function, bias_variance: float) -> Criticality:
-    def excess(q: float) -> float:
-        return _moments(activation, function, q).bias_variance - bias_variance
-
-    q = _root(excess)
+def _of(function: _Activation, bias_variance: float) -> float:
+    """The q with this variance of the biases."""
+    q = _root(lambda q: _moments(function, q).bias_variance - bias_variance)
     if q is None:
         allowed = "one for which the activation has a critical point with q in [1e-6, 1e4]"
         raise fail(ValueError, "bias_variance", allowed, bias_variance)
-    found = _moments(activation, function, q)
-    return Criticality(found.weight_variance, bias_variance, q)
+    return q
 
 
-def _half_stable(activation: Any, function: Function) -> Criticality:
-    """Where a q that is a little off, and gradients, both neither grow nor shrink."""
+def _half_stable(function: _Activation) -> float:
+    """The q that, a little off, neither grows nor shrinks, no more than gradients do."""
 
     def excess(q: float) -> float:
-        value = _moments(activation, function, q).excess
+        value = _moments(function, q).excess
         return value if abs(value) > 1e-12 else 0.0  # of a straight line rounding alone
 
     q = _root(excess)
-    if q is not None:
-        found = _moments(activation, function, q)
-        if found.bias_variance >= 0:
-            return Criticality(found.weight_variance, found.bias_variance, q)
+    if q is not None and _moments(function, q).bias_variance >= 0:
+        return q
     small = float(_VARIANCES[0])
-    if _moments(activation, function, small).bias_variance >= -_ROUNDING * small:
-        allowed = (
-            "given, or `bias_variance`, for an activation that is critical along a line; "
-            "1/depth keeps the signal of a deep network"
-        )
-        raise fail(ValueError, "q", allowed, None)
-    raise fail(ValueError, "activation", "one with a critical point", activation)
+    if _moments(function, small).bias_variance < -_ROUNDING * small:
+        raise function.error(_NO_POINT)
+    allowed = (
+        "given, or `bias_variance`, for an activation that is critical along a line; "
+        "1/depth keeps the signal of a deep network"
+    )
+    raise fail(ValueError, "q", allowed, None)
 
 
 def _root(function: Callable[[float], float]) -> float | None:
@@ -456,18 +368,8 @@ def _root(function: Callable[[float], float]) -> float | None:
         low, below = high, above
     else:
         return None
-    return _bisected(function, low, high, below)
-
-
-def _bisected(
-    function: Callable[[float], float], low: float, high: float, below: float
-) -> float:
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        if not low < middle < high:
-            break
-        value = function(middle)
-        if (value < 0) == (below < 0):
+    while low < (middle := math.sqrt(low * high)) < high:
+        if (function(middle) < 0) == (below < 0):
             low = middle
         else:
             high = middle
@@ -482,8 +384,31 @@ class _Moments(NamedTuple):
     excess: float
 
 
-def _moments(activation: Any, function: Function, q: float) -> _Moments:
-    squares, slopes, growth = map(float, expectations(activation, function, math.sqrt(q)))
+def _moments(function: _Activation, q: float) -> _Moments:
+    scale = math.sqrt(q)
+
+    def panels(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """E[φ²], E[φ'²] and E[z φ φ'] / √q, of φ(√q z)."""
+        half, z, weights = _nodes(low, high)
+        values = function(scale * z)
+        # Less the value at one of the nodes, so that constants have no derivative at all.
+        slopes = (values - values[:, :1]) @ _DERIVATIVE.T / (half * scale)
+        squares = (weights * values**2).sum(1)
+        result = [
+            squares,
+            (weights * slopes**2).sum(1),
+            (weights * z * values * slopes).sum(1) / scale,
+        ]
+        # The narrower a panel, the more of its digits a derivative loses.
+        lost = _LOST * np.abs(values).max(1, keepdims=True) / (half * scale)
+        noise = [
+            1e-14 * squares,
+            (weights * (2 * np.abs(slopes) + lost) * lost).sum(1),
+            (weights * np.abs(z * values) * lost).sum(1) / scale,
+        ]
+        return np.stack(result, axis=1), np.stack(noise, axis=1)
+
+    squares, slopes, growth = map(float, _expectations(function, panels))
     if not slopes > 0:
-        raise fail(ValueError, "activation", "one with a critical point", activation)
+        raise function.error(_NO_POINT)
     return _Moments(1.0 / slopes, q - squares / slopes, growth / slopes - 1.0)

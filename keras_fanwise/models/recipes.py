@@ -10,12 +10,7 @@ import numpy as np
 from keras_fanwise.arguments import fail
 from keras_fanwise.backends.private_keras import predecessors
 from keras_fanwise.fans.layers import Matrices, layer_matrices
-from keras_fanwise.initializers.activations import (
-    Criticality,
-    criticality,
-    float64_function,
-    second_moment,
-)
+from keras_fanwise.initializers.activations import Criticality, criticality
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.normal import FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
@@ -269,7 +264,7 @@ class CriticalRule(StandIn):
         """
         stages = _stages(subject.model)
         depth = sum(stage.activation is not None for stage in stages)
-        points: dict[Any, _Point] = {}
+        points: dict[Any, Criticality] = {}
         for stage in stages:
             if stage.activation is not None and stage.activation not in points:
                 points[stage.activation] = _point(stage, depth)
@@ -289,12 +284,6 @@ class _Stage(NamedTuple):
     # That its output goes through before the next kernel; `None` for the last layer, whose
     # output is that of the network, and where there is none.
     activation: Callable[..., Any] | keras.Layer | None
-
-
-class _Point(NamedTuple):
-    critical: Criticality
-    # What the activation makes of the signal.
-    moment: float
 
 
 def _stages(model: keras.Layer) -> list[_Stage]:
@@ -358,13 +347,13 @@ def _named(operation: Any) -> str:
     return f"{operation.name} ({type(operation).__name__})"
 
 
-def _point(stage: _Stage, depth: int) -> _Point:
+def _point(stage: _Stage, depth: int) -> Criticality:
     activation = stage.activation
     try:
         try:
-            critical = criticality(activation)
+            return criticality(activation)
         except ValueError:  # it is critical along a line
-            critical = criticality(activation, q=1 / depth)
+            return criticality(activation, q=1 / depth)
     except ValueError as error:
         allowed = (
             "of activations with a critical point for the recipe 'critical', such as relu, "
@@ -373,17 +362,20 @@ def _point(stage: _Stage, depth: int) -> _Point:
         name = getattr(activation, "__name__", type(activation).__name__)
         where = f"{_named(stage.layer)} with {name}"
         raise fail(ValueError, "model", allowed, where) from error
-    return _Point(critical, second_moment(float64_function(activation), critical.q))
 
 
-def _rules(stage: _Stage, before: _Point | None, after: _Point | None) -> list[Rule]:
-    biases = 0.0
+def _rules(
+    stage: _Stage, before: Criticality | None, after: Criticality | None
+) -> list[Rule]:
+    biases, comes = 0.0, 1.0
+    if before is not None:
+        # E[φ²], as σ_w² E[φ²] + σ_b² = q.
+        comes = (before.q - before.bias_variance) / before.weight_variance
     if before is not None and before is after:
-        scale, biases, _ = before.critical
+        scale, biases, _ = before
     else:
         # From the variance of what comes to that which the next activation wants.
-        wanted = 1.0 if after is None else after.critical.q
-        scale = wanted / (1.0 if before is None else before.moment)
+        scale = (1.0 if after is None else after.q) / comes
     layer = stage.layer
     kernel = _of(layer.kernel, _kernel(layer, scale))
     if layer.bias is None:
