@@ -104,6 +104,11 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def is_learned(layer: keras.Layer, variable: keras.Variable) -> bool:
+    """Whether a variable of the layer's own was made to be trained, frozen now or not."""
+    return any(variable is learned for learned in layer._trainable_variables)
+
+
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer has directly."""
     return list(layer._flatten_layers(include_self=False, recursive=False))

@@ -56,7 +56,7 @@ from keras_fanwise.seam.record import (
     initializer_name,
     weight_initializers,
 )
-from keras_fanwise.seam.weights import owned_weights
+from keras_fanwise.seam.weights import OwnedWeight, owned_weights, role
 
 REPLACED = "its values are not those that its initializer draws"
 
@@ -364,7 +364,7 @@ def _constant(weight: MeasuredWeight, behind: Set[str]) -> AuditFinding:
     chosen = weight.initializer is not None and weight.drawn is None
     ends = LAST in behind or (behind and behind <= {SUM, END})
     # A matrix of another name may be a gate, or what is added to another.
-    if chosen and value == 0 and (ends or not weight.owned.is_named_kernel):
+    if chosen and value == 0 and (ends or not weight.name.endswith("kernel")):
         return _chosen(weight, numbers)
     cause = cause_of(weight, departed=not chosen)
     return finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
@@ -528,6 +528,7 @@ def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudi
         forward=weight.fans.fan_in * variance,
         backward=weight.fans.fan_out * variance,
         findings=tuple(finding.condition for finding in findings),
+        role=weight.role,
     )
 
 
@@ -591,11 +592,12 @@ def fans_table(model: keras.Layer) -> FansTable:
     >>> row.fans, row.keras_fans, round(row.fan_in_ratio, 6)
     (Fans(fan_in=9, fan_out=9), Fans(fan_in=576, fan_out=9), 8.0)
     """
-    rows = [_fans_row(owned.layer, owned.variable) for owned in owned_weights(model)]
+    rows = [_fans_row(owned) for owned in owned_weights(model)]
     return FansTable(rows, name=model.name)
 
 
-def _fans_row(layer: keras.Layer, weight: keras.Variable) -> WeightFans:
+def _fans_row(owned: OwnedWeight) -> WeightFans:
+    layer, weight = owned.layer, owned.variable
     shape = tuple(weight.shape)
     ours = layer_fans(layer, weight.name, shape)
     theirs = keras_fans(layer, weight.name, shape)
@@ -604,4 +606,5 @@ def _fans_row(layer: keras.Layer, weight: keras.Variable) -> WeightFans:
         for mode in ("fan_in", "fan_avg")
     )
     name = type(layer).__name__
-    return WeightFans(weight.path, name, shape, ours, theirs, in_ratio, avg_ratio)
+    ratios = in_ratio, avg_ratio
+    return WeightFans(weight.path, name, shape, ours, theirs, *ratios, role(owned))

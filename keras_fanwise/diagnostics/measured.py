@@ -25,7 +25,7 @@ from keras_fanwise.initializers.base import (
 from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.seam.weights import FIXED_KERNELS, OwnedWeight
+from keras_fanwise.seam.weights import OwnedWeight, Role, role
 
 # Scales that fit an activation: He's is 2, and the gain of a sigmoid 1.85, its square 3.4.
 FAIR_SCALES = (0.25, 4.0)
@@ -36,6 +36,7 @@ class MeasuredWeight(NamedTuple):
 
     Attributes:
         owned: the weight and its layer.
+        role: what it does there.
         values: its values.
         fans: as `layer_fans` counts them.
         initializer: that fills it; `None` if nobody knows.
@@ -48,6 +49,7 @@ class MeasuredWeight(NamedTuple):
     """
 
     owned: OwnedWeight
+    role: Role
     values: np.ndarray
     fans: Fans
     initializer: Any
@@ -73,7 +75,9 @@ class MeasuredWeight(NamedTuple):
         scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
         mean, std = (drawn.mean, drawn.std) if drawn else (0.0, 0.0)
         found = evidence(values, mean, std)
-        return cls(owned, values, site.fans, initializer, drawn, asked, scale, found)
+        return cls(
+            owned, role(owned), values, site.fans, initializer, drawn, asked, scale, found
+        )
 
     @property
     def name(self) -> str:
@@ -81,19 +85,20 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def is_kernel(self) -> bool:
-        return self.owned.is_kernel
+        return self.role is Role.KERNEL
 
     @property
     def is_lookup(self) -> bool:
-        return self.name.endswith("embeddings")
+        return self.role is Role.LOOKUP
 
     @property
     def is_bias(self) -> bool:
-        return self.name.endswith(("bias", "beta"))
+        return self.role is Role.BIAS
 
     @property
     def is_gamma(self) -> bool:
-        return self.name.endswith("gamma")
+        # Others, such as that of LayerScale, may begin as small as they like.
+        return self.role is Role.SCALE and self.name.endswith("gamma")
 
     @property
     def is_dense(self) -> bool:
@@ -127,9 +132,7 @@ class MeasuredWeight(NamedTuple):
     @property
     def is_fixed(self) -> bool:
         """Whether its values are made to be as they are."""
-        return isinstance(self.initializer, keras.initializers.Identity) or isinstance(
-            self.owned.layer, FIXED_KERNELS
-        )
+        return isinstance(self.initializer, keras.initializers.Identity)
 
     @property
     def positive_fans(self) -> tuple[float, float]:

@@ -26,14 +26,13 @@ from keras_fanwise.graph.graph import (
     Anatomy,
     OpenedGraph,
     activation_of,
-    has_kernel,
     is_chain,
     is_zero,
     measured_layers,
     sums,
 )
 from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
-from keras_fanwise.seam.weights import NOT_BUILT, all_weights
+from keras_fanwise.seam.weights import NOT_BUILT, all_weights, has_kernel
 
 
 def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:

@@ -19,7 +19,14 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.backends.tap import intercepted_calls
 from keras_fanwise.graph.batches import shapes_for, sizes
-from keras_fanwise.seam.weights import OwnedWeight, is_of_keras
+from keras_fanwise.seam.weights import (
+    OwnedWeight,
+    Role,
+    has_kernel,
+    is_of_keras,
+    role,
+    weights_within,
+)
 
 # Of the kernels of a chain so many stand on its longest path: a residual network has a few
 # more, at its shortcuts.
@@ -65,11 +72,6 @@ def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
     return paths
 
 
-def has_kernel(layer: keras.Layer) -> bool:
-    """Whether the layer has a weight of two axes or more."""
-    return any(len(weight.shape) > 1 for weight in layer.weights)
-
-
 def activation_of(layer: keras.Layer) -> str | None:
     """The name of a layer's activation, which need not be one of Keras's."""
     if isinstance(layer, keras.layers.RNN):  # whose gates are another matter
@@ -90,10 +92,10 @@ def own_gain(activation: str) -> str | None:
 
 def is_zero(layer: keras.Layer) -> bool:
     """Whether a kernel or a scale of the layer is 0, so that it gives nothing yet."""
+    passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
     return any(
-        not keras.ops.convert_to_numpy(weight.value).any()
-        for weight in layer.trainable_weights
-        if len(weight.shape) > 1 or weight.name in ("gamma", "scale")
+        role(owned) in passed and not keras.ops.convert_to_numpy(owned.variable.value).any()
+        for owned in weights_within(layer)
     )
 
 
@@ -161,7 +163,7 @@ class Surroundings:
         for owned in weights:
             for holder in owned.holders:
                 inside = self._inside.setdefault(id(holder), [])
-                if len(owned.variable.shape) > 1 and owned.layer not in inside[-1:]:
+                if role(owned).is_matrix and owned.layer not in inside[-1:]:
                     inside.append(owned.layer)
         self._behind: dict[int, list[Any]] = {}
         self._entries: dict[int, list[Any]] = {}
@@ -231,7 +233,7 @@ class Surroundings:
             yield NORMALIZATION
         elif type(operation).__name__ in _SUMS:
             yield SUM
-        elif _has_kernel(operation):
+        elif isinstance(operation, keras.Layer) and has_kernel(operation):
             yield KERNEL
         else:
             yield from self._ahead(operation, seen)
@@ -248,12 +250,6 @@ class Surroundings:
 def _is_normalization(operation: Any) -> bool:
     # By name: other packages have their own, and Keras some as operations.
     return "norm" in type(operation).__name__.lower()
-
-
-def _has_kernel(operation: Any) -> bool:
-    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.layers.PReLU):
-        return False
-    return any(len(weight.shape) > 1 for weight in operation.weights)
 
 
 _PRODUCTS = (
@@ -325,13 +321,9 @@ class Step:
         """What the signal is multiplied by as by a matrix, the last one last."""
         layer = self.operation
         if not isinstance(layer, keras.Layer):
-            return [w for w in self.weights if is_product(layer) and is_kernel(w)]
-        if isinstance(layer, keras.layers.Embedding):
-            return []
-        kernels = [weight for weight in self.weights if is_kernel(weight)]
-        if is_of_keras(layer):  # others may name theirs as they like
-            kernels = [weight for weight in kernels if "kernel" in weight.name]
-        return kernels
+            return [w for w in self.weights if is_product(layer) and is_factor(w)]
+        within = list(weights_within(layer))
+        return [owned.variable for owned in within if role(owned).is_matrix]
 
     @functools.cached_property
     def gamma(self) -> keras.Variable | None:
@@ -372,8 +364,8 @@ def is_product(operation: Any) -> bool:
     return type(operation).__name__ in _PRODUCTS
 
 
-def is_kernel(weight: keras.Variable) -> bool:
-    """Whether a weight can be a matrix that a signal is multiplied by."""
+def is_factor(weight: keras.Variable) -> bool:
+    """Whether a weight can be a matrix in a product of `keras.ops`."""
     return len(weight.shape) > 1 and "float" in str(weight.dtype)
 
 
@@ -440,7 +432,7 @@ class OpenedGraph:
             return self._open(layer, args, kwargs)[0]
         except Exception as error:
             del self.unopened[failed:]
-            if not isinstance(layer, _OPEN) and any(map(is_kernel, layer.weights)):
+            if not isinstance(layer, _OPEN) and has_kernel(layer):
                 self.unopened.append((layer, _line(error)))
         return original(layer, *args, **kwargs)
 
@@ -467,7 +459,7 @@ class OpenedGraph:
         seen = {id(weight) for call in calls for weight in _weights(call)}
         products = [call for call in calls if is_product(call.operation) and _values(call)]
         for weight in own_variables(layer):
-            if not is_kernel(weight) or id(weight) in seen:
+            if not is_factor(weight) or id(weight) in seen:
                 continue
             size = math.prod(weight.shape)
             for call in products:

@@ -17,10 +17,9 @@ from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import current_call, has_values, kept_state, replaced_call
 from keras_fanwise.fans.counting import parse_equation
 from keras_fanwise.graph.batches import Arguments, batch_for, given
-from keras_fanwise.graph.graph import has_kernel
 from keras_fanwise.models.initialize import all_or_none
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
-from keras_fanwise.seam.weights import FIXED_KERNELS, OwnedWeight, owned_weights
+from keras_fanwise.seam.weights import OwnedWeight, Role, has_kernel, owned_weights, role
 
 
 class UnitAxes(NamedTuple):
@@ -378,7 +377,7 @@ def calibrate(
     [1.0, 1.4, 1.4]
     """
     std, by = positive("std", std), choice("by", by, BY)
-    kernels = [owned for owned in owned_weights(model) if owned.is_matrix]
+    kernels = [owned for owned in owned_weights(model) if role(owned).is_matrix]
     if not kernels:
         raise fail(ValueError, "model", "one that has kernels", model)
     paths = [owned.variable.path for owned in kernels]
@@ -422,7 +421,7 @@ def _reasons(
     )
     names: dict[int, set[str]] = {}
     for owned in kernels:
-        if owned.is_kernel:
+        if role(owned) is Role.KERNEL:
             names.setdefault(id(owned.layer), set()).add(owned.variable.name)
     return [
         _reason(owned, names.get(id(owned.layer), set()), owners[id(owned.variable)], globs)
@@ -436,7 +435,7 @@ def _reason(
     layer, variable = owned.layer, owned.variable
     if globs and not any(glob_matches(glob, variable.path) for glob in globs):
         return "not in `only`"
-    if not owned.is_kernel:
+    if role(owned) is not Role.KERNEL:
         return "it may be no kernel: its name does not end so"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
@@ -446,8 +445,6 @@ def _reason(
         return "quantized"
     if hasattr(layer, "adapt") or getattr(layer, "lora_enabled", False):
         return "adapted"
-    if isinstance(layer, FIXED_KERNELS):
-        return "it is not learned"
     if any(isinstance(each, keras.layers.SpectralNormalization) for each in owned.holders):
         return "normalized at every call"
     if owners > 1:

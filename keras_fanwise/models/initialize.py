@@ -45,7 +45,7 @@ from keras_fanwise.seam.record import (
     unsaved,
     weight_initializers,
 )
-from keras_fanwise.seam.weights import OwnedWeight, owned_weights
+from keras_fanwise.seam.weights import OwnedWeight, owned_weights, role
 
 
 @contextlib.contextmanager
@@ -175,6 +175,7 @@ def _planned(owned: OwnedWeight, choice: Choice, seed: int, key: str) -> _Step:
     site = site._replace(path=variable.path)
     shape = site.shape
     row = WeightStart(variable.path, type(owned.layer).__name__, shape, site.fans)
+    row = row._replace(role=role(owned))
     if choice.initializer is None:
         return _Step(variable, row._replace(reason=choice.reason), None)
     initializer = choice.initializer

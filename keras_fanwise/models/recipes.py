@@ -20,7 +20,7 @@ from keras_fanwise.initializers.orthogonal import (
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.models.residual import FixupRule, HeadRule
 from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject, resolved
-from keras_fanwise.seam.weights import FIXED_KERNELS, OwnedWeight
+from keras_fanwise.seam.weights import OwnedWeight, Role, role
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _CONVOLUTIONS = tuple(
@@ -59,7 +59,7 @@ class _LearnedKernels(Rule):
 
     def matches(self, owned: OwnedWeight) -> bool:
         """Whether a weight meets all conditions."""
-        return super().matches(owned) and not isinstance(owned.layer, FIXED_KERNELS)
+        return super().matches(owned) and role(owned) is Role.KERNEL
 
 
 @random_state_kept()

@@ -14,7 +14,7 @@ from keras_fanwise.initializers.counterparts import scaled
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject
 from keras_fanwise.reports.weights import ResidualBranch, ResidualReport
-from keras_fanwise.seam.weights import owned_weights
+from keras_fanwise.seam.weights import owned_weights, role
 
 
 @random_state_kept()
@@ -186,8 +186,7 @@ def _heads(subject: Subject) -> list[keras.Variable]:
     return [
         owned.variable
         for owned in subject.weights
-        if len(owned.variable.shape) > 1
-        and "kernel" in owned.variable.name
+        if role(owned).is_matrix
         and id(owned.variable) not in inside
         and surroundings.behind(owned) == {END}
     ]

@@ -7,18 +7,19 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.report import FindingKind, Group, Report
 from keras_fanwise.reports.tables import (
     MOST_KERNELS,
+    SHOWN,
     Mark,
     Panel,
     Table,
     count_text,
     grouped,
-    is_kernel,
     kind_text,
     number_text,
     shape_text,
     some,
     span,
 )
+from keras_fanwise.seam.weights import Role
 
 ERROR, NOTE = "error", "note"
 _SHORT = ("kernel", "shape", "std", "forward", "backward", "")
@@ -96,6 +97,8 @@ class WeightAudit(NamedTuple):
         forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
         backward: fan_out · Var(w), by which it multiplies that of gradients.
         findings: the conditions that it does not meet.
+        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
+            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
     """
 
     path: str
@@ -110,6 +113,7 @@ class WeightAudit(NamedTuple):
     forward: float
     backward: float
     findings: tuple[Condition, ...]
+    role: Role
 
 
 class AuditReport(Report[WeightAudit]):
@@ -194,7 +198,7 @@ class AuditReport(Report[WeightAudit]):
     def _table(self, verbose: bool) -> Table:
         if verbose:
             return Table(_VERBOSE, [_cells(row) for row in self.rows], (0, 1, 2, 11))
-        rows = [row for row in self.rows if is_kernel(row.path, row.shape) or row.findings]
+        rows = [row for row in self.rows if row.role in SHOWN or row.findings]
         if len(rows) <= MOST_KERNELS:
             short = [_cells(row) for row in rows]
             cells = [(every[0], every[2], *every[8:]) for every in short]

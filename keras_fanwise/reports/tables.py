@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from rich.cells import cell_len
 
 from keras_fanwise.arguments import printable
-from keras_fanwise.seam.weights import NO_KERNELS
+from keras_fanwise.seam.weights import Role
 
 _Item = TypeVar("_Item")
 
@@ -22,6 +22,8 @@ _Item = TypeVar("_Item")
 _WIDTH, _NAME = 80, 12
 # Of more kernels a short table shows a row for each kind, or some of them.
 MOST_KERNELS = 20
+# The weights of which it has rows.
+SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 
 
 class Table(NamedTuple):
@@ -107,12 +109,6 @@ def grouped(
     for item in items:
         groups.setdefault(kind(item), []).append(item)
     yield from groups.values()
-
-
-def is_kernel(path: str, shape: Sequence[int]) -> bool:
-    """Whether a weight is a kernel, or as embeddings used like one."""
-    name = path.rpartition("/")[2]
-    return name.endswith("kernel") or (len(shape) > 1 and not name.endswith(NO_KERNELS))
 
 
 def kind_text(layer: str, path: str, count: int) -> str:

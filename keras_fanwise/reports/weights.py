@@ -7,17 +7,18 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.report import Group, Report
 from keras_fanwise.reports.tables import (
     MOST_KERNELS,
+    SHOWN,
     Panel,
     Table,
     count_text,
     grouped,
-    is_kernel,
     kind_text,
     number_text,
     shape_text,
     some,
     span,
 )
+from keras_fanwise.seam.weights import Role
 
 
 class WeightFans(NamedTuple):
@@ -32,6 +33,8 @@ class WeightFans(NamedTuple):
         fan_in_ratio: the standard deviation that this package gives the weight divided by
             the one that Keras gives it, by initializers that look at fan_in (He, LeCun).
         fan_avg_ratio: likewise, by those that look at both fans (Glorot).
+        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
+            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
     """
 
     path: str
@@ -41,6 +44,7 @@ class WeightFans(NamedTuple):
     keras_fans: Fans
     fan_in_ratio: float
     fan_avg_ratio: float
+    role: Role
 
 
 _RATIOS = ("std of\nhe, lecun", "std of\nglorot")
@@ -61,7 +65,7 @@ class FansTable(Report[WeightFans]):
     _title = "Fans of"
 
     def _kernels(self) -> list[WeightFans]:
-        return [row for row in self.rows if is_kernel(row.path, row.shape)]
+        return [row for row in self.rows if row.role in SHOWN]
 
     def _verdict(self) -> str:
         kernels = self._kernels()
@@ -129,6 +133,8 @@ class WeightStart(NamedTuple):
         std: the standard deviation of the values; `None` in a plan.
         status: `"set"` or `"kept"`.
         reason: why it is kept.
+        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
+            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
     """
 
     path: str
@@ -140,6 +146,7 @@ class WeightStart(NamedTuple):
     std: float | None = None
     status: str = "kept"
     reason: str = ""
+    role: Role = Role.OTHER
 
 
 _START_NUMBERS = ("fan_in", "fan_out", "std asked", "std")
@@ -223,7 +230,7 @@ class StartReport(Report[WeightStart]):
                 for row in self.rows
             ]
             return Table(headers, cells, (0, 1, 2, 7, 8))
-        rows = [row for row in self.rows if is_kernel(row.path, row.shape)]
+        rows = [row for row in self.rows if row.role in SHOWN]
         if len(rows) <= MOST_KERNELS:
             cells = [
                 (row.path, shape_text(row.shape), *_start_numbers(row), row.status)

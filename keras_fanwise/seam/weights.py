@@ -1,19 +1,16 @@
-"""Which layer has which weight of a model."""
+"""Which layer has which weight of a model, and what it does there."""
 
+import enum
+import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.private_keras import all_layers
-
-# Layers whose kernels are those of a Fourier transform, and not learned.
-FIXED_KERNELS = getattr(keras.layers, "STFTSpectrogram", ())
+from keras_fanwise.backends.private_keras import all_layers, is_learned, own_variables
 
 NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras.Input"
-
-# How the names end of what may have two axes and is no matrix.
-NO_KERNELS = ("bias", "gamma", "beta", "alpha", "scale", "moving_mean", "moving_variance")
 
 
 class OwnedWeight(NamedTuple):
@@ -29,39 +26,84 @@ class OwnedWeight(NamedTuple):
     holders: tuple[keras.Layer, ...]
     variable: keras.Variable
 
-    @property
-    def is_named_kernel(self) -> bool:
-        """Whether it is called a kernel, as in all of Keras's layers."""
-        return str(self.variable.name).endswith("kernel")
+
+class Role(str, enum.Enum):
+    """What a weight does in its layer."""
+
+    KERNEL = "kernel"  # signals are multiplied by it, as by a matrix
+    MATRIX = "matrix"  # it has the shape of a kernel, and nothing tells what it does
+    LOOKUP = "lookup table"  # its rows are picked by number: tokens, positions, distances
+    SCALE = "scale"  # multiplies a signal unit by unit: γ
+    BIAS = "bias"  # is added to a signal: β
+    STATE = "state"  # not learned: moving statistics, scales of quantized kernels
+    OTHER = "something else"  # class tokens, slopes, scalars
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is called a kernel, or could be one of another name."""
-        variable = self.variable
-        return self.is_named_kernel or (
-            len(variable.shape) > 1
-            and bool(variable.trainable)
-            and "float" in str(variable.dtype)
-            and not str(variable.name).endswith((*NO_KERNELS, "embeddings"))
-        )
+        """Whether signals are multiplied by it, for all that is known."""
+        return self in (Role.KERNEL, Role.MATRIX)
 
-    @property
-    def is_kernel(self) -> bool:
-        """Whether it is called so, or looks as if the inputs were multiplied by it.
 
-        Layers of one's own call a matrix as they like, or not at all. Nothing else is
-        likely of one that is learned, is no table to look up, and has as many rows as the
-        layer was built for input units.
-        """
-        shape = tuple(self.variable.shape)
-        return self.is_named_kernel or (
-            self.is_matrix
-            and len(shape) == 2
-            and 1 not in shape
-            and "embedding" not in self.variable.name
-            and not is_of_keras(self.layer)
-            and shape[0] in _input_units(self.layer)
+# What these hold is computed, such as a Fourier transform, and not learned.
+_COMPUTED = getattr(keras.layers, "STFTSpectrogram", ())
+
+
+def role(owned: OwnedWeight) -> Role:
+    """What a weight does in its layer.
+
+    Keras's layers say so by its name. Layers of one's own call a matrix as they like, or
+    not at all: it is a kernel if it has as many rows as the layer was built for input
+    units, or as another kernel of the layer has columns.
+    """
+    layer, variable = owned.layer, owned.variable
+    name, shape = str(variable.name), tuple(variable.shape)
+    if isinstance(layer, _COMPUTED) or not (
+        is_learned(layer, variable) or _is_quantized(layer, variable)
+    ):
+        return Role.STATE
+    if len(shape) > 1 and name.endswith(("kernel", "reverse_embeddings")):
+        return Role.KERNEL
+    if name.endswith(("bias", "beta")):
+        return Role.BIAS
+    if name.endswith(("gamma", "scale")):
+        # That of AdditiveAttention multiplies before a sum over units.
+        return (
+            Role.OTHER if isinstance(layer, keras.layers.AdditiveAttention) else Role.SCALE
         )
+    # Of (1, 1, units) every unit has one number, as of (units,).
+    is_matrix = math.prod(shape[:-1]) > 1 and not name.endswith("alpha")
+    if name.startswith("lora_"):
+        return Role.MATRIX
+    if name.endswith("embeddings") or (
+        is_matrix and ("embedding" in name or name.endswith(("embed", "table")))
+    ):
+        return Role.LOOKUP
+    if not is_matrix:
+        return Role.OTHER
+    return Role.KERNEL if shape in _matrices_for_inputs(layer) else Role.MATRIX
+
+
+def _is_quantized(layer: keras.Layer, variable: keras.Variable) -> bool:
+    """Whether it was learned, and is kept in integers now."""
+    return bool(
+        getattr(layer, "quantization_mode", None)
+        and str(variable.name).endswith(("kernel", "embeddings"))
+    )
+
+
+def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
+    """The shapes of the matrices of a layer of one's own that its inputs can reach."""
+    if is_of_keras(layer):
+        return set()
+    shapes = {tuple(variable.shape) for variable in own_variables(layer)}
+    rest = {shape for shape in shapes if len(shape) == 2 and 1 not in shape}
+    units = _input_units(layer)
+    reached: set[tuple[int, ...]] = set()
+    while found := {shape for shape in rest if shape[0] in units}:
+        reached |= found
+        rest -= found
+        units.update(shape[1] for shape in found)
+    return reached
 
 
 def _input_units(layer: keras.Layer) -> set[int | None]:
@@ -76,6 +118,19 @@ def _input_units(layer: keras.Layer) -> set[int | None]:
 
     keras.tree.map_shape_structure(add, shapes)
     return units
+
+
+def weights_within(layer: keras.Layer) -> Iterator[OwnedWeight]:
+    """The weights of a layer and of those inside it; it may have none, or not be built."""
+    for inner in all_layers(layer):
+        for variable in own_variables(inner):
+            yield OwnedWeight(inner, (inner,), variable)
+
+
+def has_kernel(layer: keras.Layer) -> bool:
+    """Whether the layer, or one inside it, has matrices or looks signals up in a table."""
+    kinds = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
+    return any(role(owned) in kinds for owned in weights_within(layer))
 
 
 def is_of_keras(layer: Any) -> bool:

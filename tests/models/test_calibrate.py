@@ -254,9 +254,9 @@ class Own(layers.Layer):
         return ops.relu(ops.matmul(x, self.w) + self.b)
 
 
-class Table(layers.Layer):
+class Shift(layers.Layer):
     def build(self, shape):
-        self.w = self.add_weight(shape=shape[1:], initializer="random_normal", name="table")
+        self.w = self.add_weight(shape=shape[1:], initializer="random_normal")
 
     def call(self, x):
         return x + self.w
@@ -264,7 +264,7 @@ class Table(layers.Layer):
 
 def test_matrices_of_other_names_are_scaled_if_the_inputs_are_multiplied_by_them():
     body = [layers.Embedding(5, 4), layers.LayerNormalization(axis=[1, 2])]
-    ends = [Table(name="kept"), Own(name="scaled")]
+    ends = [Shift(name="kept"), Own(name="scaled")]
     model = keras.Sequential([keras.Input((3,), dtype="int32"), *body, *ends])
     x = np.arange(900).reshape(300, 3) % 7 % 5
     scaled, kept = kf.calibrate(model, x).rows
@@ -303,7 +303,7 @@ def test_a_matrix_beside_the_kernel_does_not_keep_it():
     class Biased(layers.Dense):
         def build(self, shape):
             super().build(shape)
-            self.table = self.add_weight(shape=(3, 3), name="table")
+            self.table = self.add_weight(shape=(3, 3), name="mixing")
 
     model = keras.Sequential([keras.Input((8,)), Biased(4)])
     assert [row.status for row in kf.calibrate(model).rows] == ["scaled", "kept"]

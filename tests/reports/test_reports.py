@@ -14,7 +14,6 @@ import pytest
 from rich.cells import cell_len
 
 import keras_fanwise as kf
-from keras_fanwise.reports.tables import is_kernel
 
 layers = keras.layers
 KINDS = ("audit", "fans", "signal", "plan", "start", "calibration")
@@ -105,15 +104,6 @@ def test_kernels_alone_with_whole_numbers(short, kind):
             assert any({*shown(row)} <= {*line} for line in words), path
     assert "…" in text
     assert re.search(r"a_block…|a_bl…|a_b…|a_block_\w*…", text)
-
-
-def test_what_is_a_kernel():
-    for path in ("a/kernel", "a/recurrent_kernel", "a/depthwise_kernel"):
-        assert is_kernel(path, (3,))
-    assert is_kernel("embedding/embeddings", (9, 3))
-    assert not is_kernel("attention/query/bias", (2, 3))
-    assert not is_kernel("norm/gamma", (3, 3))
-    assert not is_kernel("scale", (3,))
 
 
 def test_what_was_done_is_told_by_initializer_and_reason(short):
