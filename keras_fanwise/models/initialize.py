@@ -334,11 +334,14 @@ def initialize(
     with random_state_kept():
         rules = [zero_rule(subject)] if residual == "zero" else []
         for rule in rules_of(recipe):
-            rules += rule.for_subject(subject)
+            rules += [rule] if isinstance(rule, Rule) else rule(subject)
+        met = [
+            [rule for rule in rules if rule.matches(owned, subject)] for owned in weights
+        ]
         for rule in rules:
-            if not rule.optional and not any(rule.matches(owned) for owned in weights):
+            if not rule.optional and not any(rule in several for several in met):
                 raise ValueError(_unmet(rule, weights))
-        matches = [_first(rules, owned) for owned in weights]
+        matches = [several[0] if several else None for several in met]
         initializers = [rule and resolved(rule.initializer) for rule in matches]
         if residual == "depth":
             initializers = with_depth(subject, initializers)
@@ -423,10 +426,6 @@ def reinitialize(
 
 
 _UNKNOWN = "its initializer is unknown"
-
-
-def _first(rules: list[Rule], owned: OwnedWeight) -> Rule | None:
-    return next((rule for rule in rules if rule.matches(owned)), None)
 
 
 def _unmet(rule: Rule, weights: list[OwnedWeight]) -> str:

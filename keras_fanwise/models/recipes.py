@@ -1,5 +1,7 @@
 """The named ways to start a model, each a list of rules."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +20,8 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.residual import FixupRule, HeadRule
-from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject, resolved
-from keras_fanwise.seam.weights import OwnedWeight, Role, role
+from keras_fanwise.models.residual import fixup_rules
+from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _CONVOLUTIONS = tuple(
@@ -43,28 +44,9 @@ _LSTM = tuple(
 )
 
 
-class _AtPath(Rule):
-    """For one path, letter by letter."""
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """Whether a weight has the path."""
-        return bool(owned.variable.path == self.path)
-
-    def __repr__(self) -> str:
-        return f"the path {self.path!r}, letter by letter,"
-
-
-class _LearnedKernels(Rule):
-    """Leaves kernels alone that are computed, not learned."""
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """Whether a weight meets all conditions."""
-        return super().matches(owned) and role(owned) is Role.KERNEL
-
-
 @random_state_kept()
-def recipes() -> dict[str, list[Rule]]:
-    """The named ways to start a model, each a list of rules.
+def recipes() -> dict[str, list[Rule | ModelRules]]:
+    """The named ways to start a model, each a list of rules, or of what gives rules.
 
     - `"dcgan"`: kernels of dense layers and convolutions N(0, 0.02²), γ N(1, 0.02²), their
       biases and β 0 (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4,
@@ -115,21 +97,10 @@ def recipes() -> dict[str, list[Rule]]:
     >>> recipes()["dcgan"][2]
     Rule('fanwise_gamma_noise', weight='gamma', optional=True)
     """
-    return {
-        "dcgan": _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
-        "kaiming": _dense_and_convolutions("fanwise_he_normal"),
-        "normal": _dense_and_convolutions("fanwise_normal"),
-        "glorot": [*_all_kernels("fanwise_glorot_uniform"), *_embeddings()],
-        "he": [*_all_kernels("fanwise_he_normal"), *_embeddings()],
-        "lecun": [*_all_kernels("fanwise_lecun_normal"), *_embeddings()],
-        "critical": [CriticalRule()],
-        "transformer": _transformer(),
-        "vit": _vit(),
-        "fixup": [FixupRule(), *_all_kernels("fanwise_he_normal"), *_embeddings()],
-    }
+    return {name: make() for name, make in _RECIPES.items()}
 
 
-def _embeddings() -> list[Rule]:
+def _embeddings() -> list[Rule | ModelRules]:
     given = "fanwise_lecun_normal"
     rule = Rule(given, layer=keras.layers.Embedding, weight="embeddings", optional=True)
     both = getattr(keras.layers, "ReversibleEmbedding", None)  # from Keras 3.12 on
@@ -143,7 +114,7 @@ def _embeddings() -> list[Rule]:
     ]
 
 
-def _transformer() -> list[Rule]:
+def _transformer() -> list[Rule | ModelRules]:
     normal = FanwiseNormal(stddev=0.02)
     return [
         *(Rule(normal, weight=weight, optional=True) for weight in _VECTORS),
@@ -151,11 +122,11 @@ def _transformer() -> list[Rule]:
     ]
 
 
-def _vit() -> list[Rule]:
+def _vit() -> list[Rule | ModelRules]:
     attention = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
     biases = FanwiseNormal(stddev=1e-6)
     return [
-        HeadRule("zeros", layer=keras.layers.Dense),
+        Rule("zeros", layer=keras.layers.Dense, head=True, optional=True),
         *(Rule("zeros", weight=token, optional=True) for token in _TOKENS),
         Rule(FanwiseNormal(stddev=0.02), weight=_EMBEDDINGS, optional=True),
         Rule("fanwise_lecun_normal", layer=_CONVOLUTIONS, weight="*kernel", optional=True),
@@ -165,7 +136,9 @@ def _vit() -> list[Rule]:
     ]
 
 
-def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]:
+def _dense_and_convolutions(
+    initializer: Any, gamma: Any = "ones"
+) -> list[Rule | ModelRules]:
     layers = (*_DENSE, *_CONVOLUTIONS)
     return [
         Rule(initializer, layer=layers, weight="*kernel"),
@@ -174,9 +147,9 @@ def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]
     ]
 
 
-def _all_kernels(initializer: Any) -> list[Rule]:
+def _all_kernels(initializer: Any) -> list[Rule | ModelRules]:
     return [
-        _LearnedKernels(initializer, weight="*kernel"),
+        Rule(initializer, weight="*kernel", role="kernel"),
         Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
         Rule("zeros", weight="bias", optional=True),
         *_normalization("ones"),
@@ -210,31 +183,6 @@ def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
     return values
 
 
-@random_state_kept()
-def rules_of(recipe: Any) -> list[Rule]:
-    """The rules that an argument of `initialize` stands for.
-
-    Raises:
-        TypeError: it is a list of something other than rules.
-        ValueError: it is an unknown name, or a list of no rules.
-    """
-    if isinstance(recipe, Rule):
-        return [recipe]
-    if isinstance(recipe, Mapping):
-        return [_AtPath(initializer, path) for path, initializer in recipe.items()]
-    if isinstance(recipe, (list, tuple)):
-        if not all(isinstance(rule, Rule) for rule in recipe):
-            raise fail(TypeError, "recipe", "a list of keras_fanwise.Rule", recipe)
-        if not recipe:
-            raise fail(ValueError, "recipe", "a list of at least one Rule", recipe)
-        return list(recipe)
-    known = recipes()
-    if isinstance(recipe, str) and recipe in known:
-        return known[recipe]
-    resolved(recipe, "recipe", tuple(known))
-    return _all_kernels(recipe)
-
-
 _CRITICAL_CONVOLUTIONS = tuple(
     getattr(keras.layers, f"Conv{rank}D{kind}")
     for rank in (1, 2, 3)
@@ -250,33 +198,24 @@ _ACTIVATIONS = tuple(
 )
 
 
-class CriticalRule(StandIn):
-    """Stands for the rules by which a plain network starts critical; see `recipes`."""
+def critical_rules(subject: Subject) -> list[Rule]:
+    """A rule for each kernel and each bias of a plain network; see `recipes`.
 
-    def __init__(self) -> None:
-        super().__init__("fanwise_variance_scaling")
-
-    def for_subject(self, subject: Subject) -> list[Rule]:
-        """A rule for each kernel and each bias of a model.
-
-        Raises:
-            ValueError: the network is not plain, or an activation has no critical point.
-        """
-        stages = _stages(subject.model)
-        depth = sum(stage.activation is not None for stage in stages)
-        points: dict[Any, Criticality] = {}
-        for stage in stages:
-            if stage.activation is not None and stage.activation not in points:
-                points[stage.activation] = _point(stage, depth)
-        rules: list[Rule] = []
-        before: Any = None
-        for stage in stages:
-            rules += _rules(stage, points.get(before), points.get(stage.activation))
-            before = stage.activation
-        return rules
-
-    def __repr__(self) -> str:
-        return "CriticalRule()"
+    Raises:
+        ValueError: the network is not plain, or an activation has no critical point.
+    """
+    stages = _stages(subject.model)
+    depth = sum(stage.activation is not None for stage in stages)
+    points: dict[Any, Criticality] = {}
+    for stage in stages:
+        if stage.activation is not None and stage.activation not in points:
+            points[stage.activation] = _point(stage, depth)
+    rules: list[Rule] = []
+    before: Any = None
+    for stage in stages:
+        rules += _rules(stage, points.get(before), points.get(stage.activation))
+        before = stage.activation
+    return rules
 
 
 class _Stage(NamedTuple):
@@ -377,15 +316,11 @@ def _rules(
         # From the variance of what comes to that which the next activation wants.
         scale = (1.0 if after is None else after.q) / comes
     layer = stage.layer
-    kernel = _of(layer.kernel, _kernel(layer, scale))
+    kernel = Rule(_kernel(layer, scale), weight=layer.kernel)
     if layer.bias is None:
         return [kernel]
     bias = FanwiseNormal(stddev=math.sqrt(biases)) if biases else "zeros"
-    return [kernel, _of(layer.bias, bias)]
-
-
-def _of(variable: keras.Variable, initializer: Any) -> Rule:
-    return OfVariables.of(Rule(initializer), [variable])
+    return [kernel, Rule(bias, weight=layer.bias)]
 
 
 def _kernel(layer: keras.Layer, scale: float) -> Any:
@@ -402,3 +337,54 @@ def _kernel(layer: keras.Layer, scale: float) -> Any:
     # With fewer inputs than outputs the length of the signal is spread over more units.
     gain = math.sqrt(scale * max(1.0, outputs / max(1, inputs)))
     return FanwiseOrthogonal(gain) if dense else FanwiseDeltaOrthogonal(gain)
+
+
+_RECIPES: dict[str, Callable[[], list[Rule | ModelRules]]] = {
+    "dcgan": lambda: _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
+    "kaiming": lambda: _dense_and_convolutions("fanwise_he_normal"),
+    "normal": lambda: _dense_and_convolutions("fanwise_normal"),
+    "glorot": lambda: [*_all_kernels("fanwise_glorot_uniform"), *_embeddings()],
+    "he": lambda: [*_all_kernels("fanwise_he_normal"), *_embeddings()],
+    "lecun": lambda: [*_all_kernels("fanwise_lecun_normal"), *_embeddings()],
+    "critical": lambda: [critical_rules],
+    "transformer": _transformer,
+    "vit": _vit,
+    "fixup": lambda: [fixup_rules, *_all_kernels("fanwise_he_normal"), *_embeddings()],
+}
+
+
+@random_state_kept()
+def rules_of(recipe: Any) -> Sequence[Rule | ModelRules]:
+    """The rules that an argument of `initialize` stands for.
+
+    Raises:
+        TypeError: it is a list of something other than rules.
+        ValueError: it is an unknown name, or a list of no rules.
+    """
+    if isinstance(recipe, Rule):
+        return [recipe]
+    if isinstance(recipe, Mapping):
+        return [functools.partial(_by_paths, recipe)]
+    if isinstance(recipe, (list, tuple)):
+        if not all(isinstance(rule, Rule) or inspect.isfunction(rule) for rule in recipe):
+            raise fail(TypeError, "recipe", "a list of keras_fanwise.Rule", recipe)
+        if not recipe:
+            raise fail(ValueError, "recipe", "a list of at least one Rule", recipe)
+        return recipe
+    if isinstance(recipe, str) and recipe in _RECIPES:
+        return _RECIPES[recipe]()
+    resolved(recipe, "recipe", tuple(_RECIPES))
+    return _all_kernels(recipe)
+
+
+def _by_paths(recipe: Mapping[str, Any], subject: Subject) -> list[Rule]:
+    """Rules for the weights of a path each, letter by letter."""
+    weights: dict[Any, list[keras.Variable]] = {}
+    for owned in subject.weights:
+        weights.setdefault(owned.variable.path, []).append(owned.variable)
+    for path in recipe:
+        if path not in weights:
+            error = ValueError if isinstance(path, str) else TypeError
+            allowed = f"a mapping of paths of weights, such as {next(iter(weights))!r}"
+            raise fail(error, "recipe", allowed, path)
+    return [Rule(recipe[path], weight=tuple(weights[path])) for path in recipe]

@@ -8,13 +8,13 @@ import keras
 
 from keras_fanwise.arguments import fail, printable
 from keras_fanwise.graph.branches import Branch, additions
-from keras_fanwise.graph.graph import END, OpenedGraph, Surroundings
+from keras_fanwise.graph.graph import OpenedGraph
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.counterparts import scaled
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.rules import OfVariables, Rule, StandIn, Subject
+from keras_fanwise.models.rules import Rule, Subject
 from keras_fanwise.reports.weights import ResidualBranch, ResidualReport
-from keras_fanwise.seam.weights import owned_weights, role
+from keras_fanwise.seam.weights import owned_weights
 
 
 @random_state_kept()
@@ -82,40 +82,24 @@ def _row(branch: Branch, owners: dict[int, str]) -> ResidualBranch:
 RESIDUAL = ("zero", "depth")
 
 
-class HeadRule(StandIn):
-    """For the kernel that the output of a model comes from, with nothing behind it."""
+def fixup_rules(subject: Subject) -> list[Rule]:
+    """The rules by which branches start after Fixup; see `recipes`.
 
-    def for_subject(self, subject: Subject) -> list[Rule]:
-        """The rule for the heads of a model; none if other layers come last."""
-        rule = OfVariables.of(self, _heads(subject))
-        return [rule] if any(map(rule.matches, subject.weights)) else []
+    For the last weight and the kernels of each branch, and for the heads.
 
-
-class FixupRule(StandIn):
-    """Stands for the rules by which branches start after Fixup; see `recipes`."""
-
-    def __init__(self) -> None:
-        super().__init__("zeros")
-
-    def for_subject(self, subject: Subject) -> list[Rule]:
-        """Rules for the last weight and the kernels of each branch, and for the heads.
-
-        Raises:
-            ValueError: the model has no residual branches.
-        """
-        rules: list[Rule] = [zero_rule(subject)]
-        branches = subject.branches
-        for branch in branches:
-            last = {id(end.kernel) for end in branch.ends if end.gamma is None}
-            inner = [kernel for kernel in branch.kernels if id(kernel) not in last]
-            # Of a branch of one kernel, which is 0, there is nothing to scale.
-            if inner and branch.length > 1:
-                scale = 2.0 * len(branches) ** (-1 / (branch.length - 1))
-                rules.append(OfVariables.of(Rule(FanwiseVarianceScaling(scale)), inner))
-        return [*rules, *HeadRule("zeros").for_subject(subject)]
-
-    def __repr__(self) -> str:
-        return "FixupRule()"
+    Raises:
+        ValueError: the model has no residual branches.
+    """
+    rules = [zero_rule(subject)]
+    branches = subject.branches
+    for branch in branches:
+        last = {id(end.kernel) for end in branch.ends if end.gamma is None}
+        inner = tuple(kernel for kernel in branch.kernels if id(kernel) not in last)
+        # Of a branch of one kernel, which is 0, there is nothing to scale.
+        if inner and branch.length > 1:
+            scale = 2.0 * len(branches) ** (-1 / (branch.length - 1))
+            rules.append(Rule(FanwiseVarianceScaling(scale), weight=inner))
+    return [*rules, Rule("zeros", head=True, optional=True)]
 
 
 def zero_rule(subject: Subject) -> Rule:
@@ -128,6 +112,7 @@ def zero_rule(subject: Subject) -> Rule:
     """
     branches = _branches(subject)
     ends = [end for branch in branches for end in branch.ends]
+    last = tuple(end.last for end in ends if not end.reason)
     reasons = [
         f"{printable(branch.addition.path)}: {reason}"
         for branch in branches
@@ -136,9 +121,7 @@ def zero_rule(subject: Subject) -> Rule:
     ]
     if reasons:
         _note(subject, "branches that do not start at zero", reasons)
-    return OfVariables.of(
-        Rule("zeros", optional=True), [end.last for end in ends if not end.reason]
-    )
+    return Rule("zeros", weight=last, optional=True)
 
 
 def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:
@@ -151,12 +134,10 @@ def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:
     Raises:
         ValueError: there are no residual branches, or an initializer cannot be scaled.
     """
-    branches = _branches(subject)
-    last = {id(end.last) for branch in branches for end in branch.ends}
-    factor = 1 / math.sqrt(len(branches))
+    factor = 1 / math.sqrt(len(_branches(subject)))
     return [
         scaled(initializer, factor, "residual")
-        if initializer is not None and id(owned.variable) in last
+        if initializer is not None and id(owned.variable) in subject.ends
         else initializer
         for owned, initializer in zip(subject.weights, initializers, strict=True)
     ]
@@ -178,15 +159,3 @@ def _branches(subject: Subject) -> list[Branch]:
 
 def _note(subject: Subject, what: str, lines: Sequence[str]) -> None:
     subject.notes[f"there are {what}: " + "; ".join(lines)] = None
-
-
-def _heads(subject: Subject) -> list[keras.Variable]:
-    surroundings = Surroundings(subject.model, subject.weights)
-    inside = {id(kernel) for branch in subject.branches for kernel in branch.kernels}
-    return [
-        owned.variable
-        for owned in subject.weights
-        if role(owned).is_matrix
-        and id(owned.variable) not in inside
-        and surroundings.behind(owned) == {END}
-    ]

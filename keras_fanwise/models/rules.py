@@ -2,18 +2,18 @@
 
 import fnmatch
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import fail, glob_matches, nearest, snake_case
+from keras_fanwise.arguments import choice, fail, glob_matches, nearest, snake_case
 from keras_fanwise.graph.branches import Branch, residual_branches
-from keras_fanwise.graph.graph import OpenedGraph
+from keras_fanwise.graph.graph import END, OpenedGraph, Surroundings
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.seam.weights import OwnedWeight, owned_weights
+from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
 
 LayerTypes = type | tuple[type, ...]
 
@@ -22,12 +22,9 @@ class Subject:
     """A model, and what rules may ask of it, which is found out once.
 
     Attributes:
-        model: the model.
+        model: a built model or layer.
         weights: all of them.
         notes: what rules have to tell of it, each once.
-
-    Args:
-        model: a built model or layer.
     """
 
     def __init__(self, model: keras.Layer) -> None:
@@ -45,6 +42,24 @@ class Subject:
         """Those that are residual."""
         return residual_branches(self.graph)
 
+    @functools.cached_property
+    def ends(self) -> set[int]:
+        """The last weights of the branches, by their ids."""
+        return {id(end.last) for branch in self.branches for end in branch.ends}
+
+    @functools.cached_property
+    def heads(self) -> set[int]:
+        """The kernels that the output comes from, with nothing after them, by their ids."""
+        surroundings = Surroundings(self.model, self.weights)
+        inside = {id(kernel) for branch in self.branches for kernel in branch.kernels}
+        return {
+            id(owned.variable)
+            for owned in self.weights
+            if role(owned).is_matrix
+            and id(owned.variable) not in inside
+            and surroundings.behind(owned) == {END}
+        }
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rule:
@@ -59,14 +74,21 @@ class Rule:
         layer: a layer class, or a tuple of them. Met by weights of a layer of that
             class, also of one that is inside it: the weights of an `LSTM` belong to its
             cell, those of a `MultiHeadAttention` to its `EinsumDense` layers.
-        weight: the weight's name, or a glob, such as `"*kernel"`.
+        weight: the weight's name, or a glob, such as `"*kernel"`; or the weight itself, or
+            a tuple of weights.
         optional: whether the rule may go without a weight; by default this is an error.
         residual_end: whether it is only for the last weights of residual branches; see
             `residual_ends`.
+        head: whether it is only for the kernels that the output of the model comes from,
+            with no other layer with weights after them.
+        role: what the weight does: `"kernel"` (signals are multiplied by it, whatever its
+            name), `"matrix"` (it has the shape of a kernel), `"lookup table"`, `"scale"`,
+            `"bias"`, `"state"` (what is computed or counted, not learned), or
+            `"something else"`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: `initializer` is not the name of one.
+        ValueError: `initializer` is not the name of one, or `role` is not one of these.
 
     Example:
 
@@ -78,84 +100,81 @@ class Rule:
     initializer: Any
     path: str | None = None
     layer: LayerTypes | None = None
-    weight: str | None = None
+    weight: str | keras.Variable | tuple[keras.Variable, ...] | None = None
     optional: bool = False
     residual_end: bool = False
+    head: bool = False
+    role: str | None = None
 
     @random_state_kept()
     def __post_init__(self) -> None:
         resolved(self.initializer)
-        for name in ("path", "weight"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise fail(TypeError, name, "a glob, such as '*kernel', or None", value)
-        layer = keras.Layer if self.layer is None else self.layer
-        types = layer if isinstance(layer, tuple) else (layer,)
-        if not all(isinstance(cls, type) and issubclass(cls, keras.Layer) for cls in types):
+        if self.path is not None and not isinstance(self.path, str):
+            raise fail(TypeError, "path", "a glob, such as '*kernel', or None", self.path)
+        if not (
+            self.weight is None
+            or isinstance(self.weight, str)
+            or _all(_several(self.weight), keras.Variable)
+        ):
+            allowed = "a glob, such as '*kernel', a weight, a tuple of them, or None"
+            raise fail(TypeError, "weight", allowed, self.weight)
+        layers = _several(keras.Layer if self.layer is None else self.layer)
+        if not _all(layers, type) or not all(issubclass(c, keras.Layer) for c in layers):
             allowed = "a subclass of keras.Layer, a tuple of them, or None"
             raise fail(TypeError, "layer", allowed, self.layer)
-        for name in ("optional", "residual_end"):
+        for name in ("optional", "residual_end", "head"):
             if not isinstance(getattr(self, name), bool):
                 raise fail(TypeError, name, "True or False", getattr(self, name))
+        if self.role is not None:
+            choice("role", self.role, [each.value for each in Role])
 
-    def matches(self, owned: OwnedWeight) -> bool:
-        """Whether a weight meets all conditions."""
+    def matches(self, owned: OwnedWeight, subject: Subject) -> bool:
+        """Whether a weight of a model meets all conditions."""
+        variable = owned.variable
+        if isinstance(self.weight, str):
+            is_named = fnmatch.fnmatchcase(variable.name, self.weight)
+        else:
+            is_named = any(one is None or one is variable for one in _several(self.weight))
         return (
-            (self.path is None or glob_matches(self.path, owned.variable.path))
+            is_named
+            and (self.path is None or glob_matches(self.path, variable.path))
             and (
                 self.layer is None
                 or any(isinstance(holder, self.layer) for holder in owned.holders)
             )
-            and (
-                self.weight is None or fnmatch.fnmatchcase(owned.variable.name, self.weight)
-            )
+            and (self.role is None or role(owned).value == self.role.lower())
+            and (not self.residual_end or id(variable) in subject.ends)
+            and (not self.head or id(variable) in subject.heads)
         )
-
-    def for_subject(self, subject: Subject) -> Sequence["Rule"]:
-        """The rules that it stands for in a model: itself, where that is enough."""
-        if not self.residual_end:
-            return [self]
-        last = [end.last for branch in subject.branches for end in branch.ends]
-        return [OfVariables.of(self, last)]
 
     def __repr__(self) -> str:
         parts = [_shown(self.initializer)]
         parts += [
-            f"{name}={_shown(value)}"
-            for name in ("path", "layer", "weight", "optional", "residual_end")
-            if (value := getattr(self, name))
+            f"{field.name}={_shown(value)}"
+            for field in fields(self)[1:]
+            if (value := getattr(self, field.name)) is not None and value is not False
         ]
         return f"Rule({', '.join(parts)})"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class OfVariables(Rule):
-    """A rule for some weights alone, whatever others have their paths."""
-
-    variables: frozenset[int] = frozenset()
-
-    @classmethod
-    def of(cls, rule: Rule, variables: Sequence[keras.Variable]) -> "OfVariables":
-        """The rule, as far as it is for these weights."""
-        return cls(**vars(rule), variables=frozenset(map(id, variables)))
-
-    def matches(self, owned: OwnedWeight) -> bool:
-        """Whether it is one of the weights, and meets all conditions."""
-        return id(owned.variable) in self.variables and super().matches(owned)
+# A function of a model that gives rules.
+ModelRules = Callable[[Subject], Sequence[Rule]]
 
 
-class StandIn(Rule):
-    """A rule that stands for others, which it gives once it knows the model."""
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
-    def matches(self, owned: OwnedWeight) -> bool:
-        """No weight: those of the model are met by the rules of `for_subject`."""
-        return False
+
+def _all(values: Sequence[Any], cls: type) -> bool:
+    return all(isinstance(value, cls) for value in values)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         more = f" and {len(value) - 3} more" if len(value) > 3 else ""
         return f"({', '.join(map(_shown, value[:3]))}{more})"
+    if isinstance(value, keras.Variable):
+        return repr(value.path)
     return getattr(value, "__name__", None) or repr(value)
 
 

@@ -371,14 +371,30 @@ def test_a_mapping_of_paths():
     report = kf.initialize(model, {})  # as the remedies of a sound model are
     assert {row.status for row in report.rows} == {"kept"}
     assert all(equal(arrays(model), before))
-    with pytest.raises(
-        ValueError, match=r"^the path 'kernel', letter by letter, meets none"
-    ):
+    allowed = (
+        r"`recipe` must be a mapping of paths of weights, .* Received: recipe='kernel'"
+    )
+    with pytest.raises(ValueError, match=allowed):
         kf.initialize(model, {"kernel": "zeros"})
     with pytest.raises(ValueError, match="did you mean 'zeros'"):
         kf.initialize(model, {paths[0]: "zeroes"})
-    with pytest.raises(TypeError, match="`path`"):
+    with pytest.raises(TypeError, match="a mapping of paths"):
         kf.initialize(model, {3: "zeros"})
+
+
+def test_rules_by_role():
+    inner = keras.Sequential(
+        [layers.Dense(4, name="a"), layers.LayerNormalization(name="n")]
+    )
+    model = keras.Sequential([keras.Input((3,)), layers.Embedding(5, 6, name="e"), inner])
+    report = kf.initialize(
+        model, [Rule("ones", role="lookup table"), Rule("zeros", role="scale")]
+    )
+    paths = [row.path.split("/")[-2:] for row in report.rows if row.status == "set"]
+    assert paths == [["e", "embeddings"], ["n", "gamma"]]
+    assert repr(Rule("ones", role="kernel")) == "Rule('ones', role='kernel')"
+    with pytest.raises(ValueError, match="`role` must be one of 'kernel', "):
+        Rule("ones", role="kernels")
 
 
 def test_a_recipe_is_a_list_to_add_to():

@@ -89,6 +89,19 @@ def test_a_rule_for_ends_has_its_other_conditions():
     assert repr(rules[0]) == "Rule('zeros', path='norm_1/*', residual_end=True)"
 
 
+@TORCH
+def test_a_rule_for_the_head_or_for_a_weight_itself():
+    model, _ = resnet()
+    head = next(w for w in reversed(model.weights) if w.name == "kernel")
+    for rule in (kf.Rule("zeros", head=True), kf.Rule("zeros", weight=head)):
+        report = kf.initialize(model, rule, seed=0)
+        assert [row.path for row in report.rows if row.status == "set"] == [head.path]
+    assert repr(rule) == f"Rule('zeros', weight={head.path!r})"
+    for bad in ((head, "kernel"), [head]):
+        with pytest.raises(TypeError, match="`weight` must be a glob"):
+            kf.Rule("zeros", weight=bad)
+
+
 @pytest.mark.parametrize("recipe", ["he", "transformer", "glorot_normal", "orthogonal"])
 def test_depth_divides_the_ends_alone(recipe):
     model, ends = plain_blocks(5)
