@@ -1,4 +1,5 @@
 import gc
+import importlib.util
 import os
 import random
 
@@ -29,6 +30,18 @@ class _SameSeed:
         # Where Keras takes what has no seed. Its `set_random_seed` would do, and drop what
         # TensorFlow has compiled.
         random.seed(0)
+
+
+def _missing(backend):
+    return importlib.util.find_spec(backend) is None
+
+
+def pytest_runtest_setup(item):
+    """The only tests that are skipped for want of something: what compares backends."""
+    for marker in item.iter_markers("multi_backend"):
+        missing = list(filter(_missing, marker.args or ("tensorflow", "jax", "torch")))
+        if missing:
+            pytest.skip(f"needs {' and '.join(missing)}, not installed")
 
 
 def pytest_configure(config):

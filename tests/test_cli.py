@@ -19,7 +19,7 @@ from keras_fanwise.cli import main
 from keras_fanwise.diagnostics.audit import FansTable
 
 from support.models import arrays, equal
-from support.processes import ONCE, fewer_by_default, once_on, run_python
+from support.processes import fewer_by_default, needs, run_python
 
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
@@ -123,7 +123,6 @@ class Letters(layers.Layer):
         raise NotImplementedError
 
 
-@ONCE
 def test_every_report_has_a_long_form(folder, capsys):
     """With what the short one leaves out: biases, and layers without kernels."""
     network().save("model.keras")
@@ -407,7 +406,6 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
     assert [path.name for path in folder.iterdir()] == ["model.keras"]
 
 
-@ONCE
 def test_both_commands_of_a_shell(folder):
     network("he_normal", channels=256).save("model.keras")
     result = subprocess.run(
@@ -435,7 +433,6 @@ print("heavy:", sorted({"keras", "numpy", "rich", "keras_fanwise"} & set(sys.mod
 """
 
 
-@ONCE
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -454,7 +451,6 @@ def test_help_and_version_need_no_backend(arguments, text):
     assert output.endswith("heavy: []\n")
 
 
-@ONCE
 def test_that_something_heavy_is_seen():
     assert "heavy: ['keras" in run_python("import keras_fanwise\n" + LIGHT, "--version")
 
@@ -575,7 +571,7 @@ def test_layers_of_an_imported_module(folder, capsys, command, monkeypatch):
     assert "no_such_one cannot be imported: " in errors
 
 
-@once_on("tensorflow")  # which logs past Python while it is imported
+@needs("tensorflow")  # which logs past Python while it is imported
 def test_the_log_of_the_backend_is_no_output(folder):
     network().save("model.keras")
     command = [sys.executable, "-m", "keras_fanwise_command", "signal", "model.keras"]

@@ -20,8 +20,6 @@ import pytest
 
 from keras_fanwise.cli import BadInputError, main, new_files
 
-from support.processes import ONCE
-
 layers = keras.layers
 # Legacy .h5 files warn when they are saved, and Lambda layers as well.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -485,7 +483,6 @@ sys.exit(main(["init", "model.keras", "new.keras"]))
 """
 
 
-@ONCE
 @pytest.mark.parametrize(
     ("command", "code", "errors"),
     [

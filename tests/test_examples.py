@@ -14,7 +14,6 @@ from scipy import stats
 import keras_fanwise as kf
 
 from support.models import values_of
-from support.processes import ONCE
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -170,7 +169,6 @@ def test_dcgan_starts_the_encoder_as_it_says():
     assert len(model.weights) == len(kernels) + (1 + len(constants)) * len(gammas)
 
 
-@ONCE
 @pytest.mark.parametrize(
     "fault",
     [
@@ -210,7 +208,6 @@ def test_dcgan_gives_gammas_their_distribution_over_many_seeds():
     check_normal(gammas, 1, 0.02)
 
 
-@ONCE
 @pytest.mark.parametrize(
     "fault",
     [
@@ -306,7 +303,6 @@ FAULTS = {
 }
 
 
-@ONCE
 @pytest.mark.parametrize(
     ("recipe", "fault"),
     [(recipe, fault) for recipe, faults in FAULTS.items() for fault in faults],

@@ -13,7 +13,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 
-from support.processes import ONCE, run_python
+from support.processes import run_python
 
 PACKAGE = Path(kf.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,6 @@ def test_the_version_is_that_of_one_place():
     assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
-@ONCE
 def test_an_import_brings_nothing_that_keras_does_not():
     """Of what takes long to import: `benchmarks/import_time.py` measures it."""
     program = (

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import once_on
-
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
@@ -34,7 +32,7 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
-@once_on("torch")  # which compiles nothing, and trains small networks soonest
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_draws(path, tmp_path, one_thread):
     outputs = executed(nbformat.read(path, 4), tmp_path)
@@ -42,7 +40,7 @@ def test_a_notebook_runs_and_draws(path, tmp_path, one_thread):
     assert kinds.count("image/png") >= 1
 
 
-@once_on("torch")
+@pytest.mark.slow
 def test_a_claim_that_does_not_hold_is_seen(tmp_path, one_thread):
     cell = nbformat.v4.new_code_cell("assert 1 + 1 == 3")
     with pytest.raises(nbclient.exceptions.CellExecutionError):

@@ -16,7 +16,7 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.registration import CLASSES
 
 from support.models import values_of
-from support.processes import ONCE, run_python
+from support.processes import run_python
 
 FOLDER = Path(__file__).parent / "data" / "version_0_1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
@@ -118,7 +118,6 @@ def test_pickled_fans_and_rules(objects):
     assert np.array_equal(values_of(rule.initializer(SHAPE)), EXPECTED["draw of the rule"])
 
 
-@ONCE
 def test_a_pickle_loads_without_an_import():
     program = """
 import pickle, sys

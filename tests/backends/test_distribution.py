@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.processes import once_on, run_python
+from support.processes import run_python
 
 BUILD = """
 def build():
@@ -77,8 +77,12 @@ print("equal")
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(MIRRORED, marks=once_on("tensorflow"), id="MirroredStrategy"),
-        pytest.param(SHARDED, marks=once_on("jax"), id="keras.distribution"),
+        pytest.param(
+            MIRRORED, marks=pytest.mark.multi_backend("tensorflow"), id="MirroredStrategy"
+        ),
+        pytest.param(
+            SHARDED, marks=pytest.mark.multi_backend("jax"), id="keras.distribution"
+        ),
     ],
 )
 def test_weights_are_those_of_one_device(program):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from support.processes import ONCE, OTHERS, run_python, skip_if_missing
+from support.processes import on_others, run_python
 
-pytestmark = ONCE
+pytestmark = pytest.mark.multi_backend
+
 
 DRAW = """
 import hashlib, json
@@ -62,9 +63,8 @@ def reference():
     return run_python(DRAW).splitlines()[-1]
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", on_others())
 def test_same_bits_on_every_backend(backend, reference):
-    skip_if_missing(backend)
     assert run_python(DRAW, backend=backend).splitlines()[-1] == reference
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import keras_fanwise as kf
 
-from support.processes import TESTS, once_on, run_python
+from support.processes import TESTS, run_python
 
 layers = keras.layers
 PROGRAMS = [
@@ -21,10 +21,10 @@ PROGRAMS = [
 ]
 
 
-@once_on("jax")
+@pytest.mark.multi_backend("jax")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_on_eight_devices(program):
-    run_python(f"from support.eight_devices import *; {program}")
+    run_python(f"from support.eight_devices import *; {program}", backend="jax")
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has layouts")
@@ -39,7 +39,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-@once_on("jax")
+@pytest.mark.multi_backend("jax")
 def test_two_processes_draw_their_own_shards(tmp_path):
     """The union is what one process draws."""
     program = TESTS / "support" / "two_processes.py"

@@ -9,12 +9,11 @@ import pytest
 import keras_fanwise as kf
 
 from support.models import values_of
+from support.processes import needs
 
 torch = pytest.importorskip("torch")
 pytestmark = [
-    pytest.mark.skipif(
-        keras.backend.backend() != "torch", reason="compiles PyTorch's code"
-    ),
+    needs("torch"),
     # Of dynamo, about what Keras and Python's `random` do while a layer is built.
     pytest.mark.filterwarnings("ignore"),
 ]

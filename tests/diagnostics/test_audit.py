@@ -8,7 +8,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
 from support.models import MODELS, arrays, equal, network, relu_network, values_of
-from support.processes import COMPARING, NOT_BY_DEFAULT, ONCE, once_on
+from support.processes import fewer_by_default
 
 layers = keras.layers
 SYMMETRY, BALANCE, SCALE, GLOROT, INITIALIZER = Condition
@@ -34,13 +34,9 @@ def weight_of(model, path):
     return next(weight for weight in model.weights if weight.path == path)
 
 
-@NOT_BY_DEFAULT
-def test_false_alarms():
-    """At most one in a hundred models of a thousand; one in a thousand is asked for.
-
-    The thousand are audited once; their values are the same on every backend.
-    """
-    count = 1000 if keras.backend.backend() == COMPARING else 30
+@pytest.mark.parametrize("count", fewer_by_default([30, 1000], 30))
+def test_false_alarms(count):
+    """At most one in a hundred models of a thousand; one in a thousand is asked for."""
     of_one_architecture = {"dcgan", "critical", "transformer", "vit", "fixup"}
     recipes = [
         *(recipe for recipe in kf.recipes() if recipe not in of_one_architecture),
@@ -133,7 +129,7 @@ PLANTED = [
     pytest.param(
         fault,
         path,
-        marks=[NOT_BY_DEFAULT] if path != "conv/kernel" and fault != "zero" else [],
+        marks=[pytest.mark.slow] if path != "conv/kernel" and fault != "zero" else [],
     )
     for fault in FAULTS
     for path in KERNELS
@@ -220,7 +216,6 @@ def test_values_of_another_distribution_are_named(wrong, recipe):
     assert recipe.rsplit("_")[-1] in finding.numbers
 
 
-@ONCE
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_false_alarms_of_many_short_units(dtype):
     """512 units of 30 values: correlations by Fisher's transform gave 16 in 1,000."""
@@ -660,8 +655,8 @@ def test_glorots_condition_of_weights_of_unknown_initializers(std):
     "name",
     [
         # By default its audit is that of tests/reports/test_audit_report.py.
-        pytest.param("MobileNetV2", marks=NOT_BY_DEFAULT),
-        pytest.param("EfficientNetB0", marks=once_on("torch")),
+        pytest.param("MobileNetV2", marks=pytest.mark.slow),
+        pytest.param("EfficientNetB0", marks=pytest.mark.slow),
     ],
 )
 def test_applications(name):

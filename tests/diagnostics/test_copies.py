@@ -11,10 +11,8 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution, spread
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import NUMPY_ALONE
 from support.statistics_checks import K
 
-pytestmark = NUMPY_ALONE  # what an audit makes of it, on every backend: test_audit.py
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 

@@ -11,13 +11,10 @@ import keras_fanwise as kf
 from support.architectures import KINDS, build
 from support.models import arrays, equal
 from support.planted_faults import FAULTS, outcome, planted
-from support.processes import once_on
 
-ONCE = once_on("torch")  # JAX compiles for every shape, and the default run is long enough
 SEEDS = (0, 1)
 
 
-@ONCE
 def test_good_starts_have_no_errors():
     """Two of each kind: with errors in 1% of the starts, three and more are 1 in 200."""
     errors = [
@@ -29,7 +26,6 @@ def test_good_starts_have_no_errors():
     assert len({found[:2] for found in errors}) <= 2, errors
 
 
-@ONCE
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=FAULTS)
 def test_a_planted_fault_is_found_and_the_weight_named(number):
     """In two kinds of architectures each."""

@@ -15,9 +15,6 @@ from keras_fanwise.diagnostics.statistics import (
 from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import NUMPY_ALONE
-
-pytestmark = NUMPY_ALONE  # what an audit makes of it, on every backend: test_audit.py
 NORMAL = stats.norm()
 
 

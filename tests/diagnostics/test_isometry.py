@@ -9,7 +9,7 @@ import keras_fanwise as kf
 from keras_fanwise.reports.audit_report import Condition
 
 from support.models import values_of
-from support.processes import COMPARING
+from support.processes import fewer_by_default
 
 
 def network(dtype=None):
@@ -62,8 +62,8 @@ def model():
     return network()
 
 
-def test_no_false_alarms(model):
-    count = 200 if keras.backend.backend() == COMPARING else 10
+@pytest.mark.parametrize("count", fewer_by_default([10, 200], 10))
+def test_no_false_alarms(model, count):
     found = []
     for seed in range(count):
         kf.reinitialize(model, seed=seed)
@@ -71,7 +71,6 @@ def test_no_false_alarms(model):
     assert found == []
 
 
-@pytest.mark.skipif(keras.backend.backend() != COMPARING, reason="once is enough")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_no_false_alarms_of_other_types(dtype):
     keras.utils.set_random_seed(0)

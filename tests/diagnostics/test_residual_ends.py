@@ -11,18 +11,14 @@ from keras import layers, ops
 import keras_fanwise as kf
 
 from support.models import values_of
-from support.processes import once_on
 from support.residual_models import (
     OTHERS,
     RESIDUAL,
     WIDTH,
     Block,
     Places,
-    names,
     plain_blocks,
 )
-
-TORCH = once_on("torch")
 
 
 def layer_names(row):
@@ -34,7 +30,7 @@ def residual(report):
     return [row for row in report.rows if row.status == "residual"]
 
 
-@pytest.mark.parametrize("name", names(RESIDUAL))
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_the_last_weight_of_each_branch(name):
     model, ends = RESIDUAL[name]()
     report = kf.residual_ends(model)
@@ -45,7 +41,7 @@ def test_the_last_weight_of_each_branch(name):
     assert not any(row.reason for row in residual(report))
 
 
-@pytest.mark.parametrize("name", names(OTHERS))
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_additions_are_not_taken_for_residual_ones(name):
     report = kf.residual_ends(OTHERS[name]())
     assert not residual(report), str(report)
@@ -74,7 +70,6 @@ COUNTS = {"ResNet50": 16, "MobileNetV2": 10, "EfficientNetB0": 9, "ConvNeXtTiny"
 COUNTS |= {"InceptionResNetV2": 40, "Xception": 12}
 
 
-@TORCH
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_models_of_keras(name):
     size = 75 if "ception" in name else 32
@@ -84,7 +79,6 @@ def test_the_models_of_keras(name):
     assert not any(row.reason for row in report.rows)
 
 
-@TORCH
 def test_a_deep_network_in_little_time_and_without_recursion():
     model, ends = plain_blocks(400)
     report = kf.residual_ends(model)
@@ -92,7 +86,6 @@ def test_a_deep_network_in_little_time_and_without_recursion():
     assert {row.length for row in report.rows} == {2}
 
 
-@TORCH
 def test_kernels_of_a_branch():
     report = kf.residual_ends(RESIDUAL["squeeze and excite"]()[0])
     first = report.rows[0]
@@ -105,7 +98,6 @@ def test_kernels_of_a_branch():
     ]
 
 
-@TORCH
 @pytest.mark.parametrize(
     ("last", "words"),
     [

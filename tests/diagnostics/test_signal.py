@@ -14,13 +14,10 @@ from keras_fanwise.sampling.sampler import draw, stream_key
 
 from support.models import MODELS, relu_network
 from support.processes import (
-    NOT_BY_DEFAULT,
-    ONCE,
-    OTHERS,
     fewer_by_default,
-    once_on,
+    needs,
+    on_others,
     run_python,
-    skip_if_missing,
 )
 
 layers = keras.layers
@@ -401,7 +398,6 @@ def test_a_gradient_that_is_not_finite():
     assert Verdict.NON_FINITE in report.rows[0].verdicts
 
 
-@NOT_BY_DEFAULT
 def test_half_of_the_units_may_be_silent_by_chance():
     """All samples equal: a ReLU is silent for all of them, or for none."""
     quiet = 0
@@ -443,7 +439,7 @@ def test_a_layer_alone():
     assert row.depth == 1
 
 
-@once_on("torch")  # which builds them the fastest
+@pytest.mark.slow
 def test_networks_of_keras_applications():
     """The one that normalizes is well, the one whose depth made its authors pretrain it is
     not: Simonyan and Zisserman 2014, section 3.1."""
@@ -587,14 +583,11 @@ def check_numbers(one, two):
     assert np.allclose(one[:, 3], two[:, 3], rtol=1e-4)
 
 
-@ONCE
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", on_others())
 def test_the_same_on_every_backend(backend, numbers_here):
-    skip_if_missing(backend)
     check_numbers(numbers_on(backend), numbers_here)
 
 
-@ONCE
 @pytest.mark.parametrize("number", range(4))
 def test_another_number_would_be_noticed(number, numbers_here):
     other = numbers_here.copy()
@@ -680,7 +673,7 @@ def test_y_of_what_has_no_loss():
         kf.signal(model, y=y)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow warns of its functions")
+@needs("tensorflow")  # which warns of its functions
 def test_no_function_is_traced_again_and_again(caplog):
     """Of many shapes, types and layers, in one process as in a notebook."""
     for width in range(3, 15):

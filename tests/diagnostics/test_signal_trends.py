@@ -16,10 +16,9 @@ from keras_fanwise.diagnostics import verdicts
 from keras_fanwise.reports.signal_report import trend_text
 
 from support.models import relu_network
-from support.processes import NOT_BY_DEFAULT, fewer_by_default, once_on
+from support.processes import fewer_by_default
 
 layers = keras.layers
-ONCE = once_on("torch")  # which builds them the fastest
 DIRECTIONS = ("forward", "backward")
 
 
@@ -157,7 +156,6 @@ def reports():
     return [kf.signal(architecture(seed)) for seed in range(120)]
 
 
-@ONCE
 def test_what_is_said_is_what_the_rows_show(reports):
     for report in reports:
         check_against_rows(report)
@@ -166,7 +164,6 @@ def test_what_is_said_is_what_the_rows_show(reports):
     assert 30 < sum(rates) < len(rates) - 30  # of each kind there are some
 
 
-@ONCE
 def test_limits_are_those_of_the_verdicts(reports):
     for report in reports:
         check_limits(report)
@@ -174,7 +171,6 @@ def test_limits_are_those_of_the_verdicts(reports):
     assert found >= {(v, way) for v in ("vanishing", "exploding") for way in DIRECTIONS}
 
 
-@ONCE
 def test_another_rate_or_limit_would_be_noticed(reports):
     report = next(r for r in reports if r.forward and r.forward.rate and not r.findings)
     report = kf.SignalReport(report.rows, report.findings, report.forward, None)
@@ -381,7 +377,6 @@ def recursion_limit(limit):
         sys.setrecursionlimit(before)
 
 
-@ONCE
 def test_a_network_of_a_thousand_layers():
     keras.utils.set_random_seed(0)
     scale = FanwiseVarianceScaling(1.0, "fan_in")
@@ -393,7 +388,6 @@ def test_a_network_of_a_thousand_layers():
     assert math.isfinite(report.backward.total)
 
 
-@NOT_BY_DEFAULT
 def test_a_graph_is_read_without_recursion():
     inputs = x = keras.Input((4,))
     for _ in range(150):

@@ -10,9 +10,11 @@ import keras_fanwise as kf
 from keras_fanwise.backends import tap as calls
 from keras_fanwise.backends.arrays import tensor_moments
 
+from support.processes import needs
+
 layers = keras.layers
 BACKEND = keras.backend.backend()
-only_torch = pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's own modules")
+only_torch = needs("torch")
 
 
 class Failing(layers.Layer):
@@ -205,7 +207,7 @@ def test_replacements_that_end_in_any_order():
     assert layer.call is len
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX keeps what it compiles for each shape")
+@needs("jax")  # which keeps what it compiles for each shape
 def test_nothing_is_compiled_for_a_new_batch_size():
     import jax
 

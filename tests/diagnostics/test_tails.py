@@ -16,10 +16,7 @@ from keras_fanwise.diagnostics.statistics import (
 from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import NUMPY_ALONE
 from support.statistics_checks import K
-
-pytestmark = NUMPY_ALONE
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 30, 31, 64, 512, 4096])

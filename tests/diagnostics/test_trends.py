@@ -9,10 +9,6 @@ from hypothesis import strategies as st
 from keras_fanwise.diagnostics import verdicts as trends
 from keras_fanwise.diagnostics.verdicts import rate
 
-from support.processes import NUMPY_ALONE
-
-pytestmark = NUMPY_ALONE  # what a signal makes of it, on every backend: test_signal.py
-
 
 @given(
     st.floats(0.3, 3.0),

@@ -20,7 +20,6 @@ from keras_fanwise.fans.layers import CONVOLUTIONAL_CELL, TABLE
 from support import fan_oracle
 from support.fan_oracle import STATE, Map, build, measure, ones
 from support.layer_examples import EXAMPLES, MANY, gates
-from support.processes import ONCE
 
 # Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
@@ -231,7 +230,6 @@ FOREIGN = {
 }
 
 
-@ONCE  # and on the oldest Keras, whose layers are others
 def test_no_layer_of_keras_is_missing():
     public = {cls for cls in vars(layers).values() if inspect.isclass(cls)}
     public = {cls for cls in public if issubclass(cls, layers.Layer)}

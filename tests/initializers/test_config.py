@@ -16,7 +16,7 @@ from keras_fanwise.initializers.base import DISTRIBUTIONS, MODES
 from keras_fanwise.initializers.registration import CLASSES
 
 from support.models import values_of
-from support.processes import ONCE, run_python
+from support.processes import run_python
 
 # Delta kernels have taps.
 SHAPE = (3, 4, 5)
@@ -176,7 +176,6 @@ again = keras.models.model_from_json(open(folder + "/model.json").read())
 """
 
 
-@ONCE
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_models_load_in_a_fresh_process_after_the_import_and_not_before(tmp_path):
     model = a_model(keras.random.SeedGenerator(3))

@@ -9,8 +9,6 @@ import pytest
 
 import keras_fanwise as kf
 
-from support.processes import ONCE
-
 criticality = kf.criticality
 
 # With where they have a kink, and their arguments.
@@ -46,7 +44,6 @@ def by_mpmath(name, q):
     return float(weight), float(q - weight * expectation(lambda x: function(x) ** 2))
 
 
-@ONCE
 @pytest.mark.parametrize("q", [0.01, 1.5])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_against_mpmath(name, q):
@@ -191,7 +188,6 @@ NOT_ELEMENTWISE = {"softmax", "log_softmax", "glu", "sparsemax"}
 JUMPS = {"hard_shrink", "threshold"}
 
 
-@ONCE
 def test_every_keras_activation():
     names = {name for name in dir(keras.activations) if not name.startswith("_")}
     for name in names - {"get", "serialize", "deserialize", "threshold"}:

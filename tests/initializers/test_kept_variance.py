@@ -13,11 +13,9 @@ import pytest
 
 from support.fan_oracle import forward_and_back, middle
 from support.models import values_of
-from support.processes import ONCE
 
 layers = keras.layers
 # The draws are the same on every backend, and so are the maps of the layers.
-pytestmark = ONCE
 DRAWS = 12
 # Standard errors of a mean of 12, whose deviation is estimated from the same 12.
 ALLOWED = 6.0

@@ -9,7 +9,6 @@ import pytest
 import keras_fanwise as kf
 
 from support.models import values_of
-from support.processes import ONCE
 
 layers = keras.layers
 DEPTH, WIDTH = 40, 128
@@ -78,7 +77,6 @@ def test_convolutions_keep_q():
     assert names == {"FanwiseDeltaOrthogonal", "FanwiseNormal", "Zeros"}
 
 
-@ONCE
 def test_each_layer_by_its_kind():
     image = keras.Input((16, 16, 4))
     x = layers.Conv2D(8, 3, 2, "same", name="stem", use_bias=False)(image)

@@ -15,7 +15,7 @@ from keras_fanwise.backends.private_keras import unfilled_variables
 from keras_fanwise.initializers.base import FanwiseInitializer
 
 from support.models import MODELS, arrays, equal, sequential, subclassed, values_of
-from support.processes import NOT_BY_DEFAULT, ONCE, once_on, run_python
+from support.processes import needs, run_python
 
 layers = keras.layers
 initializers = keras.initializers
@@ -362,7 +362,7 @@ def test_a_subclassed_model_loads(tmp_path, no_draws):
     assert skipped.drawn == []
 
 
-@once_on("torch")
+@needs("torch")
 def test_a_state_dict_of_torch_is_kept(no_draws):
     model = stack(3)
     with kf.skip_init() as skipped, no_draws():
@@ -372,7 +372,7 @@ def test_a_state_dict_of_torch_is_kept(no_draws):
     assert skipped.drawn == []
 
 
-@once_on("tensorflow")
+@needs("tensorflow")
 def test_a_checkpoint_of_tensorflow_is_kept(tmp_path, no_draws):
     import tensorflow as tf
 
@@ -385,7 +385,7 @@ def test_a_checkpoint_of_tensorflow_is_kept(tmp_path, no_draws):
     assert skipped.drawn == []
 
 
-@once_on("tensorflow")
+@needs("tensorflow")
 def test_replicas_of_tensorflow():
     import tensorflow as tf
 
@@ -398,7 +398,6 @@ def test_replicas_of_tensorflow():
     assert skipped.drawn == ["body/kernel", "head_0/kernel"]
 
 
-@NOT_BY_DEFAULT
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="Linux alone tells the memory in use"
 )
@@ -427,7 +426,6 @@ for initializer in ("he_normal", "fanwise_he_normal"):
 """)
 
 
-@ONCE
 def test_after_importing_anew():
     run_python("""
 import sys, keras, keras_fanwise

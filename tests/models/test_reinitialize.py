@@ -12,11 +12,9 @@ import keras_fanwise as kf
 
 from support.models import MODELS, ByHand, arrays, equal, sequential, values_of
 from support.processes import (
-    ONCE,
-    OTHERS,
     fewer_by_default,
+    on_others,
     run_python,
-    skip_if_missing,
 )
 from support.statistics_checks import (
     KURTOSIS,
@@ -84,7 +82,7 @@ APPLICATIONS = {
 }
 
 
-@ONCE
+@pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name):
     with kf.retrofit():  # for the time that it saves
@@ -239,14 +237,11 @@ def hashes_on(backend):
     return json.loads(output.splitlines()[-1])
 
 
-@ONCE
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", on_others())
 def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
-    skip_if_missing(backend)
     assert hashes_on(backend) == hashes_here
 
 
-@ONCE
 def test_other_models_have_other_hashes(hashes_here):
     assert len(set(hashes_here.values())) == 2 * len(COMPARED)
 
@@ -376,7 +371,6 @@ def test_a_model_from_a_file(tmp_path):
     assert all(equal(arrays(model), arrays(loaded)))
 
 
-@ONCE
 def test_a_model_from_before_the_import(tmp_path):
     code = """
 import keras, numpy as np

@@ -13,18 +13,14 @@ import keras_fanwise as kf
 from keras_fanwise.initializers.counterparts import scaled
 
 from support.models import values_of
-from support.processes import once_on
 from support.residual_models import (
     OTHERS,
     RESIDUAL,
     WIDTH,
     Block,
-    names,
     plain_blocks,
     resnet,
 )
-
-TORCH = once_on("torch")
 
 
 def inputs_of(model):
@@ -40,7 +36,7 @@ def weight(model, end):
     return next(one for one in model.weights if one.path.endswith(end))
 
 
-@pytest.mark.parametrize("name", names(RESIDUAL))
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_from_zero_the_first_kernels_of_branches_do_not_matter(name):
     """A branch that gives 0 gives 0 whatever comes before its end, and learns."""
     model, _ = RESIDUAL[name]()
@@ -68,7 +64,7 @@ def test_from_zero_the_first_kernels_of_branches_do_not_matter(name):
     assert np.abs(values_of(model(x)) - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", names(RESIDUAL))
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_zero_by_rule_is_zero_by_argument(name):
     first, second = RESIDUAL[name]()[0], RESIDUAL[name]()[0]
     kf.initialize(first, "he", seed=0, residual="zero")
@@ -78,7 +74,6 @@ def test_zero_by_rule_is_zero_by_argument(name):
         np.testing.assert_array_equal(values_of(one), values_of(other))
 
 
-@TORCH
 def test_a_rule_for_ends_has_its_other_conditions():
     model, _ = resnet()
     rules = [kf.Rule("zeros", residual_end=True, path="norm_1/*")]
@@ -125,7 +120,6 @@ def test_depth_divides_the_ends_alone(recipe):
     )
 
 
-@TORCH
 def test_depth_scales_a_gamma_where_that_comes_last():
     # A kernel before a normalization could have any scale.
     model, _ = resnet()
@@ -134,7 +128,6 @@ def test_depth_scales_a_gamma_where_that_comes_last():
     assert values_of(weight(model, "second_0/kernel")).std() > 0.1
 
 
-@TORCH
 def test_a_deep_transformer_keeps_its_stream_with_depth():
     """The variance of the sum of L branches is that of one, and without it L times that."""
 
@@ -155,7 +148,6 @@ def kolmogorov_smirnov(values, std):
     return scipy.stats.kstest(values.ravel() / std, "norm").pvalue
 
 
-@TORCH
 def test_the_transformer_recipe_by_the_distribution_of_every_weight():
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(200, 64)(tokens)
@@ -203,7 +195,6 @@ def vit():
     return keras.Model(image, layers.Dense(10, name="head")(x[:, 0]))
 
 
-@TORCH
 def test_the_vit_recipe_by_the_distribution_of_every_weight():
     model = vit()
     kf.initialize(model, "vit", seed=0)
@@ -231,7 +222,6 @@ def test_the_vit_recipe_by_the_distribution_of_every_weight():
             assert given.std() == pytest.approx(limit / math.sqrt(3), rel=0.1), path
 
 
-@TORCH
 def test_fixup():
     def deep(branches, kernels):
         x = inputs = keras.Input((64,))
@@ -296,7 +286,6 @@ def test_branches_that_cannot_start_at_zero_are_told():
         kf.initialize(model, "he", seed=0, residual="depth")
 
 
-@TORCH
 @pytest.mark.parametrize("residual", ["zero", "depth"])
 @pytest.mark.parametrize("name", ["two towers", "unet of sums"])
 def test_a_model_without_branches_is_an_error(name, residual):
@@ -329,7 +318,6 @@ def test_bad_arguments_change_nothing():
         np.testing.assert_array_equal(one, other)
 
 
-@TORCH
 @pytest.mark.parametrize(
     "initializer",
     [

@@ -1,7 +1,7 @@
 """Everything that the package does to a whole model, on models that others wrote.
 
-    python -m pytest -m real_models tests/real_models
-    python -m pytest -m real_models tests/real_models --every-size   # the large ones too
+    python -m pytest -m slow tests/real_models
+    python -m pytest -m slow tests/real_models --every-size   # the large ones too
 
 Not in the default run: it takes minutes. Backbones of keras-hub are among them if it is installed.
 """
@@ -27,7 +27,7 @@ from support.real_models import (
 )
 
 pytestmark = [
-    pytest.mark.real_models,
+    pytest.mark.slow,
     # Of models and layers that the package has no part in.
     pytest.mark.filterwarnings("ignore"),
 ]

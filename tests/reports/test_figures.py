@@ -14,7 +14,6 @@ from keras_fanwise.reports.report import figure_of
 from keras_fanwise.reports.tables import Mark, Panel
 
 from support.models import relu_network
-from support.processes import NUMPY_ALONE
 
 matplotlib = pytest.importorskip("matplotlib")
 figure_module = pytest.importorskip("matplotlib.figure")
@@ -75,7 +74,6 @@ def test_a_healthy_model_has_no_point_in_a_region():
     assert [regions(axis) for axis in report.plot().axes] == [{}, {}]
 
 
-@NUMPY_ALONE  # and matplotlib
 @pytest.mark.parametrize("depth", [1, 10, 50, 150, 1000])
 def test_names_are_readable(depth, tmp_path):
     """Drawn without a warning, labels upright, of the right points, none over another."""

@@ -2,11 +2,7 @@
 
 import os
 
-import keras
 import pytest
-
-if keras.backend.backend() != "jax":
-    pytest.skip("notebooks show the same on every backend", allow_module_level=True)
 
 # Windows aside, a kernel warns of nothing; what it warns of is not of this package.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -15,7 +15,7 @@ from keras_fanwise.reports import tables
 from keras_fanwise.reports.report import figure_of
 from keras_fanwise.reports.tables import Panel
 
-from support.processes import NUMPY_ALONE, fewer_by_default
+from support.processes import fewer_by_default
 
 layers = keras.layers
 
@@ -95,7 +95,6 @@ def test_names_that_differ_look_different():
     ]
 
 
-@NUMPY_ALONE  # and matplotlib
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of matplotlib has no Chinese
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_a_name_as_it_is(name, tmp_path):

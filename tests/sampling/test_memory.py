@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 
 from keras_fanwise.sampling.sampler import DTYPES, owned
 
-from support.processes import NUMPY_ALONE
-
-pytestmark = NUMPY_ALONE
 # With the bit that the point is behind: bfloat16 has 8 digits.
 DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 

@@ -14,7 +14,7 @@ from keras_fanwise.sampling import orthonormal as module
 from keras_fanwise.sampling.orthonormal import orthonormal
 from keras_fanwise.sampling.sampler import draw
 
-from support.processes import ONCE, run_python
+from support.processes import run_python
 
 # Beside the largest that is asked for: ragged panels and blocks, one column, one row.
 SHAPES = [(1, 1), (2, 2), (64, 64), (65, 65), (130, 67), (200, 1), (256, 256), (3, 40, 7)]
@@ -59,7 +59,6 @@ def test_columns_are_orthonormal(shape):
         assert distance(q.astype(np.float32)) < 2.0**-23
 
 
-@ONCE
 @pytest.mark.parametrize("shape", [(128, 128), (512, 512), (1024, 256), (4608, 512)])
 def test_large_matrices_in_both_types(shape):
     q = orthonormal(normals(shape))
@@ -196,7 +195,6 @@ def as_it_is():
     return run_python(HASHES)
 
 
-@ONCE
 @pytest.mark.parametrize(
     ("core", "threads"),
     [("Prescott", "1"), ("Nehalem", "2"), ("Haswell", "2"), ("Zen", "1")],

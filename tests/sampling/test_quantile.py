@@ -9,9 +9,6 @@ import pytest
 from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling.quantile import fill_normal, fill_truncated, slope_32, slope_64
 
-from support.processes import NUMPY_ALONE
-
-pytestmark = NUMPY_ALONE  # what comes of it, on every backend: test_sampler.py
 mp.mp.dps = 40
 
 

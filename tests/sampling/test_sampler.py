@@ -15,7 +15,7 @@ from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling import sampler as sampling
 from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
 
-from support.processes import NUMPY_ALONE, ONCE, run_python
+from support.processes import run_python
 from support.statistics_checks import (
     KURTOSIS,
     check_distribution,
@@ -58,7 +58,6 @@ def test_the_bits_never_change(distribution, dtype, threads, monkeypatch):
     assert sha(values) == GOLDEN[distribution, dtype]
 
 
-@NUMPY_ALONE
 @given(st.data(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
 def test_a_slice_drawn_alone_is_the_slice_of_the_whole(data, distribution, dtype):
     size = data.draw(st.sampled_from([1, 7, 1000, BLOCK, BLOCK + 1, 2 * BLOCK + 33]))
@@ -85,7 +84,6 @@ def parts(draw):
     return shape, tuple(map(slice, starts, stops))
 
 
-@NUMPY_ALONE
 @settings(max_examples=200)
 @given(parts(), st.sampled_from(DISTRIBUTIONS), st.sampled_from(sorted(DTYPES)))
 def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
@@ -96,7 +94,6 @@ def test_a_part_drawn_alone_is_the_part_of_the_whole(part, distribution, dtype):
     assert alone.shape == whole[index].shape
 
 
-@NUMPY_ALONE
 @pytest.mark.parametrize("columns", [slice(0, 1), slice(5, 6), slice(1, 7), slice(90, 99)])
 @pytest.mark.parametrize("width", [8, 100, 2999, 3000, 3001, 3002, 9000])
 def test_columns(columns, width, monkeypatch):
@@ -116,7 +113,6 @@ def test_slices_far_into_a_stream():
     assert np.array_equal(part[:50], again[3:])
 
 
-@NUMPY_ALONE
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(-3, 3))
 def test_shares_are_whole_blocks_that_cover_everything(blocks, threads, ragged):
     size = blocks * BLOCK + ragged
@@ -161,7 +157,6 @@ CDFS = {
 }
 
 
-@NUMPY_ALONE
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -192,7 +187,6 @@ def test_the_mean_of_a_normal():
     check_moments(values, 1.0, 0.02, 3.0)
 
 
-@NUMPY_ALONE
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("distribution", "spreads"), [("uniform", 1), ("truncated_normal", 2)]
@@ -323,7 +317,6 @@ atexit.register(lambda: print(float(draw(7, "uniform", (2_000_000,), threads=2)[
 """
 
 
-@ONCE
 def test_when_the_interpreter_ends():
     last = draw(7, "uniform", (2_000_000,))[-1]
     assert float(run_python(AT_EXIT)) == last
@@ -337,7 +330,7 @@ def digest(_number):
 
 START_METHODS = [
     # Where they are not forked, each imports a backend.
-    pytest.param(method, marks=[ONCE] if method != "fork" else [])
+    pytest.param(method, marks=[pytest.mark.slow] if method != "fork" else [])
     for method in multiprocessing.get_all_start_methods()
 ]
 

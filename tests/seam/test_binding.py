@@ -14,7 +14,7 @@ from keras_fanwise.seam import binding
 from keras_fanwise.seam.blocks import deferral, retrofitted
 
 from support.models import values_by_path, values_of
-from support.processes import ONCE, run_python
+from support.processes import run_python
 
 layers = keras.layers
 
@@ -408,7 +408,6 @@ assert [weight.tobytes() for weight in model.get_weights()] != without
 """
 
 
-@ONCE
 def test_other_initializers_draw_the_same_bits_with_and_without_us():
     run_python(OTHERS)
 
@@ -422,7 +421,6 @@ def test_installing_twice_wraps_once():
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")
 
 
-@ONCE
 def test_importing_anew_wraps_once_and_still_binds():
     program = """
 import sys, keras, keras_fanwise

@@ -14,7 +14,7 @@ import keras_fanwise as kf
 from keras_fanwise.seam.record import recorded
 
 from support.models import values_of
-from support.processes import ONCE, run_python
+from support.processes import run_python
 from support.retrofit_checks import (
     FORMS,
     GETS,
@@ -435,7 +435,6 @@ def test_a_generator_cannot_be_decorated():
             kf.retrofit()(function)
 
 
-@ONCE
 def test_a_get_that_was_imported_by_name():
     """Before Keras 3.9 such an import makes another module of `keras.initializers`."""
     code = """

@@ -10,7 +10,7 @@ import keras_fanwise as kf
 from keras_fanwise.seam.record import recorded
 
 from support.models import values_of
-from support.processes import ONCE, run_python
+from support.processes import run_python
 from support.retrofit_checks import (
     FORMS,
     TheirHeNormal,
@@ -202,7 +202,6 @@ OURS = {
 THEIRS = {name.removeprefix("Fanwise") for name in OURS}
 
 
-@ONCE
 def test_a_saved_model_holds_what_was_used(tmp_path):
     with kf.retrofit():
         model = small_model()

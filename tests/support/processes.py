@@ -1,6 +1,5 @@
-"""What runs on which backend, and Python in processes of their own."""
+"""What runs where, and Python in processes of their own."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,11 +9,7 @@ from pathlib import Path
 import keras
 import pytest
 
-# The pass that does what need not be done on every backend, and compares them.
-COMPARING = "jax"
-OTHERS = ("tensorflow", "torch")
-# That of the default run, which must not take long.
-DEFAULT = "tensorflow"
+BACKENDS = ("tensorflow", "jax", "torch")
 TESTS = Path(__file__).parents[1]
 
 
@@ -35,34 +30,27 @@ def run_python(code: str, *arguments: str, backend: str | None = None) -> str:
     return result.stdout
 
 
-def once_on(backend: str) -> pytest.MarkDecorator:
-    """For what takes long, above all processes that import a backend of their own."""
+def needs(backend: str) -> pytest.MarkDecorator:
+    """For what is about one backend's own machinery."""
     return pytest.mark.skipif(
-        keras.backend.backend() != backend,
-        reason=f"runs once, when KERAS_BACKEND is {backend}",
+        keras.backend.backend() != backend, reason=f"about KERAS_BACKEND={backend}"
     )
 
 
-ONCE = once_on(COMPARING)
-# What asks no backend for anything: on the one whose pass takes the least.
-NUMPY_ALONE = once_on("torch")
-# What takes long, and is covered in short where it does not run.
-NOT_BY_DEFAULT = pytest.mark.skipif(
-    keras.backend.backend() == DEFAULT,
-    reason="takes long: runs when KERAS_BACKEND is jax or torch",
-)
-
-
-def fewer_by_default(cases: Iterable[object], *by_default: object) -> list[object]:
-    """Parameters of a test: in the default run these of the cases, elsewhere all."""
-    cases = list(cases)
-    assert set(by_default) <= set(cases)
+def on_others() -> list[object]:
+    """Parameters of a test: the backends that this run is compared with."""
     return [
-        case if case in by_default else pytest.param(case, marks=NOT_BY_DEFAULT)
-        for case in cases
+        pytest.param(backend, marks=pytest.mark.multi_backend(backend))
+        for backend in BACKENDS
+        if backend != keras.backend.backend()
     ]
 
 
-def skip_if_missing(backend: str) -> None:
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: it is compared with no other backend")
+def fewer_by_default(cases: Iterable[object], *by_default: object) -> list[object]:
+    """Parameters of a test: these of the cases by default, the others as slow."""
+    cases = list(cases)
+    assert set(by_default) <= set(cases)
+    return [
+        case if case in by_default else pytest.param(case, marks=pytest.mark.slow)
+        for case in cases
+    ]

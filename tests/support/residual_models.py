@@ -7,14 +7,10 @@ branch, in the order of the calls.
 from collections.abc import Callable
 
 import keras
-import pytest
 from keras import layers, ops
-
-from support.processes import once_on
 
 WIDTH = 8
 # Graphs are the same on every backend: on most of them a few models are enough.
-_EVERYWHERE = ("plain blocks", "transformer", "subclassed", "summed embeddings")
 
 
 def _model(inputs, outputs):
@@ -306,11 +302,3 @@ OTHERS: dict[str, Callable] = {
     "summed embeddings": summed_embeddings,
     "gates": gates,
 }
-
-
-def names(models: dict[str, Callable]) -> list:
-    """Parameters of a test: some models run on every backend, the others on one."""
-    return [
-        name if name in _EVERYWHERE else pytest.param(name, marks=once_on("torch"))
-        for name in models
-    ]
