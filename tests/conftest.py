@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # The same examples in every run; the first call on a backend is slow.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=500)
 settings.load_profile("repeatable")
 
 # What tests share, and programs that they run in processes of their own.

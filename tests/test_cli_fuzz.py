@@ -1,6 +1,6 @@
 """The command line on generated arguments, names and files: never a traceback.
 
-python benchmarks/fuzz.py runs the same for as long as one likes, and counts.
+As many as one likes: see test_fuzz.py.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support import cli_inputs
+from support.processes import fuzz_examples
 
 # Of Keras, when it saves and loads what it does not like.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,7 +23,7 @@ def files():
 
 
 @pytest.mark.parametrize("kind", cli_inputs.KINDS)
-@settings(max_examples=3, suppress_health_check=list(HealthCheck))
+@settings(max_examples=fuzz_examples(3), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_input_ends_in_a_traceback(files, kind, data):
     faults = cli_inputs.outcome(data.draw(cli_inputs.cases(files, kind))).faults

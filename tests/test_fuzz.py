@@ -1,6 +1,8 @@
 """The public functions on generated models and arguments: never a traceback.
 
-python benchmarks/fuzz.py runs the same for as long as one likes, and counts.
+    python -m pytest tests/test_fuzz.py tests/test_cli_fuzz.py --hypothesis-profile=fuzz
+
+tries 500 of each kind, others each time; `--hypothesis-seed=3` repeats them.
 """
 
 import random
@@ -14,12 +16,13 @@ from hypothesis import strategies as st
 import keras_fanwise as kf
 
 from support import function_inputs
+from support.processes import fuzz_examples
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("kind", function_inputs.KINDS)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=fuzz_examples(4), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_call_ends_in_a_traceback(kind, data):
     model = data.draw(function_inputs.models())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from hypothesis import settings
 
 BACKENDS = ("tensorflow", "jax", "torch")
 TESTS = Path(__file__).parents[1]
@@ -44,6 +45,12 @@ def on_others() -> list[object]:
         for backend in BACKENDS
         if backend != keras.backend.backend()
     ]
+
+
+def fuzz_examples(few: int) -> int:
+    """How many inputs a fuzz test tries: few, or what `--hypothesis-profile=fuzz` says."""
+    is_asked_for = settings().max_examples > settings.get_profile("repeatable").max_examples
+    return settings().max_examples if is_asked_for else few
 
 
 def fewer_by_default(cases: Iterable[object], *by_default: object) -> list[object]:
