@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_fanwise
-from keras_fanwise.reports.signal_report import SignalReport
+from keras_fanwise.reports.diagnosis import SignalReport
 
 GLOROT, HE = INITIALIZERS = "fanwise_glorot_normal", "fanwise_he_normal"
 COLOURS = {GLOROT: "#d55e00", HE: "#0072b2"}

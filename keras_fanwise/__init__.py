@@ -34,18 +34,16 @@ from keras_fanwise.models.recipes import recipes
 from keras_fanwise.models.residual import residual_ends
 from keras_fanwise.models.rules import Rule
 from keras_fanwise.older_versions import name_older_modules
-from keras_fanwise.reports.audit_report import (
+from keras_fanwise.reports.diagnosis import (
     AuditFinding,
     AuditReport,
     Condition,
-    WeightAudit,
-)
-from keras_fanwise.reports.signal_report import (
     LayerSignal,
     SignalFinding,
     SignalReport,
     Trend,
     Verdict,
+    WeightAudit,
 )
 from keras_fanwise.reports.weights import (
     CalibratedWeight,

@@ -31,7 +31,7 @@ from keras_fanwise.graph.graph import (
     measured_layers,
     sums,
 )
-from keras_fanwise.reports.signal_report import LayerSignal, SignalReport
+from keras_fanwise.reports.diagnosis import LayerSignal, SignalReport
 from keras_fanwise.seam.weights import NOT_BUILT, all_weights, has_kernel
 
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from keras_fanwise.diagnostics.statistics import limit
 from keras_fanwise.graph.graph import Anatomy, own_gain
-from keras_fanwise.reports.signal_report import (
-    LIMIT,
+from keras_fanwise.reports.diagnosis import (
     LayerSignal,
     SignalFinding,
     SignalReport,
@@ -19,6 +18,8 @@ from keras_fanwise.reports.signal_report import (
     trend_text,
 )
 
+# A signal that changes by more than this over the depth vanishes or explodes.
+_LIMIT = 100.0
 # A rate is told of so many hidden kernels or more,
 _ENOUGH = 5
 # and if half of the steps are about of its size, within this factor. What the first and the
@@ -296,7 +297,7 @@ def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | 
         return None
     depths = [place.row.depth for place in places]
     first, last = places[0].row, places[-1].row
-    low = stds[0] / LIMIT / _averaged(way, rows)
+    low = stds[0] / _LIMIT / _averaged(way, rows)
     slope = rate(depths, stds) if anatomy.chain and all(stds) else None
     return Trend(
         rate=slope if slope and _is_shown(slope, way, rows) else None,
@@ -306,7 +307,7 @@ def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | 
         first=first.name,
         last=last.name,
         low=low,
-        high=stds[0] * LIMIT,
+        high=stds[0] * _LIMIT,
     )
 
 

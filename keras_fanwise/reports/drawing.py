@@ -40,8 +40,8 @@ class ReportFigure(Figure):
         return picture.getvalue()
 
 
-def draw(panels: Sequence[Panel], title: str, ax: Any) -> Figure:
-    """See `report.figure_of`."""
+def draw(panels: Sequence[Panel], title: str = "", ax: Any = None) -> Figure:
+    """The figure of panels from above, in Axes of a caller or a new figure's."""
     names = _short(panels[0].names)
     figure, axes = _new(len(panels), names) if ax is None else _given(ax, len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -116,8 +116,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
     for colour, size, (label, values) in zip(
         _COLOURS, _SIZES, panel.series.items(), strict=False
     ):
-        shown = [_positive_or_nan(value) for value in values]
-        if panel.joined:
+        shown = [value if value and 0 < value < math.inf else math.nan for value in values]
+        if panel.is_joined:
             axis.plot(shown, "-", color=colour, linewidth=1.2)
         points = [math.nan if i in marked else value for i, value in enumerate(shown)]
         size = 4.0 if len(panel.series) == 1 else size
@@ -126,7 +126,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
             points, "o", color=colour, markersize=size, markeredgewidth=0, label=label
         )
         for mark in panel.marks:
-            face = colour if mark.filled else "none"
+            face = colour if mark.is_filled else "none"
             axis.plot(
                 mark.points,
                 [shown[point] for point in mark.points],
@@ -149,7 +149,10 @@ def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mar
     """Zeros at the lower edge and what is not finite at the upper one."""
     edge = axis.get_xaxis_transform()  # heights as shares of the panel's
     shapes = {point: mark.shape for mark in marks for point in mark.points}
-    for height, default, is_there in ((0.03, "v", _is_zero), (0.97, "x", _is_not_finite)):
+    for height, default, is_there in (
+        (0.03, "v", lambda value: value == 0),
+        (0.97, "x", lambda value: value is not None and not math.isfinite(value)),
+    ):
         beyond = [
             (shapes.get(i, default), i) for i, one in enumerate(values) if is_there(one)
         ]
@@ -161,7 +164,7 @@ def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mar
 
 def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region]) -> None:
     """Room for the values, a decade or more, and for the regions."""
-    limits = [region.limit * (5 if region.above else 0.2) for region in regions]
+    limits = [region.limit * (5 if region.is_above else 0.2) for region in regions]
     logs = [math.log10(value) for value in (*values, *limits) if value > 0] or [0.0]
     margin = max(0.07 * (max(logs) - min(logs)), 0.5 - 0.5 * (max(logs) - min(logs)), 0.05)
     bottom, top = 10 ** (min(logs) - margin), 10 ** (max(logs) + margin)
@@ -173,7 +176,7 @@ def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region])
     else:
         axis.yaxis.set_minor_formatter(ticker.NullFormatter())
     for region in regions:
-        low, high = (region.limit, top) if region.above else (bottom, region.limit)
+        low, high = (region.limit, top) if region.is_above else (bottom, region.limit)
         ends = min(region.first, region.last) - 0.5, max(region.first, region.last) + 0.5
         backward = region.last < region.first
         axis.fill_between(ends, low, high, color=_REGION, alpha=0.12, linewidth=0, zorder=0)
@@ -182,7 +185,7 @@ def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region])
         )
         text.set(
             ha="right" if backward else "left",
-            va="bottom" if region.above else "top",
+            va="bottom" if region.is_above else "top",
             color=_REGION,
             fontsize="small",
             in_layout=False,
@@ -194,7 +197,7 @@ def _add_legend(axis: Axes, panel: Panel) -> None:
     lines, _labels = axis.get_legend_handles_labels()
     handles = lines if len(panel.series) > 1 else []
     for mark in panel.marks:
-        face = "grey" if mark.filled else "none"
+        face = "grey" if mark.is_filled else "none"
         handles += axis.plot(
             [], [], mark.shape, color="grey", markerfacecolor=face, label=mark.label
         )
@@ -206,15 +209,3 @@ def _add_legend(axis: Axes, panel: Panel) -> None:
             loc="upper left",
             bbox_to_anchor=(1.0, 1.0),
         )
-
-
-def _positive_or_nan(value: float | None) -> float:
-    return value if value and 0 < value < math.inf else math.nan
-
-
-def _is_zero(value: float | None) -> bool:
-    return value == 0
-
-
-def _is_not_finite(value: float | None) -> bool:
-    return value is not None and not math.isfinite(value)

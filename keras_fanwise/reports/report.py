@@ -1,16 +1,24 @@
 """The base of all reports: a verdict, groups and a table, as text, HTML and JSON."""
 
 import enum
-import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from keras_fanwise.arguments import printable
-from keras_fanwise.reports.tables import Panel, Table, screen_width, wrapped
+from keras_fanwise.reports.tables import (
+    MOST_KERNELS,
+    SHOWN,
+    Column,
+    Panel,
+    Table,
+    escaped,
+    grouped,
+    screen_width,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +27,8 @@ Row = TypeVar("Row")
 # A line that counts what is alike, and what is to say of it.
 Group = tuple[str, Sequence[str]]
 
+# How much a finding weighs, the worst first.
+ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 # Whatever the theme of the notebook: no colours, long names broken, no scrolling sideways.
 _STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
 
@@ -42,6 +52,11 @@ class FindingKind(enum.Enum):
         return member
 
 
+def labels(kinds: Iterable[FindingKind]) -> str:
+    """What a table shows of kinds of findings, each once."""
+    return ", ".join(dict.fromkeys(kind.label for kind in kinds))
+
+
 class Report(Generic[Row]):
     """Rows about a model.
 
@@ -53,10 +68,13 @@ class Report(Generic[Row]):
         name: of the model.
     """
 
-    # Of reports from before they had one.
-    name: str = ""
     # What figures call it.
     _title: ClassVar[str]
+    # Columns: of every row, of those that are read at a glance, and of kinds of these where
+    # they are many. Without kinds there are never many.
+    _every: ClassVar[Sequence[Column]]
+    _short: ClassVar[Sequence[Column]]
+    _kinds: ClassVar[Sequence[Column]] = ()
 
     def __init__(self, rows: list[Row], *, name: str = "") -> None:
         self.rows = rows
@@ -68,15 +86,28 @@ class Report(Generic[Row]):
 
     def _groups(self, verbose: bool) -> Iterable[Group]:
         """What is to say beside the table."""
-        raise NotImplementedError
+        return ()
 
-    def _table(self, verbose: bool) -> Table:
-        """Every row, or as many as are read at a glance."""
-        raise NotImplementedError
+    def _shown(self) -> list[Row]:
+        """The rows that are read at a glance, of weights the kernels."""
+        rows: list[Any] = self.rows
+        return [row for row in rows if row.role in SHOWN]
 
     def _panels(self) -> list[Panel]:
         """What `plot` shows."""
         raise NotImplementedError
+
+    def _kind(self, row: Row) -> Hashable:
+        """What rows have in common that are shown as one: the words of their columns."""
+        return tuple(column.cell(row) for column in self._kinds if column.is_text)
+
+    def _table(self, verbose: bool) -> Table:
+        if verbose:
+            return Table.of(self._every, self.rows)
+        rows = self._shown()
+        if self._kinds and len(rows) > MOST_KERNELS:
+            return Table.of_kinds(self._kinds, grouped(rows, self._kind))
+        return Table.of(self._short, rows)
 
     def text(self, verbose: bool = False) -> str:
         """The report as a text as wide as the terminal, of at least 80 columns.
@@ -86,9 +117,11 @@ class Report(Generic[Row]):
                 place of the kernels and of what is alike in groups.
         """
         width = screen_width()
-        parts = [wrapped(self._verdict(), width)]
-        parts.append(list(self._group_lines(verbose, width)))
-        parts.append(self._table(verbose).lines(None if verbose else width))
+        parts = [
+            wrapped(self._verdict(), width),
+            list(self._group_lines(verbose, width)),
+            self._table(verbose).text(None if verbose else width),
+        ]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
     def _group_lines(self, verbose: bool, width: int) -> Iterator[str]:
@@ -104,16 +137,16 @@ class Report(Generic[Row]):
 
     def _repr_html_(self) -> str:
         groups = "\n".join(
-            f"<li>{'<br>'.join(_escaped(line) for line in (head, *rest))}</li>"
+            f"<li>{'<br>'.join(escaped(line) for line in (head, *rest))}</li>"
             for head, rest in self._groups(verbose=False)
         )
-        parts = [f"<p><strong>{_escaped(self._verdict())}</strong></p>"]
-        if groups:
-            parts.append(f"<ul>\n{groups}\n</ul>")
         table = self._table(verbose=False)
-        if table.rows:
-            parts.append(_table_html(table))
-        return "\n".join([f'<div style="{_STYLE}">', *parts, "</div>"])
+        parts = [
+            f"<p><strong>{escaped(self._verdict())}</strong></p>",
+            f"<ul>\n{groups}\n</ul>" if groups else "",
+            table.html() if table.cells else "",
+        ]
+        return "\n".join([f'<div style="{_STYLE}">', *filter(None, parts), "</div>"])
 
     def plot(self, ax: Any = None) -> "Figure":
         """Draws the report against the depth of the model, on a logarithmic scale.
@@ -134,8 +167,12 @@ class Report(Generic[Row]):
             TypeError: `ax` is not of Axes.
             ValueError: `ax` are not as many as the report needs.
         """
-        title = f"{self._title} {self.name}".strip()
-        return figure_of(self._panels(), title, ax)
+        try:
+            from keras_fanwise.reports.drawing import draw
+        except ImportError as error:
+            message = 'plot() needs matplotlib: pip install "keras_fanwise[plot]"'
+            raise ImportError(message) from error
+        return draw(self._panels(), f"{self._title} {self.name}".strip(), ax)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -187,46 +224,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return repr(value)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(printable(text))
-
-
-def _table_html(table: Table) -> str:
-    def line(tag: str, cells: Sequence[str]) -> str:
-        # Notebooks align cells to the right, which is for numbers.
-        texts = (
-            f'<{tag} style="text-align: {"left" if place in table.left else "right"}">'
-            f"{_escaped(' '.join(cell.split(chr(10))) if tag == 'th' else cell)}</{tag}>"
-            for place, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(texts)}</tr>"
-
-    body = "\n".join(line("td", cells) for cells in table.rows)
-    return (
-        f"<table>\n<thead>{line('th', table.headers)}</thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>"
-    )
-
-
-def figure_of(panels: Sequence[Panel], title: str = "", ax: Any = None) -> "Figure":
-    """The figure of these panels.
-
-    Args:
-        panels: from above.
-        title: of the figure.
-        ax: a matplotlib Axes for each panel, or the only one; by default those of a new
-            figure.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        TypeError: `ax` is not of Axes.
-        ValueError: `ax` are not as many as there are panels.
-    """
-    try:
-        from keras_fanwise.reports.drawing import draw
-    except ImportError as error:
-        message = 'plot() needs matplotlib: pip install "keras_fanwise[plot]"'
-        raise ImportError(message) from error
-    return draw(panels, title, ax)

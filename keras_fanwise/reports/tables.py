@@ -1,15 +1,19 @@
-"""Texts and tables of a given width, in which names are shortened and numbers are not.
+"""What reports are made of: words, tables of columns, and the panels of figures.
 
-Rich's tables shorten a cell at its end, and any cell alike; here it is the middle of a
-name, and never a number.
+A report names the columns of its rows; how wide they are, where they are aligned and what
+is shortened is decided here, once for terminals and once for notebooks. Rich's tables
+shorten a cell at its end, and any cell alike; here it is the middle of a name, and never a
+number.
 """
 
+import html
 import math
+import operator
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.cells import cell_len
 
@@ -17,6 +21,8 @@ from keras_fanwise.arguments import printable
 from keras_fanwise.seam.weights import Role
 
 _Item = TypeVar("_Item")
+# What a column shows of a row: one of its attributes, or what a function gives.
+Value = str | Callable[[Any], Any]
 
 # Columns of a text that has no terminal, and of the shortest name in a table.
 _WIDTH, _NAME = 80, 12
@@ -26,47 +32,110 @@ MOST_KERNELS = 20
 SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 
 
-class Table(NamedTuple):
-    """A table as text.
+class Column(NamedTuple):
+    """A column of a table.
 
     Attributes:
-        headers: of the columns; those of two lines have a line break.
-        rows: the cells. The first of each is a name.
-        left: the numbers of the columns that hold texts.
+        header: above it, with a line break if it takes two lines.
+        cell: the text of a row.
+        kind: the text of several rows that are shown as one.
+        is_text: whether it holds words, which stand on the left, and not numbers.
+        shrinks: whether its texts may lose their middle where the table is too wide.
     """
 
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: Sequence[int] = (0,)
+    header: str
+    cell: Callable[[Any], str]
+    kind: Callable[[Sequence[Any]], str]
+    is_text: bool
+    shrinks: bool = False
 
-    def lines(self, width: int | None) -> list[str]:
-        """Its lines, without any if it has no rows.
 
-        Args:
-            width: to which the names in the first column are shortened, as far as it
-                takes and to 12 columns at most; `None` to leave them as they are.
-        """
-        if not self.rows:
+def words(header: str, value: Value, *, shrinks: bool = False) -> Column:
+    """A column of texts, which are the same in all rows of a kind."""
+    read = _reader(value)
+    return Column(header, read, lambda rows: str(read(rows[0])), True, shrinks)
+
+
+def numbers(
+    header: str, value: Value, form: str = ".6g", kind_form: str = ".2g", sign: str = ""
+) -> Column:
+    """A column of numbers after a sign, of several the least and the largest."""
+    read = _reader(value)
+
+    def cell(row: Any) -> str:
+        number = read(row)
+        return "" if number is None else f"{sign}{number:{form}}"
+
+    def kind(rows: Sequence[Any]) -> str:
+        return sign + span(map(read, rows), kind_form)
+
+    return Column(header, cell, kind, is_text=False)
+
+
+def _reader(value: Value) -> Callable[[Any], Any]:
+    return operator.attrgetter(value) if isinstance(value, str) else value
+
+
+class Table(NamedTuple):
+    """A table as text and as HTML.
+
+    Attributes:
+        columns: from the left.
+        cells: the texts of each line.
+    """
+
+    columns: Sequence[Column]
+    cells: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], rows: Iterable[Any]) -> "Table":
+        """A line for each row."""
+        return cls(columns, [[column.cell(row) for column in columns] for row in rows])
+
+    @classmethod
+    def of_kinds(cls, columns: Sequence[Column], kinds: Iterable[Sequence[Any]]) -> "Table":
+        """A line for each kind of rows."""
+        return cls(columns, [[column.kind(rows) for column in columns] for rows in kinds])
+
+    def text(self, width: int | None) -> list[str]:
+        """Its lines, if it has rows; names are shortened to fit a width if there is one."""
+        if not self.cells:
             return []
-        headers = [header.rpartition("\n")[::2] for header in self.headers]
-        heads = [line for line in (list(part) for part in _columns(headers)) if any(line)]
-        cells = [*heads, *([printable(cell) for cell in row] for row in self.rows)]
-        widths = [max(map(cell_len, column)) for column in _columns(cells)]
+        headers = [column.header.rpartition("\n")[::2] for column in self.columns]
+        heads = [line for line in zip(*headers, strict=True) if any(line)]
+        lines = [*heads, *([printable(cell) for cell in row] for row in self.cells)]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
         if width is not None:
-            rest = sum(widths[1:]) + 2 * (len(widths) - 1)
-            widths[0] = min(widths[0], max(_NAME, width - rest))
-        lines = []
-        for row in cells:
-            line = [shortened(row[0], widths[0]), *row[1:]]
-            for place, cell in enumerate(line):
-                space = " " * (widths[place] - cell_len(cell))
-                line[place] = cell + space if place in self.left else space + cell
-            lines.append("  ".join(line).rstrip())
-        return lines
+            excess = sum(widths) + 2 * (len(widths) - 1) - width
+            for place, column in enumerate(self.columns):
+                if column.shrinks and excess > 0:
+                    shrunk = min(widths[place], max(_NAME, widths[place] - excess))
+                    excess -= widths[place] - shrunk
+                    widths[place] = shrunk
+        aligned = (map(_aligned, self.columns, line, widths) for line in lines)
+        return ["  ".join(line).rstrip() for line in aligned]
+
+    def html(self) -> str:
+        """Its HTML; the browser breaks names that are too long."""
+
+        def line(tag: str, cells: Iterable[str]) -> str:
+            # Notebooks align cells to the right, which is for numbers.
+            texts = (
+                f'<{tag} style="text-align: {"left" if column.is_text else "right"}">'
+                f"{escaped(cell)}</{tag}>"
+                for column, cell in zip(self.columns, cells, strict=True)
+            )
+            return f"<tr>{''.join(texts)}</tr>"
+
+        head = line("th", (" ".join(column.header.split("\n")) for column in self.columns))
+        body = "\n".join(line("td", row) for row in self.cells)
+        return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
-    return zip(*rows, strict=True)
+def _aligned(column: Column, text: str, width: int) -> str:
+    text = shortened(text, width) if column.shrinks else text
+    space = " " * (width - cell_len(text))
+    return text + space if column.is_text else space + text
 
 
 def shortened(name: str, width: int) -> str:
@@ -101,6 +170,11 @@ def wrapped(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str
     )
 
 
+def escaped(text: str) -> str:
+    """A text as it stands in HTML."""
+    return html.escape(printable(text))
+
+
 def grouped(
     items: Iterable[_Item], kind: Callable[[_Item], Hashable]
 ) -> Iterator[list[_Item]]:
@@ -111,78 +185,70 @@ def grouped(
     yield from groups.values()
 
 
-def kind_text(layer: str, path: str, count: int) -> str:
-    """Such as "17 × DepthwiseConv2D kernel"."""
-    return f"{count} × {layer} {path.rpartition('/')[2]}"
-
-
 def some(names: Sequence[str]) -> str:
     """The first two names, and how many more there are."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
 
 
-def shape_text(shape: Sequence[int]) -> str:
-    """Such as 3×3×64."""
-    return "×".join(map(str, shape)) or "scalar"
+def count_text(count: int, noun: str, plural: str = "") -> str:
+    """Such as "1 finding" and "2 findings"."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def number_text(number: float | None, digits: int = 6) -> str:
-    """As short as a column needs it; of none, nothing."""
-    return "" if number is None else f"{number:.{digits}g}"
-
-
-def span(values: Iterable[float | None], digits: int = 2) -> str:
+def span(values: Iterable[float | None], form: str = ".2g") -> str:
     """From the least of the numbers to the largest."""
     known = [value for value in values if value is not None]
     finite = [value for value in known if not math.isnan(value)] or known
     if not finite:
         return ""
-    texts = [number_text(value, digits) for value in (min(finite), max(finite))]
-    return " to ".join(dict.fromkeys(texts))
+    ends = [f"{value:{form}}" for value in (min(finite), max(finite))]
+    return " to ".join(dict.fromkeys(ends))
 
 
-def count_text(count: int, noun: str) -> str:
-    """Such as "1 finding" and "2 findings"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+# What the weights of all reports have in common.
+def _kind(row: Any) -> str:
+    return f"{row.layer} {row.path.rpartition('/')[2]}"
+
+
+def kinds_column(header: str, value: Value = _kind) -> Column:
+    """Such as "17 × DepthwiseConv2D kernel", of rows whose `value` is the rest."""
+    read = _reader(value)
+    return Column(header, read, lambda rows: f"{len(rows)} × {read(rows[0])}", True, True)
+
+
+KIND = kinds_column("kernels")
+LAYER = words("layer", "layer")
+SHAPE = words("shape", lambda row: "×".join(map(str, row.shape)) or "scalar")
+STATUS = words("", lambda row: f"{row.status}: {row.reason}" if row.reason else row.status)
+SHORT_STATUS = words("", "status")
 
 
 class Mark(NamedTuple):
-    """Points that have findings of one kind.
-
-    Attributes:
-        label: of the kind.
-        points: their numbers.
-        shape: that of their markers, by matplotlib's names.
-        filled: whether the markers are.
-    """
+    """Points that have findings of one kind, and a shape of matplotlib's markers."""
 
     label: str
     points: Sequence[int]
     shape: str
-    filled: bool = True
+    is_filled: bool = True
 
 
 class Region(NamedTuple):
-    """Where values are that a finding is about.
+    """Where values are that a finding is about: above a limit or below it.
 
-    Attributes:
-        label: of the region.
-        first: the number of the first point that it is for, where the signal comes from.
-        last: the number of the last, which is less if the signal goes backward.
-        above: whether it is above the limit, and not below.
-        limit: where it begins.
+    It reaches from the point where the signal comes from to the one where it ends, whose
+    number is less if the signal goes backward.
     """
 
     label: str
     first: int
     last: int
-    above: bool
+    is_above: bool
     limit: float
 
 
 class Panel(NamedTuple):
-    """What one panel shows.
+    """What one panel of a figure shows.
 
     Attributes:
         label: of the vertical axis.
@@ -190,7 +256,7 @@ class Panel(NamedTuple):
         series: by label, a value for each name; `None` where there is none.
         marks: the points that have findings.
         regions: what stands behind the points.
-        joined: whether a line joins the points.
+        is_joined: whether a line joins the points.
         reference: a value to compare with; `None` without one.
     """
 
@@ -199,5 +265,19 @@ class Panel(NamedTuple):
     series: Mapping[str, Sequence[float | None]]
     marks: Sequence[Mark] = ()
     regions: Sequence[Region] = ()
-    joined: bool = False
+    is_joined: bool = False
     reference: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        rows: Sequence[Any],
+        values: Mapping[str, Value],
+        name: str = "path",
+        **more: Any,
+    ) -> "Panel":
+        """A point for each row, named by one of its attributes, in each series."""
+        names = list(map(operator.attrgetter(name), rows))
+        series = {key: list(map(_reader(value), rows)) for key, value in values.items()}
+        return cls(label, names, series, **more)

@@ -1,24 +1,29 @@
-"""The fans of a model's weights, as this package and as Keras counts them."""
+"""Reports by weight: fans, starts, calibrations and residual branches."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.report import Group, Report
 from keras_fanwise.reports.tables import (
-    MOST_KERNELS,
-    SHOWN,
+    KIND,
+    LAYER,
+    SHAPE,
+    SHORT_STATUS,
+    STATUS,
     Panel,
-    Table,
     count_text,
     grouped,
-    kind_text,
-    number_text,
-    shape_text,
+    kinds_column,
+    numbers,
     some,
-    span,
+    words,
 )
 from keras_fanwise.seam.weights import Role
+
+_WEIGHT = words("weight", "path", shrinks=True)
+_KERNEL = words("kernel", "path", shrinks=True)
+_FANS = numbers("fan_in", "fans.fan_in"), numbers("fan_out", "fans.fan_out")
 
 
 class WeightFans(NamedTuple):
@@ -47,8 +52,14 @@ class WeightFans(NamedTuple):
     role: Role
 
 
-_RATIOS = ("std of\nhe, lecun", "std of\nglorot")
-_FANS_NUMBERS = ("fan_in", "fan_out", "Keras's\nfan_in", "Keras's\nfan_out", *_RATIOS)
+_KERAS_FANS = (
+    numbers("Keras's\nfan_in", "keras_fans.fan_in"),
+    numbers("Keras's\nfan_out", "keras_fans.fan_out"),
+)
+_RATIOS = (
+    numbers("std of\nhe, lecun", "fan_in_ratio", ".3g", ".3g", sign="× "),
+    numbers("std of\nglorot", "fan_avg_ratio", ".3g", ".3g", sign="× "),
+)
 
 
 class FansTable(Report[WeightFans]):
@@ -63,60 +74,21 @@ class FansTable(Report[WeightFans]):
     """
 
     _title = "Fans of"
-
-    def _kernels(self) -> list[WeightFans]:
-        return [row for row in self.rows if row.role in SHOWN]
+    _every = _WEIGHT, LAYER, SHAPE, *_FANS, *_KERAS_FANS, *_RATIOS
+    _short = _KERNEL, *_FANS, *_KERAS_FANS, *_RATIOS
+    _kinds = KIND, *_RATIOS
 
     def _verdict(self) -> str:
-        kernels = self._kernels()
+        kernels = self._shown()
         otherwise = sum(row.fans != row.keras_fans for row in kernels)
         return f"Keras counts {otherwise} of {len(kernels)} kernels otherwise."
 
-    def _groups(self, verbose: bool) -> Iterable[Group]:
-        return ()
-
-    def _table(self, verbose: bool) -> Table:
-        if verbose:
-            headers = ("weight", "layer", "shape", *_FANS_NUMBERS)
-            cells = [
-                (row.path, row.layer, shape_text(row.shape), *_fans_numbers(row))
-                for row in self.rows
-            ]
-            return Table(headers, cells, (0, 1, 2))
-        rows = self._kernels()
-        if len(rows) <= MOST_KERNELS:
-            return Table(
-                ("kernel", *_FANS_NUMBERS),
-                [(row.path, *_fans_numbers(row)) for row in rows],
-            )
-
-        def kind(row: WeightFans) -> tuple[str, str, bool]:
-            return row.layer, row.path.rpartition("/")[2], row.fans == row.keras_fans
-
-        kinds = [
-            (
-                kind_text(same[0].layer, same[0].path, len(same)),
-                f"× {span((row.fan_in_ratio for row in same), 3)}",
-                f"× {span((row.fan_avg_ratio for row in same), 3)}",
-            )
-            for same in grouped(rows, kind)
-        ]
-        return Table(("kernels", *_RATIOS), kinds)
+    def _kind(self, row: WeightFans) -> Hashable:
+        return super()._kind(row), row.fans == row.keras_fans
 
     def _panels(self) -> list[Panel]:
-        rows = self._kernels()
-        series = {
-            "he, lecun": [row.fan_in_ratio for row in rows],
-            "glorot": [row.fan_avg_ratio for row in rows],
-        }
-        names = [row.path for row in rows]
-        return [Panel("std, ours / Keras's", names, series, reference=1.0)]
-
-
-def _fans_numbers(row: WeightFans) -> tuple[str, ...]:
-    fans = map(number_text, (*row.fans, *row.keras_fans))
-    ratios = (row.fan_in_ratio, row.fan_avg_ratio)
-    return (*fans, *(f"× {number_text(ratio, 3)}" for ratio in ratios))
+        values = {"he, lecun": "fan_in_ratio", "glorot": "fan_avg_ratio"}
+        return [Panel.of("std, ours / Keras's", self._shown(), values, reference=1.0)]
 
 
 class WeightStart(NamedTuple):
@@ -149,7 +121,7 @@ class WeightStart(NamedTuple):
     role: Role = Role.OTHER
 
 
-_START_NUMBERS = ("fan_in", "fan_out", "std asked", "std")
+_STDS = numbers("std asked", "std_asked", ".4g"), numbers("std", "std", ".4g")
 # Initializers that differ in a seed alone are told together if there are more of them.
 _MOST_INITIALIZERS = 8
 
@@ -171,6 +143,17 @@ class StartReport(Report[WeightStart]):
     """
 
     _title = "Start of"
+    _every = (
+        _WEIGHT,
+        LAYER,
+        SHAPE,
+        *_FANS,
+        *_STDS,
+        words("initializer", "initializer"),
+        STATUS,
+    )
+    _short = _KERNEL, SHAPE, *_FANS, *_STDS, SHORT_STATUS
+    _kinds = KIND, *_STDS, SHORT_STATUS
 
     def __init__(
         self,
@@ -202,72 +185,15 @@ class StartReport(Report[WeightStart]):
 
         def label(row: WeightStart) -> str:
             name = row.initializer if whole else row.initializer.partition("(")[0]
-            return f"{_start_status(row)} by {name}" if name else _start_status(row)
-
-        def kind(row: WeightStart) -> tuple[str, str]:
-            return row.layer, row.path.rpartition("/")[2]
+            return f"{STATUS.cell(row)} by {name}" if name else STATUS.cell(row)
 
         for same in grouped(self.rows, label):
-            kinds = [
-                kind_text(alike[0].layer, alike[0].path, len(alike))
-                for alike in grouped(same, kind)
-            ]
-            weights = count_text(len(same), "weight")
-            yield f"{label(same[0])}: {weights}: {', '.join(kinds)}", ()
-
-    def _table(self, verbose: bool) -> Table:
-        if verbose:
-            headers = ("weight", "layer", "shape", *_START_NUMBERS, "initializer", "")
-            cells = [
-                (
-                    row.path,
-                    row.layer,
-                    shape_text(row.shape),
-                    *_start_numbers(row),
-                    row.initializer,
-                    _start_status(row),
-                )
-                for row in self.rows
-            ]
-            return Table(headers, cells, (0, 1, 2, 7, 8))
-        rows = [row for row in self.rows if row.role in SHOWN]
-        if len(rows) <= MOST_KERNELS:
-            cells = [
-                (row.path, shape_text(row.shape), *_start_numbers(row), row.status)
-                for row in rows
-            ]
-            return Table(("kernel", "shape", *_START_NUMBERS, ""), cells, (0, 1, 6))
-
-        def kind(row: WeightStart) -> tuple[str, ...]:
-            return row.layer, row.path.rpartition("/")[2], row.status
-
-        kinds = [
-            (
-                kind_text(same[0].layer, same[0].path, len(same)),
-                span(row.std_asked for row in same),
-                span(row.std for row in same),
-                same[0].status,
-            )
-            for same in grouped(rows, kind)
-        ]
-        return Table(("kernels", *_START_NUMBERS[2:], ""), kinds, (0, 3))
+            kinds = ", ".join(map(KIND.kind, grouped(same, KIND.cell)))
+            yield f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}", ()
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked]
-        series = {
-            "asked": [row.std_asked for row in rows],
-            "measured": [row.std for row in rows],
-        }
-        return [Panel("std", [row.path for row in rows], series)]
-
-
-def _start_numbers(row: WeightStart) -> tuple[str, ...]:
-    stds = (number_text(std, 4) for std in (row.std_asked, row.std))
-    return (*map(number_text, row.fans), *stds)
-
-
-def _start_status(row: WeightStart) -> str:
-    return f"{row.status}: {row.reason}" if row.reason else row.status
+        return [Panel.of("std", rows, {"asked": "std_asked", "measured": "std"})]
 
 
 class CalibratedWeight(NamedTuple):
@@ -296,7 +222,10 @@ class CalibratedWeight(NamedTuple):
     reason: str = ""
 
 
-_CALIBRATION_NUMBERS = ("std", "factor")
+_SCALED = (
+    numbers("std", "before", ".4g"),
+    numbers("factor", lambda row: row.factor if row.status == "scaled" else None, ".4g"),
+)
 
 
 class CalibrationReport(Report[CalibratedWeight]):
@@ -312,6 +241,9 @@ class CalibrationReport(Report[CalibratedWeight]):
     """
 
     _title = "Calibration of"
+    _every = _KERNEL, LAYER, SHAPE, *_SCALED, STATUS
+    _short = _KERNEL, SHAPE, *_SCALED, SHORT_STATUS
+    _kinds = KIND, *_SCALED, SHORT_STATUS
 
     def _verdict(self) -> str:
         count = sum(row.status == "scaled" for row in self.rows)
@@ -319,63 +251,17 @@ class CalibrationReport(Report[CalibratedWeight]):
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         kept = [row for row in self.rows if row.reason and not verbose]
-        for same in grouped(kept, _calibration_status):
-            count = count_text(len(same), "kernel")
+        for same in grouped(kept, STATUS.cell):
             paths = some([row.path for row in same])
-            yield f"{_calibration_status(same[0])}: {count}: {paths}", ()
+            count = count_text(len(same), "kernel")
+            yield f"{STATUS.cell(same[0])}: {count}: {paths}", ()
 
-    def _table(self, verbose: bool) -> Table:
-        if verbose:
-            cells = [
-                (
-                    row.path,
-                    row.layer,
-                    shape_text(row.shape),
-                    *_calibration_numbers(row),
-                    _calibration_status(row),
-                )
-                for row in self.rows
-            ]
-            return Table(
-                ("kernel", "layer", "shape", *_CALIBRATION_NUMBERS, ""), cells, (0, 1, 2, 5)
-            )
-        if len(self.rows) <= MOST_KERNELS:
-            short = [
-                (row.path, shape_text(row.shape), *_calibration_numbers(row), row.status)
-                for row in self.rows
-            ]
-            return Table(("kernel", "shape", *_CALIBRATION_NUMBERS, ""), short, (0, 1, 4))
-
-        def kind(row: CalibratedWeight) -> tuple[str, ...]:
-            return row.layer, row.path.rpartition("/")[2], row.status
-
-        kinds = [
-            (
-                kind_text(same[0].layer, same[0].path, len(same)),
-                span(row.before for row in same),
-                span(row.factor for row in same) if same[0].status == "scaled" else "",
-                same[0].status,
-            )
-            for same in grouped(self.rows, kind)
-        ]
-        return Table(("kernels", *_CALIBRATION_NUMBERS, ""), kinds, (0, 3))
+    def _shown(self) -> list[CalibratedWeight]:
+        return self.rows
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.before]
-        series = {
-            "before": [row.before for row in rows],
-            "after": [row.after for row in rows],
-        }
-        return [Panel("std", [row.path for row in rows], series)]
-
-
-def _calibration_numbers(row: CalibratedWeight) -> tuple[str, str]:
-    factor = row.factor if row.status == "scaled" else None
-    return number_text(row.before, 4), number_text(factor, 4)
-
-
-def _calibration_status(row: CalibratedWeight) -> str:
-    return f"{row.status}: {row.reason}" if row.reason else row.status
+        return [Panel.of("std", rows, {"before": "before", "after": "after"})]
 
 
 class ResidualBranch(NamedTuple):
@@ -402,6 +288,17 @@ class ResidualBranch(NamedTuple):
     reason: str = ""
 
 
+_KERNELS = numbers("kernels", lambda row: row.length or None)
+
+
+def _last(row: ResidualBranch) -> str:
+    return " and ".join(row.last)
+
+
+def _last_kind(row: ResidualBranch) -> str:
+    return f"{row.layer} {''.join(row.last[-1:]).rpartition('/')[2]}"
+
+
 class ResidualReport(Report[ResidualBranch]):
     """The additions of a model and the residual branches that end there.
 
@@ -415,18 +312,31 @@ class ResidualReport(Report[ResidualBranch]):
     """
 
     _title = "Residual branches of"
+    _every = (
+        words("addition", "addition"),
+        LAYER,
+        words("last weight", _last),
+        _KERNELS,
+        STATUS,
+    )
+    _short = (
+        words("last weight", lambda row: _last(row) or row.addition, shrinks=True),
+        _KERNELS,
+    )
+    _kinds = kinds_column("last weights", _last_kind), _KERNELS
 
     def _of(self, status: str) -> list[ResidualBranch]:
         return [row for row in self.rows if row.status == status]
 
     def _verdict(self) -> str:
-        branches, others = len(self._of("residual")), len(self._of("other"))
-        count = f"{branches} residual {'branch' if branches == 1 else 'branches'}"
-        verdict = f"{count}, {count_text(others, 'other addition')}"
-        unopened = len(self._of("unopened"))
+        counts = [
+            count_text(len(self._shown()), "residual branch", "residual branches"),
+            count_text(len(self._of("other")), "other addition"),
+        ]
+        unopened = self._of("unopened")
         if unopened:
-            verdict += f", {count_text(unopened, 'layer')} that could not be opened"
-        return verdict
+            counts.append(f"{count_text(len(unopened), 'layer')} that could not be opened")
+        return ", ".join(counts)
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         told = [row for row in self.rows if row.reason and not verbose]
@@ -434,47 +344,9 @@ class ResidualReport(Report[ResidualBranch]):
             paths = some([row.addition for row in same])
             yield f"{same[0].status}: {paths}: {same[0].reason}", ()
 
-    def _table(self, verbose: bool) -> Table:
-        if verbose:
-            cells = [
-                (
-                    row.addition,
-                    row.layer,
-                    "\n".join(row.last),
-                    _length(row),
-                    _branch_status(row),
-                )
-                for row in self.rows
-            ]
-            return Table(
-                ("addition", "layer", "last weight", "kernels", ""), cells, (0, 1, 2, 4)
-            )
-        rows = self._of("residual")
-        if len(rows) <= MOST_KERNELS:
-            short = [(" and ".join(row.last) or row.addition, _length(row)) for row in rows]
-            return Table(("last weight", "kernels"), short)
-
-        def kind(row: ResidualBranch) -> tuple[str, str]:
-            return row.layer, "".join(row.last[-1:]).rpartition("/")[2]
-
-        kinds = [
-            (
-                kind_text(same[0].layer, "".join(same[0].last[-1:]), len(same)),
-                span(row.length for row in same),
-            )
-            for same in grouped(rows, kind)
-        ]
-        return Table(("last weights", "kernels"), kinds)
+    def _shown(self) -> list[ResidualBranch]:
+        return self._of("residual")
 
     def _panels(self) -> list[Panel]:
-        rows = self._of("residual")
-        series = {"kernels of the branch": [float(row.length) for row in rows]}
-        return [Panel("kernels", [row.addition for row in rows], series)]
-
-
-def _length(row: ResidualBranch) -> str:
-    return str(row.length) if row.length else ""
-
-
-def _branch_status(row: ResidualBranch) -> str:
-    return f"{row.status}: {row.reason}" if row.reason else row.status
+        values = {"kernels of the branch": lambda row: float(row.length)}
+        return [Panel.of("kernels", self._shown(), values, "addition")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.audit_report import Condition
+from keras_fanwise.reports.diagnosis import Condition
 
 from support.models import MODELS, arrays, equal, network, relu_network, values_of
 from support.processes import fewer_by_default

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.signal_report import Verdict
+from keras_fanwise.reports.diagnosis import Verdict
 from keras_fanwise.sampling.sampler import draw, stream_key
 
 from support.models import MODELS, relu_network

@@ -13,7 +13,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise import FanwiseVarianceScaling, gain
 from keras_fanwise.diagnostics import verdicts
-from keras_fanwise.reports.signal_report import trend_text
+from keras_fanwise.reports.diagnosis import trend_text
 
 from support.models import relu_network
 from support.processes import fewer_by_default

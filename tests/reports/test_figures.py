@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.report import figure_of
 from keras_fanwise.reports.tables import Mark, Panel
 
 from support.models import relu_network
 
 matplotlib = pytest.importorskip("matplotlib")
 figure_module = pytest.importorskip("matplotlib.figure")
+drawing = pytest.importorskip("keras_fanwise.reports.drawing")
 layers = keras.layers
 
 
@@ -79,7 +79,7 @@ def test_names_are_readable(depth, tmp_path):
     """Drawn without a warning, labels upright, of the right points, none over another."""
     names = [f"net/block_{i}_{'long_' * 20 * (i % 2)}conv" for i in range(depth)]
     values = [1.0 + i for i in range(depth)]
-    figure = figure_of(
+    figure = drawing.draw(
         [Panel("std", names, {"": values}), Panel("more", names, {"": values})]
     )
     figure.savefig(tmp_path / "figure.png")
@@ -101,8 +101,8 @@ def test_names_are_readable(depth, tmp_path):
 
 def test_what_a_logarithm_does_not_hold(tmp_path):
     values = [1.0, 0.0, math.nan, math.inf, None, 2.0]
-    marks = [Mark("one", [0], "s"), Mark("two", [1], "D", filled=False)]
-    figure = figure_of([Panel("std", list("abcdef"), {"": values}, marks)])
+    marks = [Mark("one", [0], "s"), Mark("two", [1], "D", is_filled=False)]
+    figure = drawing.draw([Panel("std", list("abcdef"), {"": values}, marks)])
     figure.savefig(tmp_path / "figure.png")
     line, one, two, zero, not_finite, *_ = figure.axes[0].get_lines()
     # What is marked has the shape of its finding, and no point below it.
@@ -197,7 +197,7 @@ def test_bad_axes():
 
 
 def test_heights_span_a_decade():
-    figure = figure_of([Panel("std", ["a", "b"], {"": [1.0, 1.1]})])
+    figure = drawing.draw([Panel("std", ["a", "b"], {"": [1.0, 1.1]})])
     low, high = figure.axes[0].get_ylim()
     assert high / low >= 10
     assert low < 1.0 < 1.1 < high

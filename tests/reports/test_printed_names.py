@@ -12,7 +12,6 @@ from rich.console import Console
 import keras_fanwise as kf
 from keras_fanwise.arguments import printable
 from keras_fanwise.reports import tables
-from keras_fanwise.reports.report import figure_of
 from keras_fanwise.reports.tables import Panel
 
 from support.processes import fewer_by_default
@@ -99,7 +98,9 @@ def test_names_that_differ_look_different():
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_a_name_as_it_is(name, tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
-    figure = figure_of([Panel("std", [name, "a"], {"": [1.0, 2.0]})])
+    from keras_fanwise.reports.drawing import draw
+
+    figure = draw([Panel("std", [name, "a"], {"": [1.0, 2.0]})])
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(tmp_path / "figure.svg")
     drawn = html.unescape((tmp_path / "figure.svg").read_text("utf-8"))

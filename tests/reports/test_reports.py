@@ -1,11 +1,8 @@
-"""What all reports have in common."""
+"""What all reports have in common, on real models; test_golden.py has the whole texts."""
 
-import html
-import html.parser
 import io
 import json
 import pickle
-import re
 import sys
 import types
 
@@ -55,22 +52,6 @@ def long():
     return reports(network(11))
 
 
-VERDICTS = {
-    "audit": r"The model .*starts? well: \d+ errors?, \d+ notes?\.",
-    "fans": r"Keras counts 3 of 6 kernels otherwise\.",
-    "signal": r"The signal is healthy: 0 findings\.",
-    "plan": r"24 set, 0 kept; seed 0",
-    "start": r"6 set, 18 kept; seed 0",
-    "calibration": r"6 scaled, 0 kept",
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_verdict_comes_first(short, kind):
-    assert re.fullmatch(VERDICTS[kind], str(short[kind]).splitlines()[0])
-    assert re.fullmatch(VERDICTS[kind], short[kind].text(verbose=True).splitlines()[0])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_deep_model_fits_a_screen(long, kind):
     lines = str(long[kind]).splitlines()
@@ -79,31 +60,6 @@ def test_a_deep_model_fits_a_screen(long, kind):
     # The long form has every row, with its name in full.
     text = long[kind].text(verbose=True)
     assert all(row.path in text for row in long[kind])
-
-
-NUMBERS = {
-    "audit": lambda row: (f"{row.std:.4g}", f"{row.forward:.3g}", f"{row.backward:.3g}"),
-    "fans": lambda row: (f"{row.fans.fan_in:.6g}", f"{row.fan_avg_ratio:.3g}"),
-    "signal": lambda row: (f"{row.mean:.2g}", f"{row.std:.3g}", f"{row.gradient_std:.3g}"),
-    "plan": lambda row: (f"{row.std_asked:.4g}",),
-    "calibration": lambda row: (f"{row.before:.4g}", f"{row.factor:.4g}"),
-    "start": lambda row: (f"{row.std_asked:.4g}", f"{row.std:.4g}"),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_kernels_alone_with_whole_numbers(short, kind):
-    report = short[kind]
-    text = str(report)
-    words = [line.split() for line in text.splitlines()]
-    for row in report:
-        path, shown = row.path, NUMBERS[kind]
-        if not (path.endswith("kernel") if kind != "signal" else "norm" not in path):
-            assert path not in text
-        else:
-            assert any({*shown(row)} <= {*line} for line in words), path
-    assert "…" in text
-    assert re.search(r"a_block…|a_bl…|a_b…|a_block_\w*…", text)
 
 
 def test_what_was_done_is_told_by_initializer_and_reason(short):
@@ -133,55 +89,6 @@ def test_signals_of_deep_models_show_some_layers_and_every_verdict():
     assert "project_10" in lines[-1]
 
 
-class Tables(html.parser.HTMLParser):
-    """Checks that what is opened is closed; collects the rows of tables."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.rows, self.first = [], [], ""
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        assert tag == "br" or not any("color" in (value or "") for _, value in attrs)
-        if tag != "br":
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data
-        elif data.strip() and not self.first:
-            self.first = f"{self.open[-1]}: {data}"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_page_is_a_table_that_wraps(short, kind):
-    page = short[kind]._repr_html_()
-    assert page.count("<table>") == 1
-    assert "<pre" not in page
-    assert "white-space: normal; overflow-wrap: anywhere" in page
-    found = Tables(page)
-    assert re.fullmatch(f"strong: {VERDICTS[kind]}", found.first)
-    assert len({len(row) for row in found.rows}) == 1
-    # Names in full: the browser breaks them.
-    name = "a_block_with_a_long_name_1_that_no_column_holds"
-    assert any(name in row[0] for row in found.rows)
-
-
-def test_a_page_that_is_not_closed_is_noticed():
-    with pytest.raises(AssertionError):
-        Tables("<table><tr><td>a</tr></table>")
-    with pytest.raises(AssertionError):
-        Tables("<p style='color: red'>a</p>")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_reports_are_data(short, kind):
     report = short[kind]
@@ -193,8 +100,6 @@ def test_reports_are_data(short, kind):
     assert [row["path"] for row in content["rows"]] == [row.path for row in report]
     again = pickle.loads(pickle.dumps(report))
     assert again.rows == report.rows
-    # Before they had a name.
-    del again.name
     assert str(again) == str(report)
 
 

@@ -1,0 +1,487 @@
+"""Reports that judge: what an audit finds, and what becomes of a signal."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from keras_fanwise.fans.counting import Fans
+from keras_fanwise.reports.report import (
+    ERROR,
+    LEVELS,
+    NOTE,
+    FindingKind,
+    Group,
+    Report,
+    labels,
+)
+from keras_fanwise.reports.tables import (
+    KIND,
+    LAYER,
+    MOST_KERNELS,
+    SHAPE,
+    SHOWN,
+    Mark,
+    Panel,
+    Region,
+    count_text,
+    grouped,
+    numbers,
+    some,
+    span,
+    words,
+)
+from keras_fanwise.seam.weights import Role
+
+
+class Condition(FindingKind):
+    """What a good start must meet, with what helps where it does not.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
+
+    SYMMETRY = (
+        "symmetry",
+        "give the weight a random initializer, and no two weights the same values",
+    )
+    BALANCE = ("balance", "draw the weight from a distribution that is symmetric about 0")
+    SCALE = ("scale", "draw the weight with the standard deviation that its fans ask for")
+    GLOROT = (
+        "Glorot",
+        "use an initializer that counts the fans of the layer, by name or by retrofit()",
+    )
+    INITIALIZER = (
+        "initializer",
+        "none if it was trained or set on purpose; reinitialize(model) draws it anew",
+    )
+
+
+# In figures, by matplotlib's names.
+_MARKERS = dict(zip(Condition, "sD^*P", strict=True))
+
+
+class AuditFinding(NamedTuple):
+    """A weight that does not meet a condition.
+
+    Attributes:
+        path: of the weight.
+        condition: which one.
+        severity: `"error"` if the network will not start well, `"note"` if it may.
+        numbers: what was measured, and what it should be.
+        cause: what is likely to have led to it.
+        remedy: what helps.
+        factor: by what the standard deviation differs from the one that the fans ask for;
+            `None` where nothing is asked.
+        replacement: an initializer that mends it, by name or as an instance; `None` where
+            none is needed.
+    """
+
+    path: str
+    condition: Condition
+    severity: str
+    numbers: str
+    cause: str
+    remedy: str
+    factor: float | None = None
+    replacement: Any = None
+
+    @property
+    def _label(self) -> str:
+        return f"{self.severity}: {self.condition.label}"
+
+
+class WeightAudit(NamedTuple):
+    """What was measured of a weight.
+
+    Attributes:
+        path: of the weight.
+        layer: the class of the layer that owns it.
+        shape: of the weight.
+        fans: as `layer_fans` counts them.
+        initializer: that it was given; `""` if nobody knows.
+        mean: of the values.
+        positive: the share of positive values, zeros counted half.
+        std_asked: the standard deviation that the fans ask for; `None` where nothing is
+            asked: of weights that are not random, or whose initializer is unknown.
+        std: the standard deviation of the values.
+        forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
+        backward: fan_out · Var(w), by which it multiplies that of gradients.
+        findings: the conditions that it does not meet.
+        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
+            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
+    """
+
+    path: str
+    layer: str
+    shape: tuple[int, ...]
+    fans: Fans
+    initializer: str
+    mean: float
+    positive: float
+    std_asked: float | None
+    std: float
+    forward: float
+    backward: float
+    findings: tuple[Condition, ...]
+    role: Role
+
+
+_MEASURED = (
+    numbers("std", "std", ".4g"),
+    numbers("forward", "forward", ".3g"),
+    numbers("backward", "backward", ".3g"),
+    words("", lambda row: labels(row.findings)),
+)
+
+
+class AuditReport(Report[WeightAudit]):
+    """Every weight of a model, measured.
+
+    Printed, it gives the verdict, then the findings by cause, then the kernels; `text` can
+    give every weight. Its length is the number of weights.
+
+    Attributes:
+        rows: list of `WeightAudit`, one for each weight of a float type, in the order of
+            the model.
+        findings: list of `AuditFinding`, errors first; empty for a good start.
+        ignored: list of those findings that the caller said to ignore.
+        name: of the model.
+    """
+
+    _title = "Audit of"
+    _every = (
+        words("weight", "path"),
+        LAYER,
+        SHAPE,
+        numbers("fan_in", "fans.fan_in"),
+        numbers("fan_out", "fans.fan_out"),
+        numbers("mean", "mean", ".2g"),
+        numbers("positive", "positive", ".0%"),
+        numbers("std asked", "std_asked", ".4g"),
+        *_MEASURED,
+    )
+    _short = words("kernel", "path", shrinks=True), SHAPE, *_MEASURED
+    _kinds = KIND, *_MEASURED
+
+    def __init__(
+        self,
+        rows: list[WeightAudit],
+        findings: list[AuditFinding],
+        ignored: Sequence[AuditFinding] = (),
+        *,
+        name: str = "",
+    ) -> None:
+        super().__init__(rows, name=name)
+        self.findings = sorted(findings, key=lambda one: LEVELS.index(one.severity))
+        self.ignored = list(ignored)
+
+    def _of(self, level: str) -> list[AuditFinding]:
+        return [finding for finding in self.findings if finding.severity == level]
+
+    @property
+    def errors(self) -> list[AuditFinding]:
+        """The findings with which the network will not start well."""
+        return self._of(ERROR)
+
+    @property
+    def notes(self) -> list[AuditFinding]:
+        """The findings with which it may."""
+        return self._of(NOTE)
+
+    def remedies(self) -> dict[str, Any]:
+        """For the path of each weight that needs one, an initializer that mends it.
+
+        `keras_fanwise.initialize(model, report.remedies())` draws these weights anew.
+        """
+        return {
+            finding.path: finding.replacement
+            for finding in reversed(self.findings)
+            if finding.replacement is not None
+        }
+
+    def _verdict(self) -> str:
+        counts = [count_text(len(self._of(level)), level) for level in (ERROR, NOTE)]
+        if self.ignored:
+            counts.append(f"{len(self.ignored)} ignored")
+        verdict = "will not start well" if self.errors else "starts well"
+        return f"The model {verdict}: {', '.join(counts)}."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        """Findings of one cause and remedy: a line that counts them, and what is to say."""
+        rows = {row.path: row for row in self.rows}
+
+        def alike(finding: AuditFinding) -> Any:
+            if verbose:
+                return id(finding)
+            _, condition, severity, _, cause, remedy, *_ = finding
+            return condition, severity, cause, remedy, rows[finding.path].layer
+
+        for found in grouped(self.findings, alike):
+            first = found[0]
+            rest = [first.cause, f"Remedy: {first.remedy}"]
+            if len(found) == 1:
+                yield f"{first._label}: {first.path}: {first.numbers}", rest
+                continue
+            paths = [finding.path for finding in found]
+            kind = KIND.kind([rows[path] for path in paths])
+            yield f"{first._label}: {kind}, {_range(found)}", [some(paths), *rest]
+
+    def _shown(self) -> list[WeightAudit]:
+        return [row for row in self.rows if row.role in SHOWN or row.findings]
+
+    def _panels(self) -> list[Panel]:
+        rows = [row for row in self.rows if row.std_asked or row.findings]
+        places = {row.path: place for place, row in enumerate(rows)}
+        # A weight gets the marker of its first finding: errors come first.
+        firsts = {one.path: one for one in reversed(self.findings) if one.path in places}
+        marks = []
+        for found in grouped(self.findings, lambda one: one._label):
+            points = sorted(places[p] for p, one in firsts.items() if one in found)
+            if points:
+                shape = _MARKERS[found[0].condition]
+                is_error = found[0].severity == ERROR
+                marks.append(Mark(found[0]._label, points, shape, is_filled=is_error))
+        values = {"forward": "forward", "backward": "backward"}
+        return [Panel.of("fan · Var(w)", rows, values, marks=marks, reference=1.0)]
+
+
+def _range(findings: Sequence[AuditFinding]) -> str:
+    factors = [finding.factor for finding in findings]
+    if None in factors:
+        return f"the first: {findings[0].numbers}"
+    return f"std × {span(factors)}"
+
+
+_SCALE = (
+    "call audit(model), which finds the weights whose scale does not fit their layer, and "
+    "choose initializers by the gain() of the activations"
+)
+
+
+class Verdict(FindingKind):
+    """What can become of a signal, with what helps.
+
+    Attributes:
+        label: what tables and JSON call it.
+        remedy: what helps.
+    """
+
+    VANISHING = ("vanishing", _SCALE)
+    EXPLODING = ("exploding", _SCALE)
+    DEAD = ("dead", "look at the biases and the weights of that layer and of those before")
+    NON_FINITE = ("non-finite", "look for what overflows at that layer, or divides by zero")
+
+
+class Trend(NamedTuple):
+    """What becomes of a standard deviation over the hidden layers.
+
+    It is read at one row for each kernel: the last behind it that still has the shape of
+    the kernel's own, so behind its normalization, activation and addition.
+
+    Attributes:
+        rate: by what each layer multiplies it, `total ** (1 / layers)`. `None` if the rows
+            do not support a rate: of fewer than five hidden kernels, of branches side by
+            side, and where the steps from kernel to kernel are others, as of a single
+            jump. Then `total` is what can be said.
+        layers: how many layers are between the first and the last.
+        total: the last standard deviation divided by the first.
+        level: the first standard deviation, where the signal comes from.
+        first: the name of the row that `level` is of.
+        last: the name of the last row.
+        low: below this standard deviation the signal has vanished. It is a hundredth of
+            `level`, less where the way leads through an average over positions, and less
+            than all rows have if the report has no such finding.
+        high: above this one it has exploded, likewise.
+    """
+
+    rate: float | None
+    layers: int
+    total: float
+    level: float
+    first: str
+    last: str
+    low: float
+    high: float
+
+
+class SignalFinding(NamedTuple):
+    """What is wrong with the signal of a model.
+
+    Attributes:
+        verdict: what becomes of the signal.
+        direction: `"forward"` or `"backward"`.
+        path: of the layer where it begins, or, of a signal that vanishes or explodes,
+            of the layer that multiplies it by the most, or the least.
+        numbers: what was measured.
+        remedy: what helps.
+    """
+
+    verdict: Verdict
+    direction: str
+    path: str
+    numbers: str
+    remedy: str
+
+
+class LayerSignal(NamedTuple):
+    """What was measured at a call of a layer.
+
+    Attributes:
+        path: of the layer.
+        call: 1 for the first call of this layer, 2 for the second, and so on.
+        layer: its class.
+        depth: the number of calls so far, with this one, of layers that have weights of
+            two axes or more.
+        shape: of its output, of the first if there are several.
+        units: how many there are, along the channels.
+        mean: of the output.
+        std: of the output.
+        dead: the share of units that are 0 for the whole batch.
+        gradient_std: the standard deviation of the gradient with respect to the output;
+            `None` if no gradient comes there.
+        verdicts: what is wrong at this layer.
+    """
+
+    path: str
+    call: int
+    layer: str
+    depth: int
+    shape: tuple[int, ...]
+    units: int
+    mean: float
+    std: float
+    dead: float
+    gradient_std: float | None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path, with the number of the call where it is not the first."""
+        return self.path if self.call == 1 else f"{self.path} ({self.call})"
+
+
+_SIGNAL = (
+    numbers("depth", "depth"),
+    numbers("mean", "mean", ".2g"),
+    numbers("std", "std", ".3g"),
+    numbers("dead", "dead", ".0%"),
+    numbers("gradient\nstd", "gradient_std", ".3g"),
+    words("", lambda row: labels(row.verdicts)),
+)
+_NAME = words("layer", "name", shrinks=True)
+
+
+class SignalReport(Report[LayerSignal]):
+    """A signal's way through a model and back.
+
+    Printed, it gives the verdict, then trends and findings, then the layers with kernels,
+    at most about 20 of them, evenly spaced, and those with a verdict; `text` can give every
+    call of a layer.
+
+    The trends are those of the hidden layers: from the first layer that has a kernel to
+    the last but one, since what a model gives is often of another size than what it works
+    with. A signal vanishes or explodes if its standard deviation in the end is less than
+    1/100 of that in the beginning, or more than 100 times as large, beyond what an average
+    over positions does to it. A layer is dead if all its units are 0 for the whole batch,
+    or more of them than the half that one would expect of ReLUs if all samples were equal,
+    beyond chance; but not if a kernel or a γ is 0 where a branch ends, or the model.
+
+    Attributes:
+        rows: list of `LayerSignal`, one for each call of a layer, in their order.
+        findings: list of `SignalFinding`; empty for a healthy model.
+        forward: the `Trend` of the standard deviation; `None` without hidden layers.
+        backward: the `Trend` of that of the gradients, from the last layer to the first.
+        name: of the model.
+    """
+
+    _title = "Signal in"
+    _every = _NAME, words("class", "layer"), SHAPE, *_SIGNAL
+    _short = _NAME, *_SIGNAL
+
+    def __init__(
+        self,
+        rows: list[LayerSignal],
+        findings: list[SignalFinding],
+        forward: Trend | None,
+        backward: Trend | None,
+        *,
+        name: str = "",
+    ) -> None:
+        super().__init__(rows, name=name)
+        self.forward = forward
+        self.backward = backward
+        self.findings = findings
+
+    def _verdict(self) -> str:
+        verdict = "is not healthy" if self.findings else "is healthy"
+        return f"The signal {verdict}: {count_text(len(self.findings), 'finding')}."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        for direction, trend in (("forward", self.forward), ("backward", self.backward)):
+            if trend:
+                yield f"{direction}: {trend_text(trend)}", ()
+        for finding in self.findings:
+            label = f"{finding.verdict.label} {finding.direction}"
+            head = f"{label}: {finding.numbers}, at {finding.path}"
+            yield head, [f"Remedy: {finding.remedy}"]
+        kernels = len(self._kernels())
+        if kernels > MOST_KERNELS and not verbose:
+            yield (
+                f"{MOST_KERNELS} of {kernels} layers with kernels follow; "
+                "text(verbose=True), or --verbose, gives every layer",
+                (),
+            )
+
+    def _kernels(self) -> list[int]:
+        """The numbers of the rows of layers with kernels."""
+        depths = [0, *(row.depth for row in self.rows)]
+        return [i for i, row in enumerate(self.rows) if row.depth > depths[i]]
+
+    def _shown(self) -> list[LayerSignal]:
+        """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
+        kernels = self._kernels()
+        count = min(len(kernels), MOST_KERNELS)
+        step = (len(kernels) - 1) / max(1, count - 1)
+        shown = {kernels[round(i * step)] for i in range(count)}
+        firsts: dict[Verdict, int] = {}
+        for i, row in enumerate(self.rows):
+            for verdict in row.verdicts:
+                firsts.setdefault(verdict, i)
+        return [self.rows[i] for i in sorted(shown | set(firsts.values()))]
+
+    def _panels(self) -> list[Panel]:
+        marks = []
+        for verdict, shape in ((Verdict.DEAD, "s"), (Verdict.NON_FINITE, "D")):
+            points = [i for i, row in enumerate(self.rows) if verdict in row.verdicts]
+            if points:
+                marks.append(Mark(verdict.label, points, shape))
+        forward = Panel.of("std", self.rows, {"": "std"}, "name", marks=marks)
+        backward = Panel.of("gradient std", self.rows, {"": "gradient_std"}, "name")
+        return [
+            forward._replace(regions=self._regions("forward"), is_joined=True),
+            backward._replace(regions=self._regions("backward"), is_joined=True),
+        ]
+
+    def _regions(self, direction: str) -> list[Region]:
+        """Where a signal has vanished or exploded, over the hidden layers, if it does."""
+        trend = self.forward if direction == "forward" else self.backward
+        last = max((row.depth for row in self.rows), default=0)
+        hidden = [i for i, row in enumerate(self.rows) if 0 < row.depth < last]
+        if not trend or not trend.level or not hidden:
+            return []
+        ends = hidden[0], hidden[-1]
+        ends = ends[::-1] if direction == "backward" else ends
+        verdicts = {one.verdict for one in self.findings if one.direction == direction}
+        regions = []
+        if Verdict.VANISHING in verdicts:
+            regions.append(Region("vanishing", *ends, is_above=False, limit=trend.low))
+        if Verdict.EXPLODING in verdicts:
+            regions.append(Region("exploding", *ends, is_above=True, limit=trend.high))
+        return regions
+
+
+def trend_text(trend: Trend) -> str:
+    """Such as "× 0.5 per layer, × 0.0625 over 4 layers", or "× 0.25 from a to b"."""
+    if trend.rate is None:
+        return f"× {trend.total:.2g} from {trend.first} to {trend.last}"
+    return f"× {trend.rate:.3g} per layer, × {trend.total:.2g} over {trend.layers} layers"
