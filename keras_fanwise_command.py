@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -48,23 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line, by default of this process.
 
     Returns:
-        The exit code, as `keras_fanwise.cli.main` has it.
+        The exit code, as `keras_fanwise.cli.run` has it.
 
     Raises:
         SystemExit: the arguments are wrong (2) or ask for help or the version (0), or a
             signal came (128 and its number).
     """
-    try:
-        parse(arguments)
-    except SystemExit:
-        # What cannot be written is for the command to tell.
-        with contextlib.suppress(OSError):
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            raise
+    options = _parser().parse_args(arguments)
     with _quiet_errors():
-        from keras_fanwise.cli import main as run
-    return run(arguments)
+        from keras_fanwise.cli import run
+    return run(options)
 
 
 @contextlib.contextmanager
@@ -86,15 +78,6 @@ def _quiet_errors() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options that the arguments ask for.
-
-    Raises:
-        SystemExit: the arguments are wrong (2) or ask for help or the version (0).
-    """
-    return _parser().parse_args(arguments)
 
 
 class _Parser(argparse.ArgumentParser):

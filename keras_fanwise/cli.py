@@ -1,4 +1,4 @@
-"""What a command has to do with its surroundings: output, warnings and signals."""
+"""The command line, from parsed options to the exit code: files, output, signals."""
 
 import argparse
 import codecs
@@ -16,10 +16,10 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import keras
@@ -29,8 +29,10 @@ import keras_fanwise
 from keras_fanwise.arguments import integer, positive, printable
 from keras_fanwise.models.recipes import rules_of
 from keras_fanwise.reports.report import Report
-from keras_fanwise_command import parse
 
+CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
+Arrays = dict[str, np.ndarray]
+_MODELS, _DATA, _FIGURES = (".keras", ".h5"), (".npy", ".npz"), (".pdf", ".png", ".svg")
 # What an output shows that has no such characters; of others, their numbers.
 _PLAIN = {"×": "x", "·": "*"}
 _SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
@@ -120,13 +122,11 @@ def clean_stop() -> Iterator[None]:
     that the caller ignores or handles are left alone.
     """
     handlers: dict[int, Any] = {}
-    try:
+    with contextlib.suppress(ValueError):  # only the main thread may
         for name in _SIGNALS:
             number = getattr(signal, name, None)  # SIGHUP is not known to all systems
             if number is not None and signal.getsignal(number) in _DEFAULTS:
                 handlers[number] = signal.signal(number, _stop)
-    except ValueError:
-        pass  # only the main thread may
     try:
         yield
     finally:
@@ -144,70 +144,40 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def new_files(*paths: Path | None, overwrite: bool) -> Iterator[list[Path | None]]:
-    """Where to write files that take their places together, when the block has ended well.
+def new_file(path: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
+    """Where to write a file that takes its place when the block has ended well.
 
-    Whatever the block raises, its files are gone and those at `paths` are as they were.
-    A file that exists keeps its mode, and a link goes on to point to it.
+    Whatever the block raises, what is at `path` is as it was. A file that exists keeps its
+    mode, and a link goes on to point to it.
 
     Args:
-        paths: of the files; `None` for a file that is not asked for.
-        overwrite: whether there may be files at `paths` already.
+        path: of the file; `None` for one that is not asked for.
+        overwrite: whether there may be a file already.
 
     Yields:
-        A path for each of `paths`, in a new folder beside it.
+        A path in a new folder beside it.
 
     Raises:
-        BadInputError: before the block, if a file cannot be written; after it, if one
-            cannot be moved to its place.
+        BadInputError: the file cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        places = {path: _Place(path, overwrite, stack) for path in paths if path}
-        yield [places[path].whole if path else None for path in paths]
-        _move(list(places.values()))
-
-
-class _Place:
-    """The place of a file, and the folder beside it in which the file is written."""
-
-    def __init__(self, path: Path, overwrite: bool, stack: contextlib.ExitStack) -> None:
-        with _naming(path):
-            # Not the link, but what it points to, is replaced.
-            self.end = Path(os.path.realpath(path))
-            self.mode = _mode(path)
-            if not self.end.parent.is_dir():
-                raise BadInputError(f"no such folder: {path.parent}")
-            if self.mode is not None and not overwrite:
-                raise BadInputError(f"{path} exists; --overwrite replaces it")
-            folder = tempfile.TemporaryDirectory(
-                dir=self.end.parent, prefix=".keras-fanwise-"
-            )
-        self.path = path
-        self.whole = Path(stack.enter_context(folder)) / f"new{path.suffix}"
-        self.before = self.whole.with_name("before")
-
-    def move(self) -> None:
-        with _naming(self.path):
-            if self.mode is not None:
-                self.whole.chmod(self.mode)
-                # Some file systems have no links: there it cannot be moved back.
-                with contextlib.suppress(OSError):
-                    os.link(self.end, self.before)
-            self.whole.replace(self.end)
-
-    def move_back(self) -> None:
-        if self.before.exists():
-            self.before.replace(self.end)
-        elif self.mode is None:
-            self.end.unlink(missing_ok=True)
-
-
-def _move(places: list[_Place]) -> None:
-    with contextlib.ExitStack() as way_back:
-        for place in places:
-            place.move()
-            way_back.callback(place.move_back)
-        way_back.pop_all()
+    if path is None:
+        yield None
+        return
+    with _naming(path, "written"):
+        end = Path(os.path.realpath(path))
+        mode = _mode(path)
+        if not end.parent.is_dir():
+            raise BadInputError(f"no such folder: {path.parent}")
+        if mode is not None and not overwrite:
+            raise BadInputError(f"{path} exists; --overwrite replaces it")
+        beside = tempfile.TemporaryDirectory(dir=end.parent, prefix=".keras-fanwise-")
+    with beside as folder:
+        whole = Path(folder, f"new{path.suffix}")
+        yield whole
+        with _naming(path, "written"):
+            if mode is not None:
+                whole.chmod(mode)
+            os.replace(whole, end)
 
 
 def _mode(path: Path) -> int | None:
@@ -216,21 +186,29 @@ def _mode(path: Path) -> int | None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return None
+    # A pipe would keep its reader waiting, a device might never end.
     if not stat.S_ISREG(mode):
         raise BadInputError(f"not a file: {path}")
     return stat.S_IMODE(mode)
 
 
+def _check_readable(path: Path) -> None:
+    """What reads it later hides why it cannot be read."""
+    with _naming(path, "read"):
+        if _mode(path) is None:
+            raise BadInputError(f"no such file: {path}")
+        path.open("rb").close()
+
+
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path, done: str) -> Iterator[None]:
     """Errors of the system name paths that nobody asked for: this one in their place."""
     try:
         yield
     except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror}") from error
+        raise BadInputError(f"{path} cannot be {done}: {error.strerror}") from error
 
 
-_SUFFIXES = (".keras", ".h5")
 _LAMBDA = "it holds a Lambda layer, which could run any code"
 # What Keras says of one, in its versions: the second is of 3.8.
 _REFUSED = re.compile(
@@ -244,12 +222,6 @@ _SHAPES = re.compile(r"Expected shape (\(.*?\)), but input has .*?shape \D*([\d,
 _BOLD = re.compile(r"\x1b\[[01]m")  # as Keras prints some messages
 
 
-def check_suffix(argument: str, path: Path) -> None:
-    """Raises a `BadInputError` for a file that can be no model, by its name."""
-    if path.suffix not in _SUFFIXES:
-        raise BadInputError(f"the {argument} must be a .keras or .h5 file: {path}")
-
-
 def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A002 (Keras's name)
     """Loads a model, in Keras's safe mode.
 
@@ -260,30 +232,35 @@ def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A0
     Raises:
         BadInputError: there is no file, or it holds no model that can be loaded.
     """
-    check_suffix("model", path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise BadInputError(f"no such file: {path}") from error
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    # A pipe would keep its reader waiting, a device might never end.
-    if not stat.S_ISREG(mode):
-        raise BadInputError(f"not a file: {path}")
-    try:
-        path.open("rb").close()  # what follows hides why it cannot be read
+    _check_suffix("model", path)
+    _check_readable(path)
+    with complaints(f"{path} cannot be loaded: "), quiet():
         if path.suffix == ".keras" and not zipfile.is_zipfile(path):
             raise BadInputError(f"{path} is not a .keras file, or only a part of one")
         if path.suffix == ".h5":
             _refuse_lambda(path)
         model = keras.saving.load_model(path, compile=compile)
+    if not isinstance(model, keras.Model):
+        raise BadInputError(f"{path} holds no model but a {type(model).__name__}")
+    if not model.weights:
+        raise BadInputError("the model has no weights")
+    return model
+
+
+def _check_suffix(argument: str, path: Path) -> None:
+    if path.suffix not in _MODELS:
+        raise BadInputError(f"the {argument} must be a .keras or .h5 file: {path}")
+
+
+@contextlib.contextmanager
+def complaints(prefix: str = "") -> Iterator[None]:
+    """Makes any error bad input, in one line: what Keras says of a file takes pages."""
+    try:
+        yield
     except BadInputError:
         raise
     except Exception as error:
-        raise BadInputError(f"{path} cannot be loaded: {cause(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise BadInputError(f"{path} holds no model but a {type(model).__name__}")
-    return model
+        raise BadInputError(prefix + cause(error)) from error
 
 
 def cause(error: Exception) -> str:
@@ -329,229 +306,144 @@ def _values_of(name: str, content: Any) -> Iterator[Any]:
             yield from _values_of(name, item)
 
 
-_DATA_SUFFIXES = (".npy", ".npz")
+def load_data(path: Path) -> Arrays:
+    """Reads the arrays of a .npz file by name, or that of a .npy file as x.
 
-
-class Data(NamedTuple):
-    """Arrays by name; of a .npy file, one that is named x."""
-
-    path: Path
-    arrays: dict[str, np.ndarray]
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether there may be something to compare results with."""
-        return "y" in self.arrays
-
-
-def load_data(path: Path) -> Data:
-    """Reads a .npy or .npz file; nothing in it is run.
+    Nothing in it is run.
 
     Raises:
         BadInputError: there is no file, or it holds no arrays of numbers.
     """
-    if path.suffix not in _DATA_SUFFIXES:
+    if path.suffix not in _DATA:
         raise BadInputError(f"the data must be a .npy or .npz file: {path}")
-    try:
-        if path.suffix == ".npy":
-            arrays = {"x": np.load(path, allow_pickle=False)}
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-    except FileNotFoundError as error:
-        raise BadInputError(f"no such file: {path}") from error
-    except Exception as error:  # NumPy's are of many kinds
-        raise BadInputError(f"{path} cannot be read: {error}") from error
+    _check_readable(path)
+    with complaints(f"{path} cannot be read: "):
+        content = np.load(path, allow_pickle=False)
+        arrays = {"x": content} if path.suffix == ".npy" else dict(content)
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
             raise BadInputError(f"{path} must hold numbers: {name}")
         if not array.size:
             raise BadInputError(f"{path} holds an empty array: {name}")
-    return Data(path, arrays)
+    return arrays
 
 
-def batch_of(data: Data, model: keras.Model) -> tuple[Any, Any]:
+def batch_of(
+    arrays: dict[str, np.ndarray], model: keras.Model, path: Path
+) -> tuple[Any, Any]:
     """What the model takes, and what its results are compared with or `None`.
 
     Raises:
-        BadInputError: the names of the arrays are not those of the model's inputs.
+        BadInputError: the names of the arrays in the file are not those of the inputs.
     """
     inputs = getattr(model, "inputs", None) or []
     names = [tensor.name for tensor in inputs]
-    arrays = dict(data.arrays)
-    y = None if "y" in names else arrays.pop("y", None)
-    if names and set(arrays) == set(names):
+    x = dict(arrays)
+    y = None if "y" in names else x.pop("y", None)
+    if names and set(x) == set(names):
         structure = inputs[0] if isinstance(model, keras.Sequential) else model.input
-        return keras.tree.map_structure(lambda tensor: arrays[tensor.name], structure), y
-    if set(arrays) != {"x"} or len(names) > 1:
+        return keras.tree.map_structure(lambda tensor: x[tensor.name], structure), y
+    if set(x) != {"x"} or len(names) > 1:
         wanted = " and ".join(names) if len(names) > 1 else "x"
-        held = ", ".join(data.arrays) or "nothing"
-        raise BadInputError(
-            f"{data.path} must hold {wanted}, and y if wanted; it holds {held}"
-        )
-    return arrays["x"], y
+        held = ", ".join(arrays) or "nothing"
+        raise BadInputError(f"{path} must hold {wanted}, and y if wanted; it holds {held}")
+    return x["x"], y
 
 
-CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
-_FIGURES = (".pdf", ".png", ".svg")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Runs the command.
 
     Args:
-        arguments: those of the command line, by default of this process.
+        options: as `keras_fanwise_command.parse` gives them.
 
     Returns:
         The exit code: 0, or 1 if `audit` has errors (with `--strict`, or notes) or
         `signal` findings, or 2 for bad input.
 
     Raises:
-        SystemExit: the arguments are wrong (2) or ask for help (0), or a signal came
-            (128 and its number).
+        SystemExit: a signal came (128 and its number).
     """
     with clean_stop(), readable_output():
         try:
-            with _complaints():
-                return _run(arguments)
+            with complaints():
+                return _run(options)
         except BadInputError as error:
             complain(str(error))
             return BAD_INPUT
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        options = parse(arguments)
-    finally:
-        write_output("")  # the help, which may wait in the buffer
-    _check_figure(options)
+def _run(options: argparse.Namespace) -> int:
+    command, output = options.command, getattr(options, "output", None)
+    _check_figure(options.plot)
     for name in options.modules:
         _import(name)
-    runs = {
-        "fans": _fans,
-        "audit": _audit,
-        "signal": _signal,
-        "init": _init,
-        "calibrate": _calibrate,
-    }
-    return runs[options.command](options)
+    if output is not None:
+        _check_suffix("output", output)
+    if command == "init":
+        if options.seed is not None:
+            integer("seed", options.seed, 0, 2**64)
+        if options.recipe is not None:
+            rules_of(options.recipe)
+    if command == "calibrate":
+        positive("std", options.std)
+    path = getattr(options, "data", None)
+    arrays = load_data(path) if path else {}
+    with (
+        new_file(output, overwrite=options.overwrite) as whole,
+        new_file(options.plot, overwrite=options.overwrite) as figure,
+    ):
+        model = load_model(options.model, compile=output is not None or "y" in arrays)
+        batch = batch_of(arrays, model, path) if path else (None, None)
+        report = _report(model, options, *batch)
+        if whole is not None:
+            with complaints(f"{output} cannot be written: "), quiet():
+                model.save(whole)
+        if figure is not None:
+            with complaints(f"{options.plot} cannot be written: "), quiet():
+                report.plot().savefig(figure)
+        text = report.to_json() if options.json else report.text(options.verbose)
+        write_output(f"{text}\n")
+    return FINDINGS if _counted(report, options) else CLEAN
+
+
+def _report(model: keras.Model, options: argparse.Namespace, x: Any, y: Any) -> Report[Any]:
+    command = options.command
+    if command == "fans":
+        return keras_fanwise.fans_table(model)
+    if command == "audit":
+        return keras_fanwise.audit(model, ignore=options.ignore)
+    if command == "signal":
+        with complaints("no signal can be sent: "), quiet():
+            return keras_fanwise.signal(model, x, y)
+    if command == "calibrate":
+        with complaints("the model cannot be calibrated: "), quiet():
+            return keras_fanwise.calibrate(
+                model, x, std=options.std, by=options.by, only=options.only
+            )
+    if options.recipe is None:
+        return keras_fanwise.reinitialize(model, options.seed)
+    return keras_fanwise.initialize(model, options.recipe, options.seed)
+
+
+def _counted(report: Report[Any], options: argparse.Namespace) -> list[Any]:
+    """The findings for which the command fails."""
+    if isinstance(report, keras_fanwise.AuditReport) and not options.strict:
+        return report.errors
+    return getattr(report, "findings", [])
 
 
 def _import(name: str) -> None:
     """As `python -m` finds modules, also where the command does not look by itself."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
-    with _complaints(f"{name} cannot be imported: "):
+    with complaints(f"{name} cannot be imported: "):
         importlib.import_module(name)
 
 
-def _fans(options: argparse.Namespace) -> int:
-    with new_files(options.plot, overwrite=options.overwrite) as [figure]:
-        _show(keras_fanwise.fans_table(_loaded(options)), options, figure)
-    return CLEAN
-
-
-def _audit(options: argparse.Namespace) -> int:
-    with new_files(options.plot, overwrite=options.overwrite) as [figure]:
-        model = _loaded(options)
-        with _complaints():
-            report = keras_fanwise.audit(model, ignore=options.ignore)
-        _show(report, options, figure)
-    counted = report.findings if options.strict else report.errors
-    return FINDINGS if counted else CLEAN
-
-
-def _signal(options: argparse.Namespace) -> int:
-    data = options.data and load_data(options.data)
-    with new_files(options.plot, overwrite=options.overwrite) as [figure]:
-        model = _loaded(options, compile=bool(data and data.has_targets))
-        x, y = batch_of(data, model) if data else (None, None)
-        with _complaints("no signal can be sent: "), quiet():
-            report = keras_fanwise.signal(model, x, y)
-        _show(report, options, figure)
-    return FINDINGS if report.findings else CLEAN
-
-
-def _init(options: argparse.Namespace) -> int:
-    output, plot, recipe, seed = options.output, options.plot, options.recipe, options.seed
-    check_suffix("output", output)
-    if seed is not None:
-        integer("seed", seed, 0, 2**64)
-    if recipe is not None:
-        rules_of(recipe)
-    with new_files(output, plot, overwrite=options.overwrite) as [whole, figure]:
-        model = _loaded(options, compile=True)
-        if recipe is None:
-            report = keras_fanwise.reinitialize(model, seed)
-        else:
-            report = keras_fanwise.initialize(model, recipe, seed)
-        _save(model, whole, output)
-        _show(report, options, figure)
-    return CLEAN
-
-
-def _calibrate(options: argparse.Namespace) -> int:
-    output, plot, std = options.output, options.plot, options.std
-    check_suffix("output", output)
-    positive("std", std)
-    data = options.data and load_data(options.data)
-    with new_files(output, plot, overwrite=options.overwrite) as [whole, figure]:
-        model = _loaded(options, compile=True)
-        x = batch_of(data, model)[0] if data else None
-        with _complaints("the model cannot be calibrated: "), quiet():
-            report = keras_fanwise.calibrate(
-                model, x, std=std, by=options.by, only=options.only
-            )
-        _save(model, whole, output)
-        _show(report, options, figure)
-    return CLEAN
-
-
-def _save(model: keras.Model, whole: Path | None, output: Path) -> None:
-    with _complaints(f"{output} cannot be written: "), quiet():
-        model.save(whole)
-
-
-def _loaded(options: argparse.Namespace, compile: bool = False) -> keras.Model:  # noqa: A002
-    with quiet():
-        model = load_model(options.model, compile=compile)
-    if not model.weights:
-        raise BadInputError("the model has no weights")
-    return model
-
-
-@contextlib.contextmanager
-def _complaints(prefix: str = "") -> Iterator[None]:
-    """Makes any error bad input, in one line: what Keras says of a file takes pages."""
-    try:
-        yield
-    except BadInputError:
-        raise
-    except Exception as error:
-        raise BadInputError(prefix + cause(error)) from error
-
-
-def _check_figure(options: argparse.Namespace) -> None:
-    path = options.plot
+def _check_figure(path: Path | None) -> None:
     if path is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
         raise BadInputError('--plot needs matplotlib: pip install "keras_fanwise[plot]"')
     if path.suffix not in _FIGURES:
         raise BadInputError(f"the figure must be a {', '.join(_FIGURES)} file: {path}")
-    for other in (options.model, getattr(options, "output", None)):
-        if other is not None and os.path.realpath(other) == os.path.realpath(path):
-            raise BadInputError(f"the figure would replace the model: {path}")
-
-
-def _show(report: Report[Any], options: argparse.Namespace, figure: Path | None) -> None:
-    if figure is not None:
-        with _complaints(f"{options.plot} cannot be written: "), quiet():
-            report.plot().savefig(figure)
-    write_output(_text(report, options))
-
-
-def _text(report: Report[Any], options: argparse.Namespace) -> str:
-    if options.json:
-        return report.to_json() + "\n"
-    return report.text(options.verbose) + "\n"

@@ -6,8 +6,8 @@ import pytest
 
 import keras_fanwise as kf
 import keras_fanwise_command
-from keras_fanwise.cli import main
 from keras_fanwise.models.calibrate import BY
+from keras_fanwise_command import main
 
 from support.models import arrays, equal
 

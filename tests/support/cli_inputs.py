@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from hypothesis import strategies as st
 
-from keras_fanwise.cli import main
+from keras_fanwise_command import main
 
 layers = keras.layers
 RAN = "ran"  # the file that a Lambda layer writes if it runs
