@@ -84,7 +84,6 @@ def test_a_rule_for_ends_has_its_other_conditions():
     assert repr(rules[0]) == "Rule('zeros', path='norm_1/*', residual_end=True)"
 
 
-@TORCH
 def test_a_rule_for_the_head_or_for_a_weight_itself():
     model, _ = resnet()
     head = next(w for w in reversed(model.weights) if w.name == "kernel")
