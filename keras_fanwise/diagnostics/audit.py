@@ -22,8 +22,7 @@ from keras_fanwise.diagnostics.measured import (
     random_digits,
 )
 from keras_fanwise.diagnostics.statistics import limit, shape_tail, variance_deviation
-from keras_fanwise.fans.counting import keras_fans
-from keras_fanwise.fans.layers import layer_fans
+from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
 from keras_fanwise.graph.graph import (
     END,
     LAST,
@@ -62,28 +61,30 @@ REPLACED = "its values are not those that its initializer draws"
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "swish", "mish")
 
 
+_UNKNOWN = {
+    "channels": "all channels as inputs of each",
+    "groups": "all groups as one",
+    "labels": "the labels that inputs and outputs share",
+}
+
+
 def miscounted(weight: MeasuredWeight) -> str:
     """What Keras's rule, by which its initializer counts, does not know of the layer."""
-    layer, name = weight.owned.layer, weight.name
-    kinds = {cls.__name__ for cls in type(layer).__mro__}
-    if any("Depthwise" in cls for cls in kinds) or name == "depthwise_kernel":
-        what = "all channels as inputs of each"
-    elif any("Transpose" in cls for cls in kinds):
-        what = "inputs for outputs, and no strides"
-    elif "units" in vars(layer) and "recurrent_initializer" in vars(layer):
-        what = "all gates as one matrix"
-    elif "recurrent_initializer" in vars(layer):
-        what = "all gates as one kernel, and no strides"
-    elif getattr(layer, "groups", 1) != 1:
-        what = "all groups as one"
-    elif weight.is_lookup:
-        what = "all rows, of which a token reads one"
-    elif hasattr(layer, "strides"):
-        what = "no strides"
-    elif hasattr(layer, "equation"):
-        what = "the labels that inputs and outputs share"
-    else:
+    matrices = known_matrices(weight.owned.layer, weight.name, weight.values.shape)
+    strides = "no strides" if matrices and set(matrices.strides) - {1} else ""
+    if matrices is None:
         what = "by the shape alone"
+    elif matrices.is_lookup:
+        what = "all rows, of which a token reads one"
+    elif matrices.parts == "gates":
+        kind = "kernel" if matrices.taps else "matrix"
+        what = f"all gates as one {kind}{strides and f', and {strides}'}"
+    elif matrices.is_transposed:
+        what = f"inputs for outputs{strides and f', and {strides}'}"
+    elif matrices.parts in _UNKNOWN and matrices.stack_shape[0] > 1:
+        what = _UNKNOWN[matrices.parts]
+    else:
+        what = strides or "by the shape alone"
     return f"{initializer_name(weight.initializer)} counts {what}"
 
 

@@ -20,6 +20,7 @@ from keras_fanwise.backends.tap import (
     replaced_call,
 )
 from keras_fanwise.diagnostics.verdicts import judge
+from keras_fanwise.fans.layers import unit_axes
 from keras_fanwise.graph.batches import Arguments, batch_for, given, normal_values, sizes
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import (
@@ -255,9 +256,7 @@ def _is_float(tensor: Any) -> bool:
 
 def _unit_axis(layer: keras.Layer, rank: int) -> int:
     """Where the units of a tensor are: the channels."""
-    images = keras.config.image_data_format() if rank > 3 else "channels_last"
-    first = (getattr(layer, "data_format", None) or images) == "channels_first"
-    return 1 if first and rank > 2 else -1
+    return unit_axes(layer, None, rank)[0]
 
 
 def _units(shape: Sequence[int], layer: keras.Layer) -> int:

@@ -3,11 +3,10 @@
 Pure Python: nothing here knows Keras.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import keras
 
 from keras_fanwise.arguments import fail, integers
 
@@ -30,28 +29,18 @@ class Fans(NamedTuple):
 
 
 def shape_fans(shape: Sequence[int]) -> Fans:
-    """The fans by Keras's shape rule, from nothing but a shape.
+    """The fans by Keras's shape rule, which dense and plain convolution kernels follow.
 
-    The last axis is taken as outputs, the one before it as inputs, and all
-    others as a receptive field that counts in both. This is right for dense and
-    for plain convolution kernels.
+    The last axis are outputs, the one before it inputs; all others are taps, and count in
+    both.
 
-    Args:
-        shape: tuple of integers.
-
-    Example:
-
-    >>> shape_fans((3, 4))
-    Fans(fan_in=3, fan_out=4)
-    >>> shape_fans((1, 2, 3, 4))
-    Fans(fan_in=6, fan_out=8)
+    >>> shape_fans((3, 4)), shape_fans((1, 2, 3, 4))
+    (Fans(fan_in=3, fan_out=4), Fans(fan_in=6, fan_out=8))
     """
-    if not shape:
-        return Fans(1, 1)
-    if len(shape) == 1:
-        return Fans(shape[0], shape[0])
-    receptive_field = math.prod(shape[:-2])
-    return Fans(receptive_field * shape[-2], receptive_field * shape[-1])
+    if len(shape) < 2:
+        return Fans(*shape, *shape) if shape else Fans(1, 1)
+    taps = math.prod(shape[:-2])
+    return Fans(taps * shape[-2], taps * shape[-1])
 
 
 def axes_fans(
@@ -59,39 +48,26 @@ def axes_fans(
 ) -> Fans:
     """The fans from the axes that count as inputs and those that count as outputs.
 
-    `fan_in` is the product of the dimensions at `input_axes`, `fan_out` that of
-    the dimensions at `output_axes`. An axis may stand in both lists (the
-    receptive field of a convolution does) or in none (a batch axis).
-
-    Args:
-        shape: tuple of integers.
-        input_axes: axes of `shape`; negative ones count from the end.
-        output_axes: likewise.
+    An axis may stand in both lists, as a tap does, or in none, as a batch axis.
 
     Raises:
-        ValueError: an axis is out of range for `shape`, or is named twice in
-            one list.
+        ValueError: an axis is out of range for `shape`, or is named twice in one list.
 
     Example: eight experts, each a 16 to 32 dense map.
 
     >>> axes_fans((8, 16, 32), input_axes=[1], output_axes=[2])
     Fans(fan_in=16, fan_out=32)
     """
-    return Fans(
-        _product(shape, "input_axes", input_axes),
-        _product(shape, "output_axes", output_axes),
-    )
-
-
-def _product(shape: Sequence[int], name: str, axes: Sequence[int]) -> int:
-    rank = len(shape)
-    if any(not -rank <= axis < rank for axis in axes):
-        allowed = f"axes of a shape of rank {rank}, here {tuple(shape)}"
-        raise fail(ValueError, name, allowed, list(axes))
-    if len({axis % rank for axis in axes}) < len(axes):
-        allowed = f"axes that differ from each other in the shape {tuple(shape)}"
-        raise fail(ValueError, name, allowed, list(axes))
-    return math.prod(shape[axis] for axis in axes)
+    fans = []
+    for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
+        if any(not -len(shape) <= axis < len(shape) for axis in axes):
+            allowed = f"axes of a shape of rank {len(shape)}, here {tuple(shape)}"
+            raise fail(ValueError, name, allowed, list(axes))
+        if len({axis % len(shape) for axis in axes}) < len(axes):
+            allowed = f"axes that differ from each other in the shape {tuple(shape)}"
+            raise fail(ValueError, name, allowed, list(axes))
+        fans.append(math.prod(shape[axis] for axis in axes))
+    return Fans(*fans)
 
 
 def validated_axes(
@@ -120,107 +96,46 @@ def _axes(name: str, axes: Any) -> list[int]:
     return result
 
 
-def keras_fans(layer: keras.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
-    """The fans that the initializers of the installed Keras count for a weight.
-
-    They follow from the shape alone, but for the kernel of an `EinsumDense`: from 3.15
-    on Keras counts all its labels that reach the output as outputs and the others as
-    inputs.
-    """
-    if (
-        isinstance(layer, keras.layers.EinsumDense)
-        and weight_name == "kernel"
-        and hasattr(keras.initializers.VarianceScaling(), "input_axes")
-    ):
-        equation = parse_equation(layer.equation)
-        outputs = [i for i, label in enumerate(equation.kernel) if label in equation.output]
-        inputs = [i for i in range(len(shape)) if i not in outputs]
-        return axes_fans(shape, inputs, outputs)
-    return shape_fans(shape)
-
-
-# A label that no equation has: the rank of a low-rank update.
-_RANK = "*"
-
-
 class Equation(NamedTuple):
-    """The labels of `inputs,kernel->output`, without the ellipses."""
+    """The labels of `inputs,kernel->output`, without the ellipses.
+
+    The axes that an ellipsis stands for are in the input and in the output, never in the
+    kernel, so they do not enter its fans.
+
+    >>> Equation.of("...c,cd->...d")
+    Equation(inputs='c', kernel='cd', output='d')
+    """
 
     inputs: str
     kernel: str
     output: str
 
+    @classmethod
+    @functools.lru_cache
+    def of(cls, equation: str) -> "Equation":
+        """That of a `keras.layers.EinsumDense`."""
+        return cls(*equation.replace("...", "").replace("->", ",").split(","))
 
-def parse_equation(equation: str) -> Equation:
-    """Splits an equation of `keras.layers.EinsumDense` into its labels.
+    def of_lora(self) -> tuple["Equation", "Equation"]:
+        """The equations of the two factors of a kernel's low-rank update, `a @ b`.
 
-    The axes that an ellipsis stands for are in the input and in the output, never
-    in the kernel, so they do not enter its fans.
+        `a` has the shape `(*kernel[:-1], rank)` and `b` `(rank, kernel[-1])`. Each is the
+        kernel of an einsum of its own, from the input to `rank` hidden units or from these
+        to the output; "*" is the label of the rank. Which comes first depends on the
+        kernel's last label: if that does not reach the output, `b` reads the input.
 
-    Example:
+        Example: the query of an attention layer. Each head has hidden units of its own.
 
-    >>> parse_equation("...c,cd->...d")
-    Equation(inputs='c', kernel='cd', output='d')
-    """
-    operands, output = equation.replace("...", "").split("->")
-    inputs, kernel = operands.split(",")
-    return Equation(inputs, kernel, output)
-
-
-def einsum_fans(equation: Equation, shape: Sequence[int]) -> Fans:
-    """The fans of the kernel of an equation.
-
-    `fan_in` is the product of the labels that the kernel shares with the input
-    alone, `fan_out` that of the labels that it shares with the output alone. A
-    label of all three is a batch label: each of its values has a kernel of its own,
-    and it counts in neither.
-
-    A label of the input alone is summed before the kernel sees it. Its length is
-    not in the kernel's shape, and it counts in neither.
-
-    Args:
-        equation: from `parse_equation`.
-        shape: of the kernel, one dimension for each of its labels.
-
-    Example: eight experts, each a 16 to 32 dense map.
-
-    >>> einsum_fans(parse_equation("ebd,edf->ebf"), (8, 16, 32))
-    Fans(fan_in=16, fan_out=32)
-    """
-    # A label that stands twice in the kernel takes its diagonal: one dimension.
-    dimensions = dict(zip(equation.kernel, shape, strict=True))
-    inputs, output = set(equation.inputs), set(equation.output)
-    return Fans(
-        math.prod(dimensions[label] for label in dimensions.keys() & inputs - output),
-        math.prod(dimensions[label] for label in dimensions.keys() & output - inputs),
-    )
-
-
-def lora_equations(equation: Equation) -> tuple[Equation, Equation]:
-    """The equations of the two factors of a kernel's low-rank update.
-
-    Keras adds `a @ b` to the kernel, with `a` of shape `(*kernel[:-1], rank)` and
-    `b` of shape `(rank, kernel[-1])`. Each factor is the kernel of an einsum of its
-    own, from the input to `rank` hidden units or from these to the output. Which of
-    the two comes first depends on the kernel's last label: it is in `b`, which
-    therefore reads the input if that label does not reach the output.
-
-    Returns:
-        The equation of `a` and that of `b`.
-
-    Example: the query of an attention layer. Each head has hidden units of its own.
-
-    >>> a, b = lora_equations(parse_equation("abc,cde->abde"))
-    >>> einsum_fans(a, (64, 8, 4)), einsum_fans(b, (4, 16))
-    (Fans(fan_in=64, fan_out=32), Fans(fan_in=4, fan_out=16))
-    """
-    inputs, kernel, output = equation
-    rest, last = kernel[:-1], kernel[-1]
-    if last not in output:
-        hidden = inputs.replace(last, _RANK)
-        return Equation(hidden, rest + _RANK, output), Equation(
-            inputs, _RANK + last, hidden
-        )
-    # A batch label stays: `b` has values of its own for each.
-    hidden = output + _RANK if last in inputs else output.replace(last, _RANK)
-    return Equation(inputs, rest + _RANK, hidden), Equation(hidden, _RANK + last, output)
+        >>> Equation.of("abc,cde->abde").of_lora()[0]
+        Equation(inputs='abc', kernel='cd*', output='abd*')
+        """
+        inputs, kernel, output = self
+        rest, last = kernel[:-1], kernel[-1]
+        if last not in output:
+            hidden = inputs.replace(last, "*")
+            return Equation(hidden, rest + "*", output), Equation(
+                inputs, "*" + last, hidden
+            )
+        # A batch label stays: `b` has values of its own for each.
+        hidden = output + "*" if last in inputs else output.replace(last, "*")
+        return Equation(inputs, rest + "*", hidden), Equation(hidden, "*" + last, output)

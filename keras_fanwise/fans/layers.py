@@ -1,12 +1,13 @@
-"""The matrices that a weight is made of: which of its axes are inputs and which outputs.
+"""The matrices that a weight is made of, and its fans, which follow from them.
 
 What stands side by side in a weight, each part a linear map of its own, is told apart:
 the gates of a recurrent kernel, the groups of a convolution, the channels of a depthwise
-one, the values of a batch label. `layer_matrices` of `lookup.py` reads this table. In the
-shapes, k stands for the kernel size, i and o for input and output channels, g for groups,
-n for gates and u for units.
+one, the values of a batch label. In the shapes, k stands for the kernel size, i and o for
+input and output channels, g for groups, m for the depth multiplier, n for gates and u for
+units.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +18,7 @@ import numpy as np
 from keras import layers
 
 from keras_fanwise.arguments import dimensions, fail
-from keras_fanwise.fans.counting import (
-    Equation,
-    Fans,
-    einsum_fans,
-    lora_equations,
-    parse_equation,
-    shape_fans,
-)
+from keras_fanwise.fans.counting import Equation, Fans, axes_fans, shape_fans
 
 
 class Matrices(NamedTuple):
@@ -38,6 +32,11 @@ class Matrices(NamedTuple):
         taps: of these axes, those of the receptive field of a convolution.
         strides: of the convolution, one for each tap axis.
         causal: whether the last tap, not the middle one, sees its own position.
+        parts: what the matrices of a stack belong to: `"gates"`, `"groups"`, `"channels"`,
+            `"labels"` of an equation or `"units"`.
+        is_lookup: whether an input picks one of the rows, and is not multiplied by all.
+        unit_axes: of an equation, the axes of the layer's output, from its end, along which
+            `batch` and `outputs` stand; `None` if their number is not known.
     """
 
     shape: tuple[int, ...]
@@ -47,15 +46,43 @@ class Matrices(NamedTuple):
     taps: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     causal: bool = False
+    parts: str = ""
+    is_lookup: bool = False
+    unit_axes: tuple[int, ...] | None = ()
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether it is a convolution that runs backwards."""
+        return bool(self.taps) and self.taps[0] in self.outputs
+
+    @property
+    def fans(self) -> Fans:
+        """The fans of each of the matrices.
+
+        An output sums over all taps of a convolution. An input lies under all of them in
+        turn only if the stride is 1: on average it lies under one in `prod(strides)`.
+        Dilation spreads the taps and does not change their number.
+        """
+        inputs: float = 1 if self.is_lookup else self._size(self.inputs)
+        outputs: float = self._size(self.outputs)
+        if self.taps:
+            taps, strides = self._size(self.taps), math.prod(self.strides)
+            if self.is_transposed:
+                inputs = _ratio(inputs * taps, strides)
+            else:
+                outputs = _ratio(outputs * taps, strides)
+        return Fans(inputs, outputs)
+
+    def _size(self, axes: tuple[int, ...]) -> int:
+        size, shape = 1, self.shape
+        for axis in axes:
+            size *= shape[axis]
+        return size
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
         """How many matrices there are, of how many rows and columns."""
-        count, rows, columns = (
-            math.prod(self.shape[axis] for axis in axes)
-            for axes in (self.batch, self.inputs, self.outputs)
-        )
-        return count, rows, columns
+        return self._size(self.batch), self._size(self.inputs), self._size(self.outputs)
 
     def stack(self, weight: np.ndarray) -> np.ndarray:
         """The matrices of a weight; shape (matrices, inputs, outputs)."""
@@ -85,266 +112,134 @@ class Matrices(NamedTuple):
             index[axis] = slice(start, start + shape[axis])
         return self._replace(shape=tuple(shape)), tuple(index)
 
+    def unit_factors(self, factors: np.ndarray) -> np.ndarray:
+        """A number for each unit, in the order of the output, in a shape like `shape`."""
+        units = {*self.batch, *self.outputs} - {*self.taps}
+        if self.unit_axes:
+            factors = factors.transpose(np.argsort(np.argsort(self.unit_axes)))
+        ones = [size if axis in units else 1 for axis, size in enumerate(self.shape)]
+        return factors.reshape(ones)
 
-# The matrices of a weight, from its layer and its shape; `None` if the shape is not what
-# the layer should have.
-MatricesRow = Callable[[layers.Layer, tuple[int, ...]], Matrices | None]
+
+def _ratio(number: float, divisor: int) -> float:
+    """An integer where it is one."""
+    return number // divisor if number % divisor == 0 else number / divisor
+
+
+def _matrix(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(i, o)."""
+    return Matrices(shape, (), (0,), (1,)) if len(shape) == 2 else None
+
+
+def _lookup(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(v, d): of v rows, a token reads one, of d numbers."""
+    return Matrices(shape, (), (0,), (1,), is_lookup=True) if len(shape) == 2 else None
+
+
+def _units(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices:
+    """One weight for each unit; also the state of a layer, which feeds no unit."""
+    return Matrices(shape, tuple(range(len(shape))), (), (), parts="units")
+
+
+def _dense(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(i, o), of which quantization to 4 bits packs one axis."""
+    if getattr(layer, "quantization_mode", None) and layer.input_spec is not None:
+        shape = (layer.input_spec.axes[-1], layer.units)
+    return _matrix(layer, shape)
+
+
+def _einsum(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """By its equation, of the shape that it had before quantization."""
+    if getattr(layer, "quantization_mode", None):
+        shape = tuple(getattr(layer, "original_kernel_shape", shape))
+    found = _of_equation(Equation.of(layer.equation), shape)
+    if found is not None and "..." in layer.equation.partition("->")[2].lstrip("."):
+        return found._replace(unit_axes=None)  # axes of unknown number follow the units
+    return found
+
+
+def _einsum_lora(layer: layers.Layer, shape: tuple[int, ...], part: int) -> Matrices | None:
+    return _of_equation(Equation.of(layer.equation).of_lora()[part], shape)
+
+
+@functools.lru_cache
+def _of_equation(equation: Equation, shape: tuple[int, ...]) -> Matrices | None:
+    """Labels that the kernel shares with the input alone are inputs, and so on.
+
+    A label of all three is a batch label: each of its values has a matrix of its own. One
+    of the input alone is summed before the kernel sees it, and counts in neither.
+    """
+    if len(shape) != len(equation.kernel):
+        return None
+    # A label that stands twice in the kernel takes its diagonal: one dimension.
+    sizes = dict(zip(equation.kernel, shape, strict=True))
+    inputs, output = equation.inputs, equation.output
+    axes = list(enumerate(sizes))
+    # From the end: what an ellipsis stands for is in front.
+    units = tuple(output.index(label) - len(output) for label in sizes if label in output)
+    return Matrices(
+        tuple(sizes.values()),
+        tuple(axis for axis, label in axes if label in inputs and label in output),
+        tuple(axis for axis, label in axes if label not in output),
+        tuple(axis for axis, label in axes if label not in inputs),
+        parts="labels",
+        unit_axes=units,
+    )
+
+
+def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(i, n*u): n matrices side by side."""
+    return _side_by_side(shape, (), "gates", outputs=layer.units)
+
+
+def _conv_transpose(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(*k, o, i): a convolution run backwards, from its outputs to its inputs."""
+    found = _side_by_side(shape, layer.strides)
+    return found and found._replace(inputs=found.outputs, outputs=found.inputs)
+
+
+def _depthwise(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(*k, i, m): i convolutions side by side, each from 1 channel to m."""
+    strides, rank = tuple(layer.strides), len(layer.strides)
+    taps = tuple(range(rank))
+    if len(shape) != rank + 2:
+        return None
+    return Matrices(shape, (rank,), taps, (rank + 1,), taps, strides, parts="channels")
+
+
+def _side_by_side(
+    shape: tuple[int, ...],
+    strides: Sequence[int] = (),
+    parts: str = "",
+    *,
+    count: int = 1,
+    outputs: int = 0,
+    causal: bool = False,
+) -> Matrices | None:
+    """So many matrices, or of so many outputs each, along the last axis, after taps."""
+    taps = tuple(range(len(strides)))
+    last = len(taps) + 1
+    if len(shape) != last + 1 or shape[last] % (outputs or count):
+        return None
+    count = shape[last] // outputs if outputs else count
+    split, inputs = (*shape[:last], count, shape[last] // count), tuple(range(last))
+    return Matrices(
+        split, (last,), inputs, (last + 1,), taps, tuple(strides), causal, parts
+    )
 
 
 def shape_matrices(shape: Sequence[int]) -> Matrices | None:
-    """By Keras's rule: the last axis are outputs, all others inputs.
+    """By Keras's rule; `None` for shapes of less than two axes."""
+    return _side_by_side(tuple(shape), (1,) * (len(shape) - 2)) if len(shape) > 1 else None
 
-    Those before the last two are taps. `None` for shapes of less than two axes.
-    """
-    last = len(shape) - 1
-    if last < 1:
-        return None
-    taps = tuple(range(last - 1))
-    return Matrices(
-        tuple(shape), (), tuple(range(last)), (last,), taps, strides=(1,) * len(taps)
-    )
 
+# The matrices of a weight, from its layer and its shape (`None` if the shape is not what
+# the layer should have), or the weight of the layer whose fans it has, by name.
+Row = Callable[[Any, tuple[int, ...]], Matrices | None] | str
 
-def _einsum_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    inputs, kernel, output = parse_equation(layer.equation)
-    if len(set(kernel)) < len(kernel) or len(kernel) != len(shape):
-        return None
-    batch, rows, columns = [], [], []
-    for axis, label in enumerate(kernel):
-        if label not in output:
-            rows.append(axis)
-        elif label in inputs:
-            batch.append(axis)
-        else:
-            columns.append(axis)
-    return Matrices(shape, tuple(batch), tuple(rows), tuple(columns))
-
-
-def _gates_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(i, n*u): n matrices side by side."""
-    if len(shape) != 2:
-        return None
-    return _split(shape, layer.units)
-
-
-def _conv_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(*k, i/g, o): the outputs of a group stand side by side."""
-    causal = getattr(layer, "padding", None) == "causal"
-    return _convolution_matrices(shape, layer.strides, shape[-1] // layer.groups, causal)
-
-
-def _conv_transpose_matrices(
-    layer: layers.Layer, shape: tuple[int, ...]
-) -> Matrices | None:
-    """(*k, o, i): a convolution run backwards, from its outputs to its inputs."""
-    backwards = _convolution_matrices(shape, layer.strides, shape[-1])
-    return backwards and backwards._replace(
-        inputs=backwards.outputs, outputs=backwards.inputs
-    )
-
-
-def _depthwise_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(*k, i, m): i convolutions side by side, each from 1 channel to m."""
-    rank = len(layer.strides)
-    if len(shape) != rank + 2:
-        return None
-    taps = tuple(range(rank))
-    return Matrices(shape, (rank,), taps, (rank + 1,), taps, tuple(layer.strides))
-
-
-def _pointwise_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(1.., i, o): the strides of the layer are those of its depthwise kernel."""
-    return _convolution_matrices(shape, (1,) * len(layer.strides), shape[-1])
-
-
-def _conv_gates_matrices(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(*k, i, n*f): n convolutions side by side."""
-    return _convolution_matrices(shape, layer.strides, layer.filters)
-
-
-def _conv_recurrent_gates_matrices(
-    layer: layers.Layer, shape: tuple[int, ...]
-) -> Matrices | None:
-    """(*k, f, n*f): likewise, without strides."""
-    return _convolution_matrices(shape, (1,) * len(layer.strides), layer.filters)
-
-
-def _convolution_matrices(
-    shape: tuple[int, ...], strides: Sequence[int], outputs: int, causal: bool = False
-) -> Matrices | None:
-    if len(shape) != len(strides) + 2:
-        return None
-    taps = tuple(range(len(strides)))
-    split = _split(shape, outputs)
-    return split and split._replace(taps=taps, strides=tuple(strides), causal=causal)
-
-
-def _split(shape: tuple[int, ...], outputs: int) -> Matrices | None:
-    """Matrices side by side along the last axis, each of so many outputs."""
-    if not outputs or shape[-1] % outputs:
-        return None
-    last = len(shape) - 1
-    split = (*shape[:-1], shape[-1] // outputs, outputs)
-    return Matrices(split, (last,), tuple(range(last)), (last + 1,))
-
-
-_MATRICES: dict[tuple[str, ...], Mapping[str, MatricesRow]] = {
-    # Also inside MultiHeadAttention and GroupQueryAttention.
-    ("EinsumDense",): {"kernel": _einsum_matrices},
-    ("Conv1D", "Conv2D", "Conv3D"): {"kernel": _conv_matrices},
-    ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"): {
-        "kernel": _conv_transpose_matrices
-    },
-    ("DepthwiseConv1D", "DepthwiseConv2D"): {"kernel": _depthwise_matrices},
-    ("SeparableConv1D", "SeparableConv2D"): {
-        "depthwise_kernel": _depthwise_matrices,
-        "pointwise_kernel": _pointwise_matrices,
-    },
-    ("SimpleRNNCell", "LSTMCell", "GRUCell"): {
-        "kernel": _gates_matrices,
-        "recurrent_kernel": _gates_matrices,
-    },
-}
-
-# By layer class, then by weight name. Subclasses inherit.
-MATRICES: dict[type, Mapping[str, MatricesRow]] = {
-    getattr(layers, name): rows for names, rows in _MATRICES.items() for name in names
-}
-
-# By weight name, for the layers that `is_convolutional_cell` recognizes.
-CELL_MATRICES: Mapping[str, MatricesRow] = {
-    "kernel": _conv_gates_matrices,
-    "recurrent_kernel": _conv_recurrent_gates_matrices,
-}
-
-
-# How the fans of a weight are counted: from its layer and its shape (`None` if the
-# shape is not what the layer should have), or as those of another weight of the
-# layer, which is named.
-FansRow = Callable[[layers.Layer, tuple[int, ...]], Fans | None] | str
-
-
-def _one_to_one(layer: layers.Layer, shape: tuple[int, ...]) -> Fans:
-    """One weight for each unit; also the state of a layer, which feeds no unit."""
-    return Fans(1, 1)
-
-
-def _matrix(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(i, o)."""
-    return Fans(*shape) if len(shape) == 2 else None
-
-
-def _lookup(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(v, d): of v rows, a token reads one, of d numbers."""
-    return Fans(1, shape[1]) if len(shape) == 2 else None
-
-
-def _weighted_sum(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(i,): into one unit."""
-    return Fans(shape[0], 1) if len(shape) == 1 else None
-
-
-def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(i, n*u): n matrices side by side, each counted alone."""
-    return Fans(shape[0], layer.units) if len(shape) == 2 else None
-
-
-def _einsum(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    return _einsum_of(parse_equation(layer.equation), shape)
-
-
-def _einsum_lora_a(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    return _einsum_of(lora_equations(parse_equation(layer.equation))[0], shape)
-
-
-def _einsum_lora_b(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    return _einsum_of(lora_equations(parse_equation(layer.equation))[1], shape)
-
-
-def _einsum_of(equation: Equation, shape: tuple[int, ...]) -> Fans | None:
-    # The ranks differ where quantization has packed the kernel into a matrix.
-    return einsum_fans(equation, shape) if len(shape) == len(equation.kernel) else None
-
-
-def _conv(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, i/g, o): each input channel feeds the outputs of its group."""
-    return _convolution(shape, layer.strides, layer.groups)
-
-
-def _conv_lora_a(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, i/g, rank): all groups use it, each for hidden units of its own."""
-    return _convolution(shape, layer.strides)
-
-
-def _conv_lora_b(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(rank, o): the hidden units of a group feed the outputs of that group."""
-    return _convolution(shape, (), layer.groups)
-
-
-def _pointwise(layer: layers.Layer, shape: tuple[int, ...]) -> Fans:
-    """(1.., i, o): a convolution that looks at one position."""
-    return shape_fans(shape)
-
-
-def _conv_transpose(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, o, i): a convolution run backwards, from its outputs to its inputs."""
-    backwards = _convolution(shape, layer.strides)
-    return backwards and Fans(backwards.fan_out, backwards.fan_in)
-
-
-def _depthwise(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, i, m): i convolutions side by side, each from 1 channel to m."""
-    return _convolution((*shape[:-2], 1, *shape[-1:]), layer.strides)
-
-
-def _spectrogram(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(k, 1, o), with the default of `frame_step` that the layer documents."""
-    return _convolution(shape, (layer.frame_step or layer.frame_length // 2,))
-
-
-def _conv_gates(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, i, n*f): n convolutions side by side, each to f filters."""
-    return _convolution((*shape[:-1], layer.filters), layer.strides)
-
-
-def _conv_recurrent_gates(layer: layers.Layer, shape: tuple[int, ...]) -> Fans | None:
-    """(*k, f, n*f): likewise, of the state, which is convolved without strides."""
-    return _convolution((*shape[:-1], layer.filters), (1,) * len(layer.strides))
-
-
-def _convolution(
-    shape: Sequence[int], strides: Sequence[int], groups: int = 1
-) -> Fans | None:
-    """(*k, i/g, o).
-
-    An output sums over all taps of the kernel. An input lies under all of them in
-    turn only if the stride is 1: on average it lies under one in `prod(strides)`.
-    Dilation spreads the taps and does not change their number.
-    """
-    if len(shape) != len(strides) + 2:
-        return None
-    fan_in, fan_out = shape_fans(shape)
-    sharing = groups * math.prod(strides)
-    exact = fan_out % sharing == 0
-    return Fans(fan_in, fan_out // sharing if exact else fan_out / sharing)
-
-
-def is_convolutional_cell(layer: layers.Layer) -> bool:
-    """Whether `layer` is the cell of a convolutional recurrent layer.
-
-    Keras does not make the class of the cell of `ConvLSTM2D` public: the cell is
-    recognized by what it has.
-    """
-    return (
-        hasattr(layer, "recurrent_initializer")
-        and hasattr(layer, "filters")
-        and isinstance(getattr(layer, "strides", None), tuple)
-    )
-
-
-_FANS: dict[tuple[str, ...], Mapping[str, FansRow]] = {
+_ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("Dense",): {
-        "kernel": _matrix,
+        "kernel": _dense,
         "bias": "kernel",
         "lora_kernel_a": _matrix,
         "lora_kernel_b": _matrix,
@@ -353,14 +248,25 @@ _FANS: dict[tuple[str, ...], Mapping[str, FansRow]] = {
     ("EinsumDense",): {
         "kernel": _einsum,
         "bias": "kernel",
-        "lora_kernel_a": _einsum_lora_a,
-        "lora_kernel_b": _einsum_lora_b,
+        "lora_kernel_a": lambda layer, shape: _einsum_lora(layer, shape, 0),
+        "lora_kernel_b": lambda layer, shape: _einsum_lora(layer, shape, 1),
     },
     ("Conv1D", "Conv2D", "Conv3D"): {
-        "kernel": _conv,
+        # (*k, i/g, o): the outputs of a group stand side by side.
+        "kernel": lambda layer, shape: _side_by_side(
+            shape,
+            layer.strides,
+            "groups",
+            count=layer.groups,
+            causal=layer.padding == "causal",
+        ),
         "bias": "kernel",
-        "lora_kernel_a": _conv_lora_a,
-        "lora_kernel_b": _conv_lora_b,
+        # (*k, i/g, rank): all groups use it, each for hidden units of its own.
+        "lora_kernel_a": lambda layer, shape: _side_by_side(shape, layer.strides),
+        # (rank, o): the hidden units of a group feed the outputs of that group.
+        "lora_kernel_b": lambda layer, shape: _side_by_side(
+            shape, (), "groups", count=layer.groups
+        ),
     },
     ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"): {
         "kernel": _conv_transpose,
@@ -369,7 +275,10 @@ _FANS: dict[tuple[str, ...], Mapping[str, FansRow]] = {
     ("DepthwiseConv1D", "DepthwiseConv2D"): {"kernel": _depthwise, "bias": "kernel"},
     ("SeparableConv1D", "SeparableConv2D"): {
         "depthwise_kernel": _depthwise,
-        "pointwise_kernel": _pointwise,
+        # (1.., i, o): the strides of the layer are those of its depthwise kernel.
+        "pointwise_kernel": lambda layer, shape: _side_by_side(
+            shape, (1,) * len(layer.strides)
+        ),
         "bias": "pointwise_kernel",
     },
     ("SimpleRNNCell", "LSTMCell", "GRUCell"): {
@@ -384,46 +293,62 @@ _FANS: dict[tuple[str, ...], Mapping[str, FansRow]] = {
         "lora_embeddings_a": _lookup,
         "lora_embeddings_b": _matrix,
     },
-    ("Attention",): {"scale": _one_to_one, "concat_score_weight": _one_to_one},
-    ("AdditiveAttention",): {"scale": _weighted_sum},
-    ("STFTSpectrogram",): {"real_kernel": _spectrogram, "imag_kernel": _spectrogram},
-    ("PReLU",): {"alpha": _one_to_one},
-    ("GroupNormalization", "LayerNormalization"): {
-        "gamma": _one_to_one,
-        "beta": _one_to_one,
+    ("AdditiveAttention",): {
+        # (i,): into one unit.
+        "scale": lambda layer, shape: (
+            Matrices(shape, (), (0,), ()) if len(shape) == 1 else None
+        )
     },
-    ("BatchNormalization",): dict.fromkeys(
-        (
-            "gamma",
-            "beta",
-            "moving_mean",
-            "moving_variance",
-            "moving_stddev",
-            "renorm_mean",
-            "renorm_stddev",
+    # (k, 1, o), with the default of `frame_step` that the layer documents.
+    ("STFTSpectrogram",): dict.fromkeys(
+        ("real_kernel", "imag_kernel"),
+        lambda layer, shape: _side_by_side(
+            shape, (layer.frame_step or layer.frame_length // 2,)
         ),
-        _one_to_one,
     ),
-    ("RMSNormalization",): {"scale": _one_to_one},
-    ("Normalization",): dict.fromkeys(("mean", "variance", "count"), _one_to_one),
-    ("SpectralNormalization",): {"vector_u": _one_to_one},
+    ("Attention",): dict.fromkeys(("scale", "concat_score_weight"), _units),
+    ("PReLU",): {"alpha": _units},
+    ("GroupNormalization", "LayerNormalization"): {"gamma": _units, "beta": _units},
+    # Its moving statistics, and those of its renormalization.
+    ("BatchNormalization",): {
+        **dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), _units),
+        **dict.fromkeys(("moving_stddev", "renorm_mean", "renorm_stddev"), _units),
+    },
+    ("RMSNormalization",): {"scale": _units},
+    ("Normalization",): dict.fromkeys(("mean", "variance", "count"), _units),
+    ("SpectralNormalization",): {"vector_u": _units},
 }
 
 # By layer class, then by weight name. Subclasses inherit.
-TABLE: dict[type, Mapping[str, FansRow]] = {
+TABLE: dict[type, Mapping[str, Row]] = {
     getattr(layers, name): rows
-    for names, rows in _FANS.items()
+    for names, rows in _ROWS.items()
     for name in names
     # RMSNormalization is newer than the oldest Keras supported.
     if hasattr(layers, name)
 }
 
-# By weight name, for the layers that `is_convolutional_cell` recognizes.
-CONVOLUTIONAL_CELL: Mapping[str, FansRow] = {
-    "kernel": _conv_gates,
-    "recurrent_kernel": _conv_recurrent_gates,
+# Likewise, for the layers that `is_convolutional_cell` recognizes.
+CONVOLUTIONAL_CELL: Mapping[str, Row] = {
+    # (*k, i, n*f): n convolutions side by side, each to f filters.
+    "kernel": lambda cell, shape: _side_by_side(
+        shape, cell.strides, "gates", outputs=cell.filters
+    ),
+    # (*k, f, n*f): likewise, of the state, which is convolved without strides.
+    "recurrent_kernel": lambda cell, shape: _side_by_side(
+        shape, (1,) * len(cell.strides), "gates", outputs=cell.filters
+    ),
     "bias": "kernel",
 }
+
+
+def is_convolutional_cell(layer: layers.Layer) -> bool:
+    """Whether it is the cell of a ConvLSTM, whose class Keras does not make public."""
+    return (
+        hasattr(layer, "recurrent_initializer")
+        and hasattr(layer, "filters")
+        and isinstance(getattr(layer, "strides", None), tuple)
+    )
 
 
 FansRule = Callable[[Any, str, tuple[int, ...]], Fans | None]
@@ -476,30 +401,19 @@ def layer_fans(layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
         raise fail(TypeError, "layer", "a keras.layers.Layer", layer)
     if not isinstance(weight_name, str):
         raise fail(TypeError, "weight_name", "a string", weight_name)
-    answers = _answers(layer, weight_name, dimensions(shape))
-    return next(fans for fans in answers if fans is not None)
+    shape = dimensions(shape)
+    for answer in _answers(layer, weight_name, shape):
+        if answer is not None:
+            return answer.fans if isinstance(answer, Matrices) else answer
+    return shape_fans(shape)
 
 
 def layer_matrices(
     layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
 ) -> Matrices | None:
-    """The matrices that a weight of a layer is made of.
+    """The matrices that a weight of a layer is made of, by the table or by Keras's rule.
 
-    As in `layer_fans`, the first class of the layer that knows the weight answers. Where
-    that is a rule of `register_fans`, which tells no axes, and for all other weights it is
-    Keras's rule: the last axis are outputs.
-
-    Args:
-        layer: the layer that owns the weight.
-        weight_name: the name that the weight was given.
-        shape: of the weight.
-
-    Returns:
-        The matrices; `None` for weights of less than two axes.
-
-    Raises:
-        TypeError: a registered rule returned something other than `Fans` or `None`.
-        ValueError: a registered rule returned a fan that is not a number of 0 or more.
+    `None` for weights of less than two axes.
 
     Example: the four gates of an LSTM.
 
@@ -508,16 +422,58 @@ def layer_matrices(
     (4, 5, 8)
     """
     shape = tuple(shape)
-    for cls in type(layer).__mro__:
-        rule = _registered.get(cls)
-        if rule and _checked(rule(layer, weight_name, shape), rule) is not None:
-            return shape_matrices(shape)
-        row = MATRICES.get(cls, {}).get(weight_name)
-        if row is not None:
-            return row(layer, shape) or shape_matrices(shape)
-    if is_convolutional_cell(layer) and weight_name in CELL_MATRICES:
-        return CELL_MATRICES[weight_name](layer, shape) or shape_matrices(shape)
-    return shape_matrices(shape)
+    return known_matrices(layer, weight_name, shape) or shape_matrices(shape)
+
+
+def known_matrices(
+    layer: keras.layers.Layer, weight_name: str, shape: tuple[int, ...]
+) -> Matrices | None:
+    """Those that the table tells, in the order of `layer_fans`, and not Keras's rule.
+
+    `None` also for weights of less than two axes, and for those that are not made of what
+    their layer multiplies by: packed ones, and diagonals.
+    """
+    if len(shape) < 2:
+        return None
+    answers = _answers(layer, weight_name, shape)
+    found = next((answer for answer in answers if answer is not None), None)
+    if isinstance(found, Matrices) and math.prod(found.shape) == math.prod(shape):
+        return found
+    return None
+
+
+def keras_fans(layer: keras.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
+    """The fans that the initializers of the installed Keras count: by the shape alone.
+
+    But for the kernel of an `EinsumDense`: from 3.15 on all its labels that reach the
+    output count as outputs, and the others as inputs.
+    """
+    if (
+        isinstance(layer, keras.layers.EinsumDense)
+        and weight_name == "kernel"
+        and hasattr(keras.initializers.VarianceScaling(), "input_axes")
+    ):
+        equation = Equation.of(layer.equation)
+        outputs = [i for i, label in enumerate(equation.kernel) if label in equation.output]
+        inputs = [i for i in range(len(shape)) if i not in outputs]
+        if len(shape) == len(equation.kernel):  # not packed by quantization
+            return axes_fans(shape, inputs, outputs)
+    return shape_fans(shape)
+
+
+def unit_axes(
+    layer: keras.layers.Layer, matrices: Matrices | None, rank: int
+) -> tuple[int, ...]:
+    """The axes of a layer's output of this rank along which its units stand, in order.
+
+    Those are its channels, but for an equation, which the matrices of its kernel tell.
+    """
+    if matrices is not None and matrices.unit_axes:
+        return tuple(sorted(matrices.unit_axes))
+    is_image = rank > 3 and not isinstance(layer, layers.Dense)
+    default = keras.config.image_data_format() if is_image else "channels_last"
+    first = (getattr(layer, "data_format", None) or default) == "channels_first"
+    return (1,) if first and rank > 2 else (rank - 1,)
 
 
 def register_fans(*layer_classes: type) -> Callable[[_FansRule], _FansRule]:
@@ -574,8 +530,8 @@ def _is_layer_class(value: Any) -> bool:
 
 def _answers(
     layer: keras.layers.Layer, name: str, shape: tuple[int, ...]
-) -> Iterator[Fans | None]:
-    """What each source says in turn; the last one always knows."""
+) -> Iterator[Matrices | Fans | None]:
+    """What each source says in turn."""
     for cls in type(layer).__mro__:
         if cls in _registered:
             yield _checked(_registered[cls](layer, name, shape), _registered[cls])
@@ -583,12 +539,11 @@ def _answers(
             yield _by_row(TABLE[cls].get(name), layer, shape)
     if is_convolutional_cell(layer):
         yield _by_row(CONVOLUTIONAL_CELL.get(name), layer, shape)
-    yield shape_fans(shape)
 
 
 def _by_row(
-    row: FansRow | None, layer: keras.layers.Layer, shape: tuple[int, ...]
-) -> Fans | None:
+    row: Row | None, layer: keras.layers.Layer, shape: tuple[int, ...]
+) -> Matrices | Fans | None:
     if row is None:
         return None
     if callable(row):

@@ -1,4 +1,4 @@
-"""Where the units of a layer are: in its kernel, in what it gives and in its bias."""
+"""Scales a model's kernels by what their layers give on a batch."""
 
 import contextlib
 import functools
@@ -9,90 +9,16 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import layers
 
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
 from keras_fanwise.backends.arrays import snapshot, tensor_moments
 from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import current_call, has_values, kept_state, replaced_call
-from keras_fanwise.fans.counting import parse_equation
+from keras_fanwise.fans.layers import Matrices, known_matrices, unit_axes
 from keras_fanwise.graph.batches import Arguments, batch_for, given
 from keras_fanwise.models.initialize import all_or_none
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, has_kernel, owned_weights, role
-
-
-class UnitAxes(NamedTuple):
-    """The axes along which units stand, in the order of the units.
-
-    Attributes:
-        output: of what the layer gives before its activation.
-        kernel: of the kernel.
-        is_depthwise: whether the two axes of the kernel are one of the output.
-    """
-
-    output: tuple[int, ...]
-    kernel: tuple[int, ...]
-    is_depthwise: bool = False
-
-    def for_kernel(self, units: np.ndarray, kernel_shape: tuple[int, ...]) -> np.ndarray:
-        """A number for each unit, in a shape that multiplies the kernel."""
-        shape = [1] * len(kernel_shape)
-        for axis in self.kernel:
-            shape[axis] = kernel_shape[axis]
-        if not self.is_depthwise:
-            order = np.argsort([axis % len(kernel_shape) for axis in self.kernel])
-            units = units.transpose(order)
-        return units.reshape(shape)
-
-
-def unit_axes(layer: keras.Layer, rank: int) -> UnitAxes | None:
-    """The axes of the units of a layer of Keras; `None` where they are not known.
-
-    Args:
-        layer: with a kernel.
-        rank: the number of axes of what it gives.
-    """
-    if isinstance(layer, layers.EinsumDense):
-        return _of_equation(layer.equation)
-    if isinstance(layer, layers.Dense):
-        return UnitAxes((rank - 1,), (1,))
-    channels = 1 if _is_channels_first(layer) else rank - 1
-    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
-        return UnitAxes((channels,), (-2, -1), is_depthwise=True)
-    if isinstance(
-        layer, (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-    ):
-        return UnitAxes((channels,), (-2,))
-    if isinstance(
-        layer,
-        (
-            layers.Conv1D,
-            layers.Conv2D,
-            layers.Conv3D,
-            layers.SeparableConv1D,
-            layers.SeparableConv2D,
-        ),
-    ):
-        return UnitAxes((channels,), (-1,))
-    return None
-
-
-def _is_channels_first(layer: Any) -> bool:
-    return getattr(layer, "data_format", "channels_last") == "channels_first"
-
-
-def _of_equation(equation: str) -> UnitAxes | None:
-    if "..." in equation.split("->")[1].lstrip("."):
-        return None  # axes of unknown number behind the units
-    labels = parse_equation(equation)
-    units = [label for label in labels.output if label in labels.kernel]
-    if len(set(labels.kernel)) < len(labels.kernel):
-        return None  # a diagonal
-    # From the end: what an ellipsis stands for is in front.
-    output = tuple(labels.output.index(label) - len(labels.output) for label in units)
-    return UnitAxes(output, tuple(labels.kernel.index(label) for label in units))
-
 
 # Of a layer that follows its kernel, what comes out differs from what was asked for by
 # rounding alone: in bfloat16, which has 8 bits, by less than this.
@@ -187,18 +113,18 @@ class ScalingPass:
             return _Scaling(before, reason="it is 0")
         if not before or not math.isfinite(before):
             return _Scaling(before, reason="what its layer gives is constant or not finite")
-        axes = None
+        matrices = None
         if self._by == "unit":
-            axes = unit_axes(owned.layer, len(given.shape))
-            if axes is None:
+            matrices = _unit_matrices(owned)
+            if matrices is None:
                 return _Scaling(before, reason="the units of its layer are not known")
         variables = _scaled_weights(owned)
         old = [snapshot(variable) for variable in variables]
         scaled: tuple[np.ndarray, float] | None
-        if axes is None:
+        if matrices is None:
             scaled = self._scale(owned, before)
         else:
-            scaled = self._by_unit(owned, _array(given), axes)
+            scaled = self._by_unit(owned, _array(given), matrices)
         if scaled is None:
             return _Scaling(before, reason="its bias is that of several units")
         factors, expected = scaled
@@ -221,10 +147,11 @@ class ScalingPass:
         return factor, self._std
 
     def _by_unit(
-        self, owned: OwnedWeight, output: np.ndarray, axes: UnitAxes
+        self, owned: OwnedWeight, output: np.ndarray, matrices: Matrices
     ) -> tuple[np.ndarray, float] | None:
         """Likewise, with a factor for each unit; `None` if units share their bias."""
         kernel, bias = _array(owned.variable.value), _bias(owned)
+        axes = unit_axes(owned.layer, matrices, output.ndim)
         means, stds = _of_units(output, axes)
         factors: np.ndarray = np.ones_like(stds)
         np.divide(self._std, stds, out=factors, where=stds > 0)
@@ -235,7 +162,8 @@ class ScalingPass:
             centred = factors * (_array(bias.value).reshape(means.shape) - means)
             _assign(bias, centred.reshape(tuple(bias.shape)))
             between = 0.0
-        _assign(owned.variable, kernel * axes.for_kernel(factors, kernel.shape))
+        scaled = kernel.reshape(matrices.shape) * matrices.unit_factors(factors)
+        _assign(owned.variable, scaled.reshape(kernel.shape))
         return factors, math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
 
 
@@ -273,10 +201,17 @@ def _assign(variable: keras.Variable, values: np.ndarray) -> None:
     variable.assign(keras.ops.convert_to_tensor(rounded, dtype))
 
 
-def _of_units(output: np.ndarray, axes: UnitAxes) -> tuple[np.ndarray, np.ndarray]:
+def _unit_matrices(owned: OwnedWeight) -> Matrices | None:
+    """The matrices of a kernel of Keras, if it is known where its layer's units are."""
+    shape = tuple(owned.variable.shape)
+    found = known_matrices(owned.layer, owned.variable.name, shape)
+    return None if found is None or found.unit_axes is None else found
+
+
+def _of_units(output: np.ndarray, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each unit, along the axes of the units in their order."""
-    units = np.moveaxis(output, axes.output, range(len(axes.output)))
-    rest = tuple(range(len(axes.output), output.ndim))
+    units = np.moveaxis(output, axes, range(len(axes)))
+    rest = tuple(range(len(axes), output.ndim))
     return units.mean(axis=rest), units.std(axis=rest)
 
 

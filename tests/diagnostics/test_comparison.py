@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.fans.counting import keras_fans
+from keras_fanwise.fans.layers import keras_fans
 
 layers = keras.layers
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from keras import layers
 
-from keras_fanwise import Fans, layer_fans, register_fans
+from keras_fanwise import Fans, fans_table, layer_fans, register_fans
 from keras_fanwise.fans.counting import shape_fans
 from keras_fanwise.fans.layers import CONVOLUTIONAL_CELL, TABLE
 
@@ -419,3 +419,21 @@ def test_bad_rule():
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,), (2, 0, 3)])
 def test_empty_weight(shape):
     assert min(layer_fans(layers.Dense(3), "kernel", shape)) == 0
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.quantizers, "pack_int4"), reason="newer than this Keras"
+)
+@pytest.mark.parametrize(
+    ("layer", "shape", "fans"),
+    [
+        (layers.Dense(6), (None, 8), Fans(8, 6)),
+        (layers.EinsumDense("abc,cde->abde", (None, 2, 4)), (None, 3, 8), Fans(8, 8)),
+    ],
+)
+def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
+    layer.build(shape)
+    layer.quantize("int4")
+    [row] = [row for row in fans_table(layer).rows if row.path.endswith("/kernel")]
+    assert row.shape != (8, 6)
+    assert row.fans == fans
