@@ -1,8 +1,8 @@
 """From NumPy to the backend: arrays, without a copy where that can be done."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -129,123 +129,157 @@ def _tensorflow(values: np.ndarray) -> Any:
     return tf.identity(tf.experimental.dlpack.from_dlpack(values.__dlpack__()))
 
 
-# The mean squares between which float32 lost none of them.
-_SQUARES = (1e-30, 1e30)
-
-
-class TensorMoments(NamedTuple):
-    """Of one tensor: how many values, their mean and deviation, the share of dead units."""
-
-    values: int
-    mean: float
-    std: float
-    dead: float
-
-
-def tensor_moments(tensor: Any, unit_axis: int | None = None) -> TensorMoments:
-    """Of all values; with the share of dead units, if an axis is that of the units.
-
-    Args:
-        tensor: of a float type, and not empty.
-        unit_axis: along which the units are; the tensor is one unit if it has no other.
-    """
-    if keras.backend.backend() == "jax":
-        # Its own operations would be compiled, and kept, for every new shape. On a CPU
-        # this is no copy.
-        tensor = keras.ops.convert_to_numpy(tensor)
-    columns = _columns(tensor, unit_axis)
-    count_dead = unit_axis is not None
-    mean, variance, *dead = _numbers(columns, count_dead)
-    scale = 1.0
-    if not _SQUARES[0] < variance < _SQUARES[1]:
-        values = _floats(columns)
-        largest = _largest(values)
-        if 0 < largest < math.inf:
-            scale = largest
-            mean, variance = _numbers(values / scale, False)
-    count, deviation = math.prod(tensor.shape), scale * math.sqrt(variance)
-    share = dead[0] / columns.shape[-1] if count_dead else 0.0
-    return TensorMoments(count, scale * mean, deviation, share)
-
-
-def _columns(tensor: Any, unit_axis: int | None) -> Any:
-    """The tensor with its units along the last of two axes."""
-    arrays: Any = np if isinstance(tensor, np.ndarray) else keras.ops
-    if unit_axis is None or len(tensor.shape) < 2:
-        return arrays.reshape(tensor, (-1, 1))
-    if unit_axis != -1:
-        tensor = arrays.moveaxis(tensor, unit_axis, -1)
-    return arrays.reshape(tensor, (-1, tensor.shape[-1]))
-
-
-def _floats(columns: Any) -> Any:
-    """As float32, or as float64 if they are of that type."""
-    if isinstance(columns, np.ndarray):
-        return columns.astype(np.result_type(columns.dtype, np.float32), copy=False)
-    wide = dtype_name(columns) == "float64"
-    return columns if wide else keras.ops.cast(columns, "float32")
-
-
-def _largest(values: Any) -> float:
-    if isinstance(values, np.ndarray):
-        return float(np.abs(values).max())
-    return float(keras.ops.max(keras.ops.abs(values)))
-
-
-def _numbers(columns: Any, count_dead: bool) -> list[float]:
-    """Mean and variance, and, if each column is a unit, the number of dead ones."""
-    if isinstance(columns, np.ndarray):
-        return _measured_on_host(columns, count_dead)
-    measure = _measure(dtype_name(columns), count_dead)
-    numbers = keras.ops.convert_to_numpy(measure(columns))
-    return [float(number) for number in numbers]
-
-
-@functools.cache
-def _measure(dtype: str, count_dead: bool) -> Callable[[Any], Any]:
-    """`_measured_on_device`, compiled where that saves more than it takes."""
-    measure = functools.partial(_measured_on_device, count_dead=count_dead)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Traced once: TensorFlow warns of functions that are traced for many shapes.
-        columns = tf.TensorSpec([None, None], dtype)
-        compiled: Callable[[Any], Any] = tf.function(
-            measure, input_signature=[columns], autograph=False
-        )
-        return compiled
-    return measure
-
-
-def _measured_on_device(columns: Any, count_dead: bool) -> Any:
-    ops = keras.ops
-    values = _floats(columns)
-    numbers = [ops.mean(values), ops.var(values)]
-    if count_dead:
-        alive = ops.any(ops.not_equal(values, 0), axis=0)
-        numbers.append(ops.sum(ops.cast(ops.logical_not(alive), values.dtype)))
-    return ops.stack(numbers)
-
-
-def _measured_on_host(columns: np.ndarray, count_dead: bool) -> list[float]:
-    values = _floats(columns)
-    with np.errstate(all="ignore"):  # what overflows is measured again, or reported
-        numbers = [float(values.mean()), float(values.var())]
-    if count_dead:
-        numbers.append(float(np.count_nonzero(~values.any(axis=0))))
-    return numbers
-
-
 def dtype_name(tensor: Any) -> str:
     """Such as "float32", on every backend."""
     name: str = keras.backend.standardize_dtype(tensor.dtype)
     return name
 
 
-def pooled(parts: Sequence[TensorMoments]) -> TensorMoments:
-    """The moments of several tensors together."""
-    count = sum(part.values for part in parts)
-    mean = sum(part.values * part.mean for part in parts) / count
-    squares = sum(part.values * (part.std**2 + (part.mean - mean) ** 2) for part in parts)
-    dead = sum(part.values * part.dead for part in parts) / count
-    return TensorMoments(count, mean, math.sqrt(squares / count), dead)
+# Values that are turned into float64 at a time: on a host, as many as its cache holds.
+_BLOCK, _DEVICE_BLOCK = 2**16, 2**24
+# Sizes of values between which float64 holds their squares.
+_SQUARES = (1e-140, 1e140)
+
+
+class Moments(NamedTuple):
+    """Of the values of a tensor.
+
+    Attributes:
+        size: how many there are; of none, all others are not a number.
+        mean: not finite if a value is not.
+        std: the standard deviation; not finite if a value is not.
+        smallest: of the values.
+        largest: of the values.
+        positive: the share of positive values, zeros counted half.
+        dead: the share of the units that are 0 throughout.
+    """
+
+    size: int = 0
+    mean: float = math.nan
+    std: float = math.nan
+    smallest: float = math.nan
+    largest: float = math.nan
+    positive: float = math.nan
+    dead: float = 0.0
+
+
+def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
+    """In float64, where the values are: on the host without a copy, or on their device.
+
+    On JAX always on the host: it would compile its own operations for every new shape.
+
+    Args:
+        tensor: of the backend or of NumPy.
+        unit_axis: along which the units are, for the share of those that are dead; the
+            tensor is one unit if it has no other axis.
+
+    Example:
+
+    >>> found = moments(np.array([[1.0, 0.0], [3.0, 0.0]]), unit_axis=-1)
+    >>> found.mean, found.smallest, found.largest, found.positive, found.dead
+    (1.0, 0.0, 3.0, 0.75, 0.5)
+    """
+    tensor = _where_it_is(tensor)
+    flat = tensor.reshape(-1) if _on_host(tensor) else keras.ops.reshape(tensor, (-1,))
+    size = _BLOCK if _on_host(tensor) else _DEVICE_BLOCK
+    count = math.prod(tensor.shape)
+    parts = [flat[start : start + size] for start in range(0, count, size)]
+    found = pooled(map(_block_moments, parts))
+    extreme = max(-found.smallest, found.largest)
+    if 0 < extreme < math.inf and not _SQUARES[0] < extreme < _SQUARES[1]:
+        found = pooled(_block_moments(part, extreme) for part in parts)
+    if unit_axis is not None and count:
+        found = found._replace(dead=_dead(tensor, unit_axis))
+    return found
+
+
+def pooled(parts: Iterable[Moments]) -> Moments:
+    """The moments of several tensors together.
+
+    Reference: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm
+    for computing sample variances".
+    """
+    parts = [part for part in parts if part.size]
+    if len(parts) < 2:
+        return parts[0] if parts else Moments()
+    size = sum(part.size for part in parts)
+    weights = [part.size / size for part in parts]
+
+    def average(values: Iterable[float]) -> float:
+        return sum(map(operator.mul, weights, values), 0.0)
+
+    mean = average(part.mean for part in parts)
+    deviations = [math.hypot(part.std, part.mean - mean) for part in parts]
+    # Of the largest, as the square of it may be too large.
+    largest = max(deviations)
+    if 0 < largest < math.inf:
+        squares = average((deviation / largest) ** 2 for deviation in deviations)
+        std = largest * math.sqrt(squares)
+    else:
+        std = largest
+    return Moments(
+        size,
+        mean,
+        std,
+        # Of NumPy, to which NaN is the smallest and the largest.
+        float(np.min([part.smallest for part in parts])),
+        float(np.max([part.largest for part in parts])),
+        average(part.positive for part in parts),
+        average(part.dead for part in parts),
+    )
+
+
+def _where_it_is(tensor: Any) -> Any:
+    """An array, where that needs no copy; or else the tensor."""
+    backend = keras.backend.backend()
+    if _on_host(tensor):
+        return tensor
+    if backend == "torch" and tensor.device.type == "cpu":
+        return keras.ops.convert_to_numpy(tensor)
+    if backend == "jax" or (backend == "tensorflow" and "CPU" in tensor.device):
+        return np.asarray(tensor)  # which Keras would copy
+    return tensor
+
+
+def _on_host(tensor: Any) -> bool:
+    return isinstance(tensor, np.ndarray)
+
+
+def _block_moments(block: Any, scale: float = 1.0) -> Moments:
+    """Of some values, which are divided by `scale` before they are squared."""
+    if _on_host(block):
+        with np.errstate(all="ignore"):  # infinite values have no deviation
+            numbers = _numbers(np, block.astype(np.float64), scale)
+    else:
+        wide = keras.ops.cast(block, "float64")
+        numbers = keras.ops.convert_to_numpy(_numbers(keras.ops, wide, scale))
+    mean, square, smallest, largest, sign = map(float, numbers)
+    return Moments(
+        block.shape[0],
+        scale * mean,
+        scale * math.sqrt(square),
+        scale * smallest,
+        scale * largest,
+        (1 + sign) / 2,
+    )
+
+
+def _numbers(arrays: Any, block: Any, scale: float) -> Any:
+    block = block if scale == 1 else block / scale
+    # Keras's mean of float64 is that of float32 on PyTorch, and a product of vectors wakes
+    # a thread of BLAS on every core.
+    size = block.shape[0]
+    mean = arrays.sum(block) / size
+    square = arrays.sum(arrays.square(block - mean)) / size
+    sign = arrays.sum(arrays.sign(block)) / size
+    return arrays.stack([mean, square, arrays.min(block), arrays.max(block), sign])
+
+
+def _dead(tensor: Any, unit_axis: int) -> float:
+    """The share of units that are 0 throughout."""
+    arrays: Any = np if _on_host(tensor) else keras.ops
+    rank = len(tensor.shape)
+    others = tuple(axis for axis in range(rank) if rank < 2 or axis != unit_axis % rank)
+    alive = arrays.any(arrays.not_equal(tensor, 0), axis=others)
+    units = max(1, math.prod(alive.shape))
+    return (units - int(arrays.sum(alive))) / units

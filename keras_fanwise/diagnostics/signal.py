@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import TensorMoments, dtype_name, pooled, tensor_moments
+from keras_fanwise.backends.arrays import Moments, dtype_name, moments, pooled
 from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
 from keras_fanwise.backends.tap import (
     Tap,
@@ -164,8 +164,8 @@ class _Call:
         self.number = number
         self.depth = depth
         self.shape: tuple[int, ...] = ()
-        self.forward: list[TensorMoments] = []
-        self.backward: list[TensorMoments] = []
+        self.forward: list[Moments] = []
+        self.backward: list[Moments] = []
 
     def watch(self) -> Watch:
         return Watch(self._forward, self._backward)
@@ -173,10 +173,10 @@ class _Call:
     def _forward(self, tensor: Any) -> None:
         self.shape = self.shape or tuple(tensor.shape)
         axis = _unit_axis(self.layer, len(tensor.shape))
-        self.forward.append(tensor_moments(tensor, axis))
+        self.forward.append(moments(tensor, axis))
 
     def _backward(self, gradient: Any) -> None:
-        self.backward.append(tensor_moments(gradient))
+        self.backward.append(moments(gradient))
 
     def row(self) -> LayerSignal:
         values = pooled(self.forward)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_fanwise.backends.arrays import moments
 from keras_fanwise.initializers.base import Distribution
 
 # Relative, of a continued fraction.
@@ -109,36 +110,6 @@ def rare_events_tail(events: int, expected: float) -> float:
 _BLOCK = 2**18
 
 
-class Moments(NamedTuple):
-    """Of a tensor's values: their mean and their standard deviation."""
-
-    mean: float
-    std: float
-
-
-def moments(parts: Iterable[np.ndarray]) -> Moments:
-    """The moments of all values of the parts of a tensor, block by block.
-
-    Reference: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm
-    for computing sample variances", for the sum of two blocks.
-
-    Example:
-
-    >>> moments([np.array([1.0, 3.0])]), moments([np.array([1.0]), np.array([3.0])])
-    (Moments(mean=2.0, std=1.0), Moments(mean=2.0, std=1.0))
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    with np.errstate(invalid="ignore"):  # infinite values have no deviation
-        for block in blocks(parts):
-            difference = float(block.mean()) - mean
-            total = count + block.size
-            block -= mean + difference
-            squares += float(block @ block) + difference**2 * count * block.size / total
-            mean += difference * block.size / total
-            count = total
-    return Moments(mean, math.sqrt(squares / count) if count else math.nan)
-
-
 def blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The values of the parts in float64, so many at a time."""
     for part in parts:
@@ -226,9 +197,9 @@ class Evidence(NamedTuple):
 
 def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     """Compares a sample with a symmetric distribution of this mean and this deviation."""
-    sample = moments([values])
+    sample = moments(values)
     count = values.size
-    above = _above(values, mean)
+    above = _above(values, mean) if mean else sample.positive * count
     around = math.hypot(sample.std, sample.mean - mean)
     # By the larger deviation: values that are k times too large have a mean k times as far
     # off as well, and only their standard deviation is to be blamed for it.
@@ -236,7 +207,7 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     return Evidence(
         mean=sample.mean,
         std=sample.std,
-        positive=_above(values, 0.0) / count,
+        positive=sample.positive,
         mean_deviation=(sample.mean - mean) / error if error else 0.0,
         sign_deviation=(2 * above - count) / math.sqrt(count),
         std_deviation=variance_deviation(around**2 / std**2, count) if std else 0.0,

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
-from keras_fanwise.backends.arrays import snapshot, tensor_moments
+from keras_fanwise.backends.arrays import moments, snapshot
 from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import current_call, has_values, kept_state, replaced_call
 from keras_fanwise.fans.layers import Matrices, known_matrices, unit_axes
@@ -108,7 +108,7 @@ class ScalingPass:
             return _Scaling(reason="its layer gives no single tensor of a float type")
         if not has_values(given):
             return _Scaling(reason="called in compiled code")
-        before = _std(given)
+        before = moments(given).std
         if not _array(owned.variable.value).any():
             return _Scaling(before, reason="it is 0")
         if not before or not math.isfinite(before):
@@ -128,7 +128,7 @@ class ScalingPass:
         if scaled is None:
             return _Scaling(before, reason="its bias is that of several units")
         factors, expected = scaled
-        after = _std(raw())
+        after = moments(raw()).std
         if abs(after - expected) <= _ROUNDING * expected:
             return _Scaling(before, float(np.median(factors)), after)
         for variable, values in zip(variables, old, strict=True):
@@ -180,13 +180,6 @@ def _scaled_weights(owned: OwnedWeight) -> list[keras.Variable]:
     """The kernel, and the bias if there is one."""
     bias = _bias(owned)
     return [owned.variable] if bias is None else [owned.variable, bias]
-
-
-def _std(tensor: Any) -> float:
-    """Of all values; not a number if there are none."""
-    if not math.prod(tensor.shape):
-        return math.nan
-    return tensor_moments(keras.ops.stop_gradient(tensor)).std
 
 
 def _array(value: Any) -> np.ndarray:

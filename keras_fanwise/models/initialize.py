@@ -21,10 +21,9 @@ from keras_fanwise.arguments import (
     integer,
     printable,
 )
-from keras_fanwise.backends.arrays import snapshot
+from keras_fanwise.backends.arrays import moments, pooled, snapshot
 from keras_fanwise.backends.private_keras import new_optimizer_state
 from keras_fanwise.backends.sharding import layout_of, local_parts
-from keras_fanwise.diagnostics.statistics import moments
 from keras_fanwise.initializers.base import (
     FanwiseInitializer,
     Site,
@@ -156,7 +155,7 @@ class Plan:
             for step, advance in zip(self._steps, elements, strict=True):
                 if step.fill is not None:
                     write(step.variable, step.fill())
-                std = moments(local_parts(step.variable.value)).std
+                std = pooled(map(moments, local_parts(step.variable.value))).std
                 rows.append(step.row._replace(std=std))
                 progress.advance(task, advance)
         try:

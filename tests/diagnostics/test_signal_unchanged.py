@@ -8,7 +8,7 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise.backends import tap as calls
-from keras_fanwise.backends.arrays import tensor_moments
+from keras_fanwise.backends.arrays import moments
 
 from support.processes import needs
 
@@ -221,8 +221,8 @@ def test_nothing_is_compiled_for_a_new_batch_size():
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for tensor in tensors:
-            tensor_moments(tensor, -1)
-            tensor_moments(tensor, 1)
+            moments(tensor, -1)
+            moments(tensor, 1)
         assert not compiled
         jax.numpy.linspace(0.0, 1.0, 1237) + 1  # the listener hears of this one
         assert compiled
