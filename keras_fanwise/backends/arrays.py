@@ -282,4 +282,5 @@ def _dead(tensor: Any, unit_axis: int) -> float:
     others = tuple(axis for axis in range(rank) if rank < 2 or axis != unit_axis % rank)
     alive = arrays.any(arrays.not_equal(tensor, 0), axis=others)
     units = max(1, math.prod(alive.shape))
-    return (units - int(arrays.sum(alive))) / units
+    dead: float = (units - int(arrays.sum(alive))) / units
+    return dead

@@ -1,9 +1,17 @@
-"""What a model keeps outside its variables, kept as it is."""
+"""What happens in one call of a layer: inputs, raw output, output and gradient.
+
+`tapped` lets a function see the calls of layers, and decide what they give, in the thread
+that asks; other threads, which may serve the model meanwhile, notice nothing. A call tells
+what the layer gives and what that was before the layer's own activation. `forward_and_back`
+sends a gradient back, and shows it at every tensor that was put through its tap. On JAX
+nothing here is compiled anew for a batch of the shape of the one before, so that a callback
+may measure during a training as often as it likes.
+"""
 
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -13,17 +21,41 @@ from keras_fanwise.backends.private_keras import all_layers, kept_losses
 
 @contextlib.contextmanager
 def kept_state(model: keras.Layer) -> Iterator[None]:
-    """In the end the model's losses are as before, and so are PyTorch's own modules.
+    """In the end what a model keeps outside its variables is as before.
 
-    These stand in a `TorchModuleWrapper`: their buffers, such as the statistics of a
-    batch normalization, are no variables of Keras, and calling them sets whether they
-    are in training.
+    Its losses, and on PyTorch the random state and modules of PyTorch's own, which stand in
+    a `TorchModuleWrapper`: their buffers, such as the statistics of a batch normalization,
+    are no variables of Keras, and calling them sets whether they are in training.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_losses(model))
         if keras.backend.backend() == "torch":
+            import torch
+
             stack.enter_context(_kept_modules(model))
+            stack.enter_context(_kept_generators())
+            torch.manual_seed(0)
         yield
+
+
+@contextlib.contextmanager
+def _kept_generators() -> Iterator[None]:
+    """Of PyTorch, from which Keras's Dropout draws there, as from no variable of Keras."""
+    import torch
+
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield
+
+
+@contextlib.contextmanager
+def kept_random_state(layer: keras.Layer) -> Iterator[None]:
+    """In the end the layer draws what it would have drawn at the beginning."""
+    states = [(variable, variable.value) for variable in layer.non_trainable_variables]
+    is_torch = keras.backend.backend() == "torch"
+    with _kept_generators() if is_torch else contextlib.nullcontext():
+        yield
+    for variable, value in states:
+        variable.assign(value)
 
 
 @contextlib.contextmanager
@@ -52,42 +84,118 @@ def _kept_modules(model: keras.Layer) -> Iterator[None]:
                 setattr(module, name, buffer)
 
 
+class LayerCall(NamedTuple):
+    """One call of a layer, which is yet to run.
+
+    Attributes:
+        layer: that is called.
+        function: what it does.
+        args: what it takes.
+        kwargs: likewise, by name.
+    """
+
+    layer: keras.Layer
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def output(self) -> Any:
+        """What the layer gives; it runs once."""
+        return self.function(*self.args, **self.kwargs)
+
+    def outputs(self) -> tuple[Any, Any]:
+        """What the layer gives, and what that is before its activation; it runs once.
+
+        The second is the first of a layer that does not call its `activation` once.
+        """
+        activation = getattr(self.layer, "activation", None)
+        is_property = isinstance(getattr(type(self.layer), "activation", None), property)
+        if not callable(activation) or is_property:
+            return (self.output(),) * 2
+        taken: list[Any] = []
+
+        def watched(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            taken.append(tensor)
+            return activation(tensor, *args, **kwargs)
+
+        with _replaced(self.layer, "activation", watched):
+            output = self.output()
+        return output, taken[0] if len(taken) == 1 else output
+
+
+@contextlib.contextmanager
+def tapped(
+    layers: Iterable[keras.Layer], tap: Callable[[LayerCall], Any]
+) -> Iterator[None]:
+    """Whenever this thread calls one of the layers, it gets what `tap` gives for the call.
+
+    Of several taps on a layer by one thread the last sees the calls, until it ends; what
+    it sees of the others is their work, as `function`.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            current = layer.call
+            if isinstance(current, _ByThread):
+                current = current.current()
+            stack.enter_context(_replaced(layer, "call", _through(tap, layer, current)))
+        yield
+
+
+def _through(
+    tap: Callable[[LayerCall], Any], layer: keras.Layer, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(function)  # whose arguments Keras looks at
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return tap(LayerCall(layer, function, args, kwargs))
+
+    return called
+
+
 _lock = threading.Lock()
 _intercepting = threading.RLock()
 
 
-@contextlib.contextmanager
-def replaced_call(layer: keras.Layer, called: Callable[..., Any]) -> Iterator[None]:
-    """Keras calls `called` in place of the layer's `call`, in the thread that entered.
+class _ByThread:
+    """A function that a layer has as an attribute, replaced in some threads."""
 
-    Other threads, which may serve the model meanwhile, get the layer's own. The last of
-    several replacements by one thread counts, until it ends.
-    """
+    def __init__(self, layer: keras.Layer, name: str) -> None:
+        self.original = getattr(layer, name)
+        self.attributes = {name: vars(layer)[name]} if name in vars(layer) else {}
+        self.replacements: dict[int, list[Callable[..., Any]]] = {}
+        functools.update_wrapper(self, self.original)
+
+    def current(self) -> Callable[..., Any]:
+        replacements = self.replacements.get(threading.get_ident())
+        function: Callable[..., Any] = replacements[-1] if replacements else self.original
+        return function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.current()(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _replaced(
+    layer: keras.Layer, name: str, function: Callable[..., Any]
+) -> Iterator[None]:
+    """The attribute is `function` for this thread, and for all others what it was."""
     thread = threading.get_ident()
     with _lock:
-        own = vars(layer).get("call")
-        if not isinstance(own, _CallByThread):
-            own = _CallByThread(layer.call, own)
+        by_thread = vars(layer).get(name)
+        if not isinstance(by_thread, _ByThread):
+            by_thread = _ByThread(layer, name)
             # Past Keras and PyTorch, which keep account of what is assigned to a layer.
-            object.__setattr__(layer, "call", own)
-        own.replacements.setdefault(thread, []).append(called)
+            object.__setattr__(layer, name, by_thread)
+        by_thread.replacements.setdefault(thread, []).append(function)
     try:
         yield
     finally:
         with _lock:
-            own.replacements[thread].remove(called)
-            if not own.replacements[thread]:
-                del own.replacements[thread]
-            if not own.replacements and own.attribute is None:
-                object.__delattr__(layer, "call")
-            elif not own.replacements:
-                object.__setattr__(layer, "call", own.attribute)
-
-
-def current_call(layer: keras.Layer) -> Callable[..., Any]:
-    """What the layer does when this thread calls it."""
-    call = layer.call
-    return call.current() if isinstance(call, _CallByThread) else call
+            by_thread.replacements[thread].remove(function)
+            if not by_thread.replacements[thread]:
+                del by_thread.replacements[thread]
+            if not by_thread.replacements:
+                object.__delattr__(layer, name)
+                vars(layer).update(by_thread.attributes)
 
 
 @contextlib.contextmanager
@@ -115,28 +223,6 @@ def intercepted_calls(
             yield
         finally:
             keras.Layer.__call__ = original
-
-
-class _CallByThread:
-    """A layer's `call`, replaced in some threads.
-
-    Args:
-        original: what the layer does in all the others.
-        attribute: what stood in the layer's own attributes, if something did.
-    """
-
-    def __init__(self, original: Callable[..., Any], attribute: Any) -> None:
-        functools.update_wrapper(self, original)
-        self.original = original
-        self.attribute = attribute
-        self.replacements: dict[int, list[Callable[..., Any]]] = {}
-
-    def current(self) -> Callable[..., Any]:
-        replacements = self.replacements.get(threading.get_ident())
-        return replacements[-1] if replacements else self.original
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.current()(*args, **kwargs)
 
 
 class Watch(NamedTuple):
@@ -168,8 +254,8 @@ def forward_and_back(run: Run, cotangents: Cotangents) -> None:
     backends[keras.backend.backend()](run, cotangents)
 
 
-def has_values(tensor: Any) -> bool:
-    """Whether a tensor has values by now: not so where code is being compiled."""
+def is_concrete(tensor: Any) -> bool:
+    """Whether a tensor has values by now: not where code is being compiled."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -192,7 +278,7 @@ def _tensorflow(run: Run, cotangents: Cotangents) -> None:
     anchor = tf.zeros(())
 
     def tap(tensor: Any, watch: Watch) -> Any:
-        if not has_values(tensor):
+        if not is_concrete(tensor):
             return tensor
 
         def passed(tensor: Any, anchor: Any) -> Any:
@@ -230,12 +316,12 @@ def _jax_tap() -> Any:
         return tensor
 
     def forward(watch: Watch, tensor: Any, _anchor: Any) -> Any:
-        if has_values(tensor):
+        if is_concrete(tensor):
             watch.forward(tensor)
         return tensor, None
 
     def back(watch: Watch, _kept: None, gradient: Any) -> Any:
-        if has_values(gradient):
+        if is_concrete(gradient):
             watch.backward(gradient)
         return gradient, jax.numpy.zeros(())
 
@@ -264,10 +350,7 @@ def _torch(run: Run, cotangents: Cotangents) -> None:
         apply: Any = Passed.apply  # which has no types
         return apply(tensor, anchor, watch)
 
-    # Keras's Dropout draws from the generators of PyTorch, whose states must stay.
-    devices = range(torch.cuda.device_count())
-    with torch.enable_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with torch.enable_grad():
         anchor = torch.zeros((), requires_grad=True)
         results = [result for result in run(tap) if result.requires_grad]
         if results:

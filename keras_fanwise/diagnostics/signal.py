@@ -2,8 +2,7 @@
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
 from typing import Any
 
 import keras
@@ -12,12 +11,12 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import Moments, dtype_name, moments, pooled
 from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
 from keras_fanwise.backends.tap import (
+    LayerCall,
     Tap,
     Watch,
-    current_call,
     forward_and_back,
     kept_state,
-    replaced_call,
+    tapped,
 )
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.fans.layers import unit_axes
@@ -115,7 +114,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     return judge(rows, anatomy, name=model.name)
 
 
-def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:
+def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_MeasuredCall"]:
     batch = Arguments((given(x),), {})
     if y is None:
         return _sent(model, batch, None)
@@ -124,7 +123,7 @@ def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_Call"]:
         return _sent(model, batch, targets)
 
 
-def _sent_drawn(model: keras.Layer) -> list["_Call"]:
+def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
     """Of a batch of 32 positions, or, if the model cannot take it, of more."""
     first, *others = sizes(model)
     try:
@@ -155,7 +154,7 @@ def _check_loss(model: keras.Layer, x: Any) -> None:
         )
 
 
-class _Call:
+class _MeasuredCall:
     """A call of a layer, and what was measured of the tensors that it gave."""
 
     def __init__(self, layer: keras.Layer, path: str, number: int, depth: int) -> None:
@@ -168,25 +167,25 @@ class _Call:
         self.backward: list[Moments] = []
 
     def watch(self) -> Watch:
-        return Watch(self._forward, self._backward)
+        return Watch(
+            self._forward, lambda gradient: self.backward.append(moments(gradient))
+        )
 
     def _forward(self, tensor: Any) -> None:
         self.shape = self.shape or tuple(tensor.shape)
         axis = _unit_axis(self.layer, len(tensor.shape))
         self.forward.append(moments(tensor, axis))
 
-    def _backward(self, gradient: Any) -> None:
-        self.backward.append(moments(gradient))
-
     def row(self) -> LayerSignal:
         values = pooled(self.forward)
+        axis = _unit_axis(self.layer, len(self.shape))
         return LayerSignal(
             path=self.path,
             call=self.number,
             layer=type(self.layer).__name__,
             depth=self.depth,
             shape=self.shape,
-            units=_units(self.shape, self.layer),
+            units=self.shape[axis] if len(self.shape) > 1 else 1,
             mean=values.mean,
             std=values.std,
             dead=values.dead,
@@ -194,19 +193,29 @@ class _Call:
         )
 
 
-def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_Call]:
+def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_MeasuredCall]:
     """The calls of the layers, in their order; with `y` what comes back is of the loss."""
-    calls: list[_Call] = []
+    calls: list[_MeasuredCall] = []
+    paths = measured_layers(model)
+    numbers: Counter[keras.Layer] = Counter()
+
+    def measured(call: LayerCall, tap: Tap) -> Any:
+        output = call.output()
+        layer = call.layer
+        numbers[layer] += 1
+        depth = (calls[-1].depth if calls else 0) + has_kernel(layer)
+        calls.append(_MeasuredCall(layer, paths[layer], numbers[layer], depth))
+        watch = calls[-1].watch()
+        return keras.tree.map_structure(
+            lambda tensor: tap(tensor, watch) if _is_float(tensor) else tensor, output
+        )
 
     def run(tap: Tap) -> list[Any]:
         # Whatever is assigned to a variable in the scope is forgotten with it.
-        with keras.StatelessScope(), contextlib.ExitStack() as stack:
-            for layer, path in measured_layers(model).items():
-                called = _tapped(layer, path, tap, calls)
-                stack.enter_context(replaced_call(layer, called))
+        with keras.StatelessScope(), tapped(paths, functools.partial(measured, tap=tap)):
             outputs = model(*batch.positional, training=True, **batch.named)
             if y is None:
-                return _floats(outputs)
+                return list(filter(_is_float, keras.tree.flatten(outputs)))
             return [model.compute_loss(x=batch.positional[0], y=y, y_pred=outputs)]
 
     def cotangents(results: Any) -> list[Any]:
@@ -221,31 +230,6 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_Call]:
     return calls
 
 
-def _tapped(
-    layer: keras.Layer, path: str, tap: Tap, calls: list[_Call]
-) -> Callable[..., Any]:
-    """The layer's `call`, recorded, with taps on all that it gives."""
-    original = current_call(layer)
-    deeper = has_kernel(layer)
-    numbers = itertools.count(1)
-
-    @functools.wraps(original)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        outputs = original(*args, **kwargs)
-        depth = (calls[-1].depth if calls else 0) + deeper
-        calls.append(call := _Call(layer, path, next(numbers), depth))
-        return keras.tree.map_structure(
-            lambda tensor: tap(tensor, call.watch()) if _is_float(tensor) else tensor,
-            outputs,
-        )
-
-    return called
-
-
-def _floats(outputs: Any) -> list[Any]:
-    return [tensor for tensor in keras.tree.flatten(outputs) if _is_float(tensor)]
-
-
 def _is_float(tensor: Any) -> bool:
     return (
         keras.ops.is_tensor(tensor)
@@ -257,7 +241,3 @@ def _is_float(tensor: Any) -> bool:
 def _unit_axis(layer: keras.Layer, rank: int) -> int:
     """Where the units of a tensor are: the channels."""
     return unit_axes(layer, None, rank)[0]
-
-
-def _units(shape: Sequence[int], layer: keras.Layer) -> int:
-    return shape[_unit_axis(layer, len(shape))] if len(shape) > 1 else 1

@@ -1,6 +1,7 @@
 """A batch for a model, drawn from what the model says of its inputs."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_fanwise.backends.arrays import dtype_name, to_tensor
 from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
-from keras_fanwise.backends.tap import current_call, has_values, replaced_call
+from keras_fanwise.backends.tap import LayerCall, is_concrete, tapped
 from keras_fanwise.sampling.sampler import DTYPES, draw, stream_key
 
 _SAMPLES = 32
@@ -60,7 +61,8 @@ def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
     with contextlib.ExitStack() as stack:
         for number, layer in enumerate(all_layers(model)):
             if isinstance(layer, keras.layers.Embedding):
-                stack.enter_context(replaced_call(layer, _with_indices(layer, number)))
+                tap = functools.partial(_with_indices, number)
+                stack.enter_context(tapped([layer], tap))
         drawn = [
             _values(number, tensor, _shape(tensor, samples, size), limits)
             for number, tensor in enumerate(tensors)
@@ -224,16 +226,14 @@ def _integers(shape: Sequence[int], limit: int, name: str) -> np.ndarray:
     return generator.integers(limit, size=shape, dtype=np.int32)
 
 
-def _with_indices(layer: keras.layers.Embedding, number: int) -> Any:
-    call = current_call(layer)
-
-    def called(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if has_values(inputs) and not _are_indices(inputs, layer.input_dim):
-            drawn = _integers(inputs.shape, layer.input_dim, f"embedding {number}")
-            inputs = keras.ops.convert_to_tensor(drawn)
-        return call(inputs, *args, **kwargs)
-
-    return called
+def _with_indices(number: int, call: LayerCall) -> Any:
+    """What the call of an embedding gives, for random indices if it is given none."""
+    inputs, *others = call.args
+    limit = call.layer.input_dim
+    if is_concrete(inputs) and not _are_indices(inputs, limit):
+        drawn = _integers(inputs.shape, limit, f"embedding {number}")
+        call = call._replace(args=(keras.ops.convert_to_tensor(drawn), *others))
+    return call.output()
 
 
 def _are_indices(tensor: Any, limit: int) -> bool:

@@ -1,20 +1,25 @@
 """Scales a model's kernels by what their layers give on a batch."""
 
 import contextlib
-import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
-from keras_fanwise.backends.arrays import moments, snapshot
+from keras_fanwise.backends.arrays import dtype_name, moments, snapshot
 from keras_fanwise.backends.private_keras import all_layers, own_variables
-from keras_fanwise.backends.tap import current_call, has_values, kept_state, replaced_call
-from keras_fanwise.fans.layers import Matrices, known_matrices, unit_axes
+from keras_fanwise.backends.tap import (
+    LayerCall,
+    is_concrete,
+    kept_random_state,
+    kept_state,
+    tapped,
+)
+from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.batches import Arguments, batch_for, given
 from keras_fanwise.models.initialize import all_or_none
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
@@ -55,7 +60,7 @@ class ScalingPass:
         self, kernels: Sequence[OwnedWeight], reasons: Sequence[str], std: float, by: str
     ) -> None:
         self._kernels = dict(zip(map(_path, kernels), kernels, strict=True))
-        self._reasons = dict(zip(map(_path, kernels), reasons, strict=True))
+        self._reasons = dict(zip(self._kernels, reasons, strict=True))
         self._std = std
         self._by = by
         # By path of the kernel, in the order of the calls.
@@ -64,10 +69,17 @@ class ScalingPass:
 
     def run(self, model: keras.Layer, batch: Arguments) -> None:
         """Sends a batch through the model."""
-        with keras.StatelessScope() as scope, contextlib.ExitStack() as stack:
-            for owned in self._kernels.values():
-                called = self._called(owned)
-                stack.enter_context(replaced_call(owned.layer, called))
+        by_layer = {
+            owned.layer: owned
+            for path, owned in self._kernels.items()
+            if not self._reasons[path]
+        }
+
+        def called(call: LayerCall) -> Any:
+            owned = by_layer.pop(call.layer, None)  # at its first call
+            return call.output() if owned is None else self._calibrated(owned, call)
+
+        with keras.StatelessScope() as scope, tapped(list(by_layer), called):
             model(*batch.positional, training=True, **batch.named)
         scaled = [path for path, one in self._scalings.items() if not one.reason]
         for path in scaled:
@@ -88,83 +100,95 @@ class ScalingPass:
             rows.append(row._replace(status=status, **scaling._asdict()))
         return rows
 
-    def _called(self, owned: OwnedWeight) -> Callable[..., Any]:
-        """The layer's `call`, which scales the kernel when it is called first."""
-        original, path = current_call(owned.layer), _path(owned)
+    def _calibrated(self, owned: OwnedWeight, call: LayerCall) -> Any:
+        """What the layer gives, with a kernel that is scaled if it can be.
 
-        @functools.wraps(original)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            if path not in self._scalings and not self._reasons[path]:
-                self._scalings[path] = _Scaling()  # a layer may call itself
-                raw = functools.partial(_raw_output, owned.layer, original, args, kwargs)
-                self._scalings[path] = self._scaling(owned, raw)
-            return original(*args, **kwargs)
-
-        return called
-
-    def _scaling(self, owned: OwnedWeight, raw: Callable[[], Any]) -> _Scaling:
-        given = raw()
-        if given is None:
-            return _Scaling(reason="its layer gives no single tensor of a float type")
-        if not has_values(given):
-            return _Scaling(reason="called in compiled code")
-        before = moments(given).std
-        if not _array(owned.variable.value).any():
-            return _Scaling(before, reason="it is 0")
-        if not before or not math.isfinite(before):
-            return _Scaling(before, reason="what its layer gives is constant or not finite")
-        matrices = None
-        if self._by == "unit":
-            matrices = _unit_matrices(owned)
-            if matrices is None:
-                return _Scaling(before, reason="the units of its layer are not known")
+        The layer runs with the kernel as it is, and again if that is scaled, to tell
+        whether what it gives has followed.
+        """
+        path = _path(owned)
+        self._scalings[path] = _Scaling()  # the layers inside come after it
+        with kept_random_state(call.layer):
+            output, raw = call.outputs()
+        tensors = keras.tree.flatten(raw)
+        before = moments(tensors[0]).std if _is_measurable(tensors) else None
+        scaling = _Scaling(before, reason=self._obstacle(owned, tensors, before))
+        self._scalings[path] = scaling
+        if scaling.reason or before is None:
+            return output
         variables = _scaled_weights(owned)
         old = [snapshot(variable) for variable in variables]
-        scaled: tuple[np.ndarray, float] | None
-        if matrices is None:
-            scaled = self._scale(owned, before)
+        if self._by == "layer":
+            factor, expected = self._std / before, self._std
+            for variable in variables:
+                _assign(variable, _array(variable.value) * factor)
         else:
-            scaled = self._by_unit(owned, _array(given), matrices)
-        if scaled is None:
-            return _Scaling(before, reason="its bias is that of several units")
-        factors, expected = scaled
-        after = moments(raw()).std
+            factor, expected = self._scale_units(owned, _array(tensors[0]))
+        scaled_output, scaled_raw = call.outputs()
+        after = moments(keras.tree.flatten(scaled_raw)[0]).std
         if abs(after - expected) <= _ROUNDING * expected:
-            return _Scaling(before, float(np.median(factors)), after)
+            self._scalings[path] = _Scaling(before, factor, after)
+            return scaled_output
         for variable, values in zip(variables, old, strict=True):
             variable.assign(values)
-        return _Scaling(before, reason="what its layer gives does not scale with it")
+        reason = "what its layer gives does not scale with it"
+        self._scalings[path] = _Scaling(before, reason=reason)
+        return output
 
-    def _scale(self, owned: OwnedWeight, before: float) -> tuple[np.ndarray, float]:
-        """Scales the weights in the scope.
+    def _obstacle(
+        self, owned: OwnedWeight, raw: Sequence[Any], before: float | None
+    ) -> str:
+        """Why a kernel is kept with which its layer gave this; `""` if it is scaled."""
+        if before is None:
+            if len(raw) == 1 and _is_float(raw[0]):
+                return "called in compiled code"
+            return "its layer gives no single tensor of a float type"
+        if not _array(owned.variable.value).any():
+            return "it is 0"
+        if not before or not math.isfinite(before):
+            return "what its layer gives is constant or not finite"
+        if self._by == "layer":
+            return ""
+        matrices, bias = _matrices(owned), _bias(owned)
+        if matrices is None or matrices.unit_axes is None:
+            return "the units of its layer are not known"
+        shape = raw[0].shape
+        units = [shape[axis] for axis in unit_axes(owned.layer, matrices, len(shape))]
+        shared = bias is not None and math.prod(bias.shape) != math.prod(units)
+        return "its bias is that of several units" if shared else ""
+
+    def _scale_units(self, owned: OwnedWeight, raw: np.ndarray) -> tuple[float, float]:
+        """Scales each unit in the scope, and centres it if it has a bias.
 
         Returns:
-            The factor, and the deviation of what the layer gives if it scales with them.
+            The median of the factors, and the deviation that the layer gives with them.
         """
-        factor = np.asarray(self._std / before)
-        for variable in _scaled_weights(owned):
-            _assign(variable, _array(variable.value) * factor)
-        return factor, self._std
-
-    def _by_unit(
-        self, owned: OwnedWeight, output: np.ndarray, matrices: Matrices
-    ) -> tuple[np.ndarray, float] | None:
-        """Likewise, with a factor for each unit; `None` if units share their bias."""
-        kernel, bias = _array(owned.variable.value), _bias(owned)
-        axes = unit_axes(owned.layer, matrices, output.ndim)
-        means, stds = _of_units(output, axes)
+        matrices, bias = _matrices(owned), _bias(owned)
+        axes = unit_axes(owned.layer, matrices, raw.ndim)
+        units = np.moveaxis(raw, axes, range(len(axes)))
+        rest = tuple(range(len(axes), raw.ndim))
+        means, stds = units.mean(axis=rest), units.std(axis=rest)
         factors: np.ndarray = np.ones_like(stds)
         np.divide(self._std, stds, out=factors, where=stds > 0)
         between = float(np.var(factors * means))
         if bias is not None:
-            if math.prod(bias.shape) != factors.size:
-                return None
             centred = factors * (_array(bias.value).reshape(means.shape) - means)
             _assign(bias, centred.reshape(tuple(bias.shape)))
             between = 0.0
+        kernel = _array(owned.variable.value)
         scaled = kernel.reshape(matrices.shape) * matrices.unit_factors(factors)
         _assign(owned.variable, scaled.reshape(kernel.shape))
-        return factors, math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
+        expected = math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
+        return float(np.median(factors)), expected
+
+
+def _is_float(tensor: Any) -> bool:
+    return keras.ops.is_tensor(tensor) and "float" in dtype_name(tensor)
+
+
+def _is_measurable(tensors: Sequence[Any]) -> bool:
+    """Whether they are a single one, of a float type, with values."""
+    return len(tensors) == 1 and _is_float(tensors[0]) and is_concrete(tensors[0])
 
 
 def _path(owned: OwnedWeight) -> str:
@@ -194,48 +218,10 @@ def _assign(variable: keras.Variable, values: np.ndarray) -> None:
     variable.assign(keras.ops.convert_to_tensor(rounded, dtype))
 
 
-def _unit_matrices(owned: OwnedWeight) -> Matrices | None:
-    """The matrices of a kernel of Keras, if it is known where its layer's units are."""
-    shape = tuple(owned.variable.shape)
-    found = known_matrices(owned.layer, owned.variable.name, shape)
-    return None if found is None or found.unit_axes is None else found
-
-
-def _of_units(output: np.ndarray, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each unit, along the axes of the units in their order."""
-    units = np.moveaxis(output, axes, range(len(axes)))
-    rest = tuple(range(len(axes), output.ndim))
-    return units.mean(axis=rest), units.std(axis=rest)
-
-
-def _raw_output(
-    layer: keras.Layer, original: Callable[..., Any], args: Any, kwargs: Any
-) -> Any:
-    """What a layer gives before its activation; `None` if that is no single tensor."""
-    seen: list[Any] = []
-
-    def watch(tensor: Any, *_args: Any, **_kwargs: Any) -> Any:
-        seen.append(tensor)
-        return tensor
-
-    if callable(getattr(layer, "activation", None)) and _is_own_method(layer, original):
-        # Not on the layer itself, which other threads may be calling.
-        twin = object.__new__(type(layer))
-        vars(twin).update({k: v for k, v in vars(layer).items() if k != "call"})
-        vars(twin)["activation"] = watch
-        outputs = type(layer).call(twin, *args, **kwargs)
-    else:
-        outputs = original(*args, **kwargs)
-    tensors = keras.tree.flatten(seen if len(seen) == 1 else outputs)
-    if len(tensors) != 1 or not keras.ops.is_tensor(tensors[0]):
-        return None
-    return (
-        tensors[0] if "float" in keras.backend.standardize_dtype(tensors[0].dtype) else None
-    )
-
-
-def _is_own_method(layer: keras.Layer, original: Any) -> bool:
-    return getattr(original, "__func__", None) is type(layer).call
+def _matrices(owned: OwnedWeight) -> Any:
+    """Those of which the kernel of a layer of Keras is made; `None` if nobody knows."""
+    variable = owned.variable
+    return known_matrices(owned.layer, variable.name, tuple(variable.shape))
 
 
 BY = ("layer", "unit")
@@ -254,9 +240,11 @@ def calibrate(
 
     A batch is sent through the model once. At the first call of each layer that has a
     kernel, the kernel and its bias are multiplied by `std` over the standard deviation of
-    what the layer gives, before its activation; the layers behind it see the scaled output,
-    so that one pass is enough. The model runs as in training. Of a separable convolution
-    the pointwise kernel is scaled.
+    what the layer gives, before its activation; the layers after it see the scaled output,
+    so that one pass is enough. For that such a layer runs twice at its first call: with its
+    kernel as it was, and scaled, both times with the same random numbers; all others run
+    once. The model runs as in training. Of a separable convolution the pointwise kernel is
+    scaled.
 
     Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
     layers that are quantized, adapted or normalize their kernel, those that several layers

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.backends.tap import has_values
+from keras_fanwise.backends.tap import is_concrete
 
 layers = keras.layers
 
@@ -42,7 +42,7 @@ class Words(layers.Layer):
         self.words.build(shape)
 
     def call(self, x, **options):
-        if not isinstance(x, keras.KerasTensor) and has_values(x):
+        if not isinstance(x, keras.KerasTensor) and is_concrete(x):
             self.indices.append(np.array(keras.ops.convert_to_numpy(x)))
         return self.words(x)
 
@@ -55,7 +55,7 @@ class Recorder(layers.Layer):
         self.values = []
 
     def call(self, x):
-        if not isinstance(x, keras.KerasTensor) and has_values(x):
+        if not isinstance(x, keras.KerasTensor) and is_concrete(x):
             self.values.append(np.array(keras.ops.convert_to_numpy(x)))
         return x
 

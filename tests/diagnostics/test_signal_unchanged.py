@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.backends import tap as calls
 from keras_fanwise.backends.arrays import moments
+from keras_fanwise.backends.tap import tapped
 
 from support.processes import needs
 
@@ -192,7 +192,7 @@ def test_signals_of_two_threads_at_once():
 
 def test_replacements_that_end_in_any_order():
     layer = layers.Dense(2)
-    first, second = (calls.replaced_call(layer, lambda x, n=n: n) for n in (1, 2))
+    first, second = (tapped([layer], lambda call, n=n: n) for n in (1, 2))
     first.__enter__()
     second.__enter__()
     assert layer.call(None) == 2
@@ -201,7 +201,7 @@ def test_replacements_that_end_in_any_order():
     second.__exit__(None, None, None)
     assert "call" not in vars(layer)
     object.__setattr__(layer, "call", len)
-    with calls.replaced_call(layer, lambda x: "replaced"):
+    with tapped([layer], lambda call: "replaced"):
         assert layer.call("") == "replaced"
         assert in_thread(lambda: layer.call("")) == 0
     assert layer.call is len

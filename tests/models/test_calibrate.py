@@ -450,3 +450,77 @@ def test_models_without_kernels():
         kf.calibrate(keras.Sequential([keras.Input((3,)), layers.BatchNormalization()]))
     with pytest.raises(ValueError, match="built"):
         kf.calibrate(keras.Sequential([layers.Dense(3)]))
+
+
+def counted(cls):
+    """A subclass that counts how often its `call` runs."""
+
+    class Counted(cls):
+        runs = 0
+
+        def call(self, inputs):
+            self.runs += 1
+            return super().call(inputs)
+
+    return Counted
+
+
+@pytest.mark.parametrize("by", ["layer", "unit"])
+def test_a_scaled_layer_runs_twice_and_all_others_once(by):
+    inputs = keras.Input((8, 8, 4))
+    x = counted(layers.SeparableConv2D)(6, 3, activation="relu", name="separable")(inputs)
+    x = counted(layers.BatchNormalization)(name="norm")(x)
+    x = counted(layers.Conv2D)(6, 3, activation="tanh", name="convolution")(x)
+    x = counted(layers.Flatten)(name="flatten")(x)
+    x = counted(layers.Dense)(3, kernel_initializer="zeros", name="zero")(x)
+    model = keras.Model(inputs, counted(layers.Dense)(3, name="left")(x))
+    before = {layer.name: getattr(layer, "runs", 0) for layer in model.layers}
+    kf.calibrate(model, batch(model, 0, 64), by=by, only=["[!l]*"])
+    runs = {layer.name: layer.runs - before[layer.name] for layer in model.layers[1:]}
+    once = {"norm": 1, "flatten": 1, "zero": 1, "left": 1}
+    assert runs == {"separable": 2, "convolution": 2, **once}
+
+
+def test_a_separable_convolution_is_measured_before_its_activation():
+    inputs = keras.Input((8, 8, 4))
+    separable = layers.SeparableConv2D(16, 3, activation="relu")
+    model = keras.Model(inputs, separable(inputs))
+    x = batch(model, 0)
+    _, pointwise = sorted(kf.calibrate(model, x), key=lambda row: row.path)
+    assert (pointwise.status, pointwise.reason) == ("scaled", "")
+    separable.activation = keras.activations.linear
+    assert ops.convert_to_numpy(separable(x)).std() == pytest.approx(1, rel=1e-3)
+
+
+class Dropping(layers.Layer):
+    """Drops a half of its inputs before it multiplies them."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = layers.Dropout(0.5)
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+
+    def call(self, x, training=False):
+        return ops.matmul(self.drop(x, training=training), self.kernel)
+
+
+def test_the_same_units_are_dropped_by_every_run_and_every_call():
+    body = [layers.Dense(16), layers.Dropout(0.5), Dropping(), layers.Dense(4)]
+    model = keras.Sequential([keras.Input((8,)), *body])
+    x = batch(model, 0, 16)
+    planned = kf.calibrate(model, x, dry_run=True).rows
+    assert {row.status for row in planned} == {"scaled"}
+    assert kf.calibrate(model, x, dry_run=True).rows == planned
+    assert kf.calibrate(model, x).rows == planned
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch's generators")
+def test_the_random_state_of_pytorch_stays():
+    import torch
+
+    model = keras.Sequential([keras.Input((8,)), layers.Dropout(0.5), layers.Dense(3)])
+    before = torch.random.get_rng_state()
+    kf.calibrate(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
