@@ -118,7 +118,7 @@ def quiet() -> Iterator[None]:
 def clean_stop() -> Iterator[None]:
     """Signals that stop the process let it leave its contexts first.
 
-    The exit code is that of a shell for them, 128 and the number of the signal. Signals
+    The exit code is a shell's for them, 128 and the number of the signal. Signals
     that the caller ignores or handles are left alone.
     """
     handlers: dict[int, Any] = {}
@@ -307,7 +307,7 @@ def _values_of(name: str, content: Any) -> Iterator[Any]:
 
 
 def load_data(path: Path) -> Arrays:
-    """Reads the arrays of a .npz file by name, or that of a .npy file as x.
+    """Reads the arrays of a .npz file by name, or the one of a .npy file as x.
 
     Nothing in it is run.
 
@@ -334,7 +334,7 @@ def batch_of(
     """What the model takes, and what its results are compared with or `None`.
 
     Raises:
-        BadInputError: the names of the arrays in the file are not those of the inputs.
+        BadInputError: the names of the arrays in the file are not the names of the inputs.
     """
     inputs = getattr(model, "inputs", None) or []
     names = [tensor.name for tensor in inputs]

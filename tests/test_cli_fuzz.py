@@ -3,8 +3,6 @@
 As many as one likes: see test_fuzz.py.
 """
 
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,25 +42,3 @@ def test_the_inputs_are_what_they_are_called(files, suffix, kind, codes):
         code, faults = cli_inputs.outcome(case)
         assert code in codes
         assert not faults
-
-
-def test_faults_are_seen(files, monkeypatch):
-    """One of each kind, planted in place of the command."""
-    case = cli_inputs.Case("good", b"", "model.keras", ["fans", "--json"], [], "utf-8")
-
-    def planted(print_and_exit):
-        monkeypatch.setattr(cli_inputs, "main", lambda arguments: print_and_exit())
-        return " ".join(cli_inputs.outcome(case).faults)
-
-    assert "ZeroDivisionError" in planted(lambda: 1 // 0)
-    assert "exit code 3" in planted(lambda: 3)
-    assert "no output" in planted(lambda: 0)
-    assert "not one line" in planted(lambda: 2)
-    assert "no JSON" in planted(lambda: print("{") or 0)
-    assert "NaN" in planted(lambda: print("[NaN]") or 0)
-    assert "control" in planted(lambda: print("\x1b") or 0)
-    assert "beside an error" in planted(lambda: print("a") or 2)
-    assert "not asked for" in planted(lambda: Path("new").touch() or 2)
-    assert "not asked for" in planted(lambda: Path("model.keras").unlink() or 2)
-    assert "replaced unasked" in planted(lambda: Path("there.svg").write_text("") or 2)
-    assert "was run" in planted(lambda: Path(cli_inputs.RAN).touch() or 0)

@@ -23,9 +23,9 @@ from keras_fanwise.reports.tables import (
     Panel,
     Region,
     count_text,
-    grouped,
+    first_names,
+    group_by,
     numbers,
-    some,
     span,
     words,
 )
@@ -105,7 +105,7 @@ class WeightAudit(NamedTuple):
             asked: of weights that are not random, or whose initializer is unknown.
         std: the standard deviation of the values.
         forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
-        backward: fan_out · Var(w), by which it multiplies that of gradients.
+        backward: fan_out · Var(w), by which it multiplies the variance of gradients.
         findings: the conditions that it does not meet.
         role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
             `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
@@ -216,7 +216,7 @@ class AuditReport(Report[WeightAudit]):
             _, condition, severity, _, cause, remedy, *_ = finding
             return condition, severity, cause, remedy, rows[finding.path].layer
 
-        for found in grouped(self.findings, alike):
+        for found in group_by(self.findings, alike):
             first = found[0]
             rest = [first.cause, f"Remedy: {first.remedy}"]
             if len(found) == 1:
@@ -224,7 +224,7 @@ class AuditReport(Report[WeightAudit]):
                 continue
             paths = [finding.path for finding in found]
             kind = KIND.kind([rows[path] for path in paths])
-            yield f"{first._label}: {kind}, {_range(found)}", [some(paths), *rest]
+            yield f"{first._label}: {kind}, {_range(found)}", [first_names(paths), *rest]
 
     def _shown(self) -> list[WeightAudit]:
         return [row for row in self.rows if row.role in SHOWN or row.findings]
@@ -235,12 +235,13 @@ class AuditReport(Report[WeightAudit]):
         # A weight gets the marker of its first finding: errors come first.
         firsts = {one.path: one for one in reversed(self.findings) if one.path in places}
         marks = []
-        for found in grouped(self.findings, lambda one: one._label):
-            points = sorted(places[p] for p, one in firsts.items() if one in found)
+        for found in group_by(self.findings, lambda one: one._label):
+            _, condition, level, *_ = found[0]
+            label = found[0]._label
+            alike = [one for one in firsts.values() if one._label == label]
+            points = sorted(places[one.path] for one in alike)
             if points:
-                shape = _MARKERS[found[0].condition]
-                is_error = found[0].severity == ERROR
-                marks.append(Mark(found[0]._label, points, shape, is_filled=is_error))
+                marks.append(Mark(label, points, _MARKERS[condition], level == ERROR))
         values = {"forward": "forward", "backward": "backward"}
         return [Panel.of("fan · Var(w)", rows, values, marks=marks, reference=1.0)]
 
@@ -275,8 +276,8 @@ class Verdict(FindingKind):
 class Trend(NamedTuple):
     """What becomes of a standard deviation over the hidden layers.
 
-    It is read at one row for each kernel: the last behind it that still has the shape of
-    the kernel's own, so behind its normalization, activation and addition.
+    It is read at one row for each kernel: the last after it that still has the shape of
+    the kernel's own, so after its normalization, activation and addition.
 
     Attributes:
         rate: by what each layer multiplies it, `total ** (1 / layers)`. `None` if the rows
@@ -378,7 +379,7 @@ class SignalReport(Report[LayerSignal]):
     at most about 20 of them, evenly spaced, and those with a verdict; `text` can give every
     call of a layer.
 
-    The trends are those of the hidden layers: from the first layer that has a kernel to
+    The trends are of the hidden layers: from the first layer that has a kernel to
     the last but one, since what a model gives is often of another size than what it works
     with. A signal vanishes or explodes if its standard deviation in the end is less than
     1/100 of that in the beginning, or more than 100 times as large, beyond what an average
@@ -390,7 +391,7 @@ class SignalReport(Report[LayerSignal]):
         rows: list of `LayerSignal`, one for each call of a layer, in their order.
         findings: list of `SignalFinding`; empty for a healthy model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
-        backward: the `Trend` of that of the gradients, from the last layer to the first.
+        backward: the `Trend` of the gradients, from the last layer to the first.
         name: of the model.
     """
 

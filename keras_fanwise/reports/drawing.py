@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_fanwise.arguments import fail, printable
-from keras_fanwise.reports.tables import Mark, Panel, Region, grouped, shortened
+from keras_fanwise.reports.tables import Mark, Panel, Region, group_by, shorten
 
 # In inches: of a figure, of a panel, of a name below it, of one of its letters, and of what
 # stands beside the panels.
@@ -103,7 +103,7 @@ def _short(names: Sequence[str]) -> list[str]:
     heads = {name.partition("/")[0] for name in names if "/" in name}
     if len(heads) == 1 and all("/" in name for name in names):
         names = [name.partition("/")[2] for name in names]
-    return [shortened(name, _LETTERS) for name in names]
+    return [shorten(name, _LETTERS) for name in names]
 
 
 def _draw(axis: Axes, panel: Panel) -> None:
@@ -156,7 +156,7 @@ def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mar
         beyond = [
             (shapes.get(i, default), i) for i, one in enumerate(values) if is_there(one)
         ]
-        for alike in grouped(beyond, operator.itemgetter(0)):
+        for alike in group_by(beyond, operator.itemgetter(0)):
             points = [i for _, i in alike]
             heights = [height] * len(points)
             axis.plot(points, heights, alike[0][0], color=_REGION, transform=edge)

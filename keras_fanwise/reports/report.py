@@ -14,10 +14,10 @@ from keras_fanwise.reports.tables import (
     Column,
     Panel,
     Table,
-    escaped,
-    grouped,
+    escape,
+    group_by,
     screen_width,
-    wrapped,
+    wrap,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Report(Generic[Row]):
             return Table.of(self._every, self.rows)
         rows = self._shown()
         if self._kinds and len(rows) > MOST_KERNELS:
-            return Table.of_kinds(self._kinds, grouped(rows, self._kind))
+            return Table.of_kinds(self._kinds, group_by(rows, self._kind))
         return Table.of(self._short, rows)
 
     def text(self, verbose: bool = False) -> str:
@@ -118,7 +118,7 @@ class Report(Generic[Row]):
         """
         width = screen_width()
         parts = [
-            wrapped(self._verdict(), width),
+            wrap(self._verdict(), width),
             list(self._group_lines(verbose, width)),
             self._table(verbose).text(None if verbose else width),
         ]
@@ -126,9 +126,9 @@ class Report(Generic[Row]):
 
     def _group_lines(self, verbose: bool, width: int) -> Iterator[str]:
         for head, rest in self._groups(verbose):
-            yield from wrapped(head, width, hanging=4)
+            yield from wrap(head, width, hanging=4)
             for line in rest:
-                yield from wrapped(line, width, hanging=4, first=4)
+                yield from wrap(line, width, hanging=4, first=4)
 
     def __str__(self) -> str:
         return self.text()
@@ -137,12 +137,12 @@ class Report(Generic[Row]):
 
     def _repr_html_(self) -> str:
         groups = "\n".join(
-            f"<li>{'<br>'.join(escaped(line) for line in (head, *rest))}</li>"
+            f"<li>{'<br>'.join(escape(line) for line in (head, *rest))}</li>"
             for head, rest in self._groups(verbose=False)
         )
         table = self._table(verbose=False)
         parts = [
-            f"<p><strong>{escaped(self._verdict())}</strong></p>",
+            f"<p><strong>{escape(self._verdict())}</strong></p>",
             f"<ul>\n{groups}\n</ul>" if groups else "",
             table.html() if table.cells else "",
         ]

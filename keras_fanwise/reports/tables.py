@@ -122,7 +122,7 @@ class Table(NamedTuple):
             # Notebooks align cells to the right, which is for numbers.
             texts = (
                 f'<{tag} style="text-align: {"left" if column.is_text else "right"}">'
-                f"{escaped(cell)}</{tag}>"
+                f"{escape(cell)}</{tag}>"
                 for column, cell in zip(self.columns, cells, strict=True)
             )
             return f"<tr>{''.join(texts)}</tr>"
@@ -133,12 +133,12 @@ class Table(NamedTuple):
 
 
 def _aligned(column: Column, text: str, width: int) -> str:
-    text = shortened(text, width) if column.shrinks else text
+    text = shorten(text, width) if column.shrinks else text
     space = " " * (width - cell_len(text))
     return text + space if column.is_text else space + text
 
 
-def shortened(name: str, width: int) -> str:
+def shorten(name: str, width: int) -> str:
     """A name without its middle, if it is wider than that."""
     if cell_len(name) <= width:
         return name
@@ -158,7 +158,7 @@ def screen_width() -> int:
     return max(_WIDTH, shutil.get_terminal_size().columns)
 
 
-def wrapped(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str]:
+def wrap(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str]:
     """The lines of a text, broken between words alone: names and numbers stay whole."""
     return textwrap.wrap(
         printable(text),
@@ -170,12 +170,12 @@ def wrapped(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str
     )
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """A text as it stands in HTML."""
     return html.escape(printable(text))
 
 
-def grouped(
+def group_by(
     items: Iterable[_Item], kind: Callable[[_Item], Hashable]
 ) -> Iterator[list[_Item]]:
     """Lists of the items of one kind, in the order in which kinds come up."""
@@ -185,7 +185,7 @@ def grouped(
     yield from groups.values()
 
 
-def some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first two names, and how many more there are."""
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
@@ -255,7 +255,7 @@ class Panel(NamedTuple):
         names: of the points, the same in all panels of a figure.
         series: by label, a value for each name; `None` where there is none.
         marks: the points that have findings.
-        regions: what stands behind the points.
+        regions: what is filled below the points.
         is_joined: whether a line joins the points.
         reference: a value to compare with; `None` without one.
     """

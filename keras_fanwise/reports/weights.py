@@ -13,10 +13,10 @@ from keras_fanwise.reports.tables import (
     STATUS,
     Panel,
     count_text,
-    grouped,
+    first_names,
+    group_by,
     kinds_column,
     numbers,
-    some,
     words,
 )
 from keras_fanwise.seam.weights import Role
@@ -175,7 +175,7 @@ class StartReport(Report[WeightStart]):
         if not verbose:
             yield from self._by_initializer()
         if self.unsaved:
-            paths = ", ".join(self.unsaved) if verbose else some(self.unsaved)
+            paths = ", ".join(self.unsaved) if verbose else first_names(self.unsaved)
             head = f"the model does not save the initializers of {paths}"
             yield f"{head}: no layer has an argument for them", ()
 
@@ -187,8 +187,8 @@ class StartReport(Report[WeightStart]):
             name = row.initializer if whole else row.initializer.partition("(")[0]
             return f"{STATUS.cell(row)} by {name}" if name else STATUS.cell(row)
 
-        for same in grouped(self.rows, label):
-            kinds = ", ".join(map(KIND.kind, grouped(same, KIND.cell)))
+        for same in group_by(self.rows, label):
+            kinds = ", ".join(map(KIND.kind, group_by(same, KIND.cell)))
             yield f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}", ()
 
     def _panels(self) -> list[Panel]:
@@ -251,8 +251,8 @@ class CalibrationReport(Report[CalibratedWeight]):
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         kept = [row for row in self.rows if row.reason and not verbose]
-        for same in grouped(kept, STATUS.cell):
-            paths = some([row.path for row in same])
+        for same in group_by(kept, STATUS.cell):
+            paths = first_names([row.path for row in same])
             count = count_text(len(same), "kernel")
             yield f"{STATUS.cell(same[0])}: {count}: {paths}", ()
 
@@ -271,7 +271,7 @@ class ResidualBranch(NamedTuple):
         addition: the path of the layer or operation that adds; of a layer that could not
             be opened, its own.
         layer: the class of the layer that has the last weight.
-        last: the paths of the last weights: a γ, or a kernel behind which there is none.
+        last: the paths of the last weights: a γ, or a kernel that none follows.
             They are several if the branch ends in a sum or a concatenation.
         kernels: the paths of all kernels of the branch, in the order of the calls.
         length: the most kernels that a signal passes in it.
@@ -340,8 +340,8 @@ class ResidualReport(Report[ResidualBranch]):
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         told = [row for row in self.rows if row.reason and not verbose]
-        for same in grouped(told, lambda row: (row.status, row.reason)):
-            paths = some([row.addition for row in same])
+        for same in group_by(told, lambda row: (row.status, row.reason)):
+            paths = first_names([row.addition for row in same])
             yield f"{same[0].status}: {paths}: {same[0].reason}", ()
 
     def _shown(self) -> list[ResidualBranch]:
