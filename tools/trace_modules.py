@@ -38,9 +38,11 @@ def visited(call: Callable[[], object]) -> list[str]:
         call()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     inside = [Path(name) for name in files if Path(name).is_relative_to(PACKAGE)]
-    return sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in inside)
+    return sorted(
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in inside
+    )
 
 
 def build() -> None:

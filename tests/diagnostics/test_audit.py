@@ -216,6 +216,7 @@ def test_values_of_another_distribution_are_named(wrong, recipe):
     assert recipe.rsplit("_")[-1] in finding.numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_false_alarms_of_many_short_units(dtype):
     """512 units of 30 values: correlations by Fisher's transform gave 16 in 1,000."""

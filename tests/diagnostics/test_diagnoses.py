@@ -15,6 +15,7 @@ from support.planted_faults import FAULTS, outcome, planted
 SEEDS = (0, 1)
 
 
+@pytest.mark.slow
 def test_good_starts_have_no_errors():
     """Two of each kind: with errors in 1% of the starts, three and more are 1 in 200."""
     errors = [

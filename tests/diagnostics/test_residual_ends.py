@@ -11,6 +11,7 @@ from keras import layers, ops
 import keras_fanwise as kf
 
 from support.models import values_of
+from support.processes import fewer_by_default
 from support.residual_models import (
     OTHERS,
     RESIDUAL,
@@ -70,7 +71,7 @@ COUNTS = {"ResNet50": 16, "MobileNetV2": 10, "EfficientNetB0": 9, "ConvNeXtTiny"
 COUNTS |= {"InceptionResNetV2": 40, "Xception": 12}
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", fewer_by_default(COUNTS, "MobileNetV2"))
 def test_the_models_of_keras(name):
     size = 75 if "ception" in name else 32
     make = getattr(keras.applications, name)
@@ -79,6 +80,7 @@ def test_the_models_of_keras(name):
     assert not any(row.reason for row in report.rows)
 
 
+@pytest.mark.slow
 def test_a_deep_network_in_little_time_and_without_recursion():
     model, ends = plain_blocks(400)
     report = kf.residual_ends(model)

@@ -398,6 +398,7 @@ def test_a_gradient_that_is_not_finite():
     assert Verdict.NON_FINITE in report.rows[0].verdicts
 
 
+@pytest.mark.slow
 def test_half_of_the_units_may_be_silent_by_chance():
     """All samples equal: a ReLU is silent for all of them, or for none."""
     quiet = 0
@@ -588,6 +589,7 @@ def test_the_same_on_every_backend(backend, numbers_here):
     check_numbers(numbers_on(backend), numbers_here)
 
 
+@pytest.mark.multi_backend
 @pytest.mark.parametrize("number", range(4))
 def test_another_number_would_be_noticed(number, numbers_here):
     other = numbers_here.copy()

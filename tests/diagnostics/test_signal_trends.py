@@ -156,6 +156,7 @@ def reports():
     return [kf.signal(architecture(seed)) for seed in range(120)]
 
 
+@pytest.mark.slow
 def test_what_is_said_is_what_the_rows_show(reports):
     for report in reports:
         check_against_rows(report)
@@ -164,6 +165,7 @@ def test_what_is_said_is_what_the_rows_show(reports):
     assert 30 < sum(rates) < len(rates) - 30  # of each kind there are some
 
 
+@pytest.mark.slow
 def test_limits_are_those_of_the_verdicts(reports):
     for report in reports:
         check_limits(report)
@@ -171,6 +173,7 @@ def test_limits_are_those_of_the_verdicts(reports):
     assert found >= {(v, way) for v in ("vanishing", "exploding") for way in DIRECTIONS}
 
 
+@pytest.mark.slow
 def test_another_rate_or_limit_would_be_noticed(reports):
     report = next(r for r in reports if r.forward and r.forward.rate and not r.findings)
     report = kf.SignalReport(report.rows, report.findings, report.forward, None)
@@ -377,6 +380,7 @@ def recursion_limit(limit):
         sys.setrecursionlimit(before)
 
 
+@pytest.mark.slow
 def test_a_network_of_a_thousand_layers():
     keras.utils.set_random_seed(0)
     scale = FanwiseVarianceScaling(1.0, "fan_in")

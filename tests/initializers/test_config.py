@@ -176,6 +176,7 @@ again = keras.models.model_from_json(open(folder + "/model.json").read())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_models_load_in_a_fresh_process_after_the_import_and_not_before(tmp_path):
     model = a_model(keras.random.SeedGenerator(3))

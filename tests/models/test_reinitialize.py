@@ -242,6 +242,7 @@ def test_equal_seeds_give_equal_models_on_every_backend(backend, hashes_here):
     assert hashes_on(backend) == hashes_here
 
 
+@pytest.mark.multi_backend
 def test_other_models_have_other_hashes(hashes_here):
     assert len(set(hashes_here.values())) == 2 * len(COMPARED)
 

@@ -127,6 +127,7 @@ def test_depth_scales_a_gamma_where_that_comes_last():
     assert values_of(weight(model, "second_0/kernel")).std() > 0.1
 
 
+@pytest.mark.slow
 def test_a_deep_transformer_keeps_its_stream_with_depth():
     """The variance of the sum of L branches is that of one, and without it L times that."""
 
