@@ -1,11 +1,14 @@
-"""An initializer whose values are those of another, times a factor."""
+"""Initializers of others: as ours, times a factor, and one inside another."""
 
+import contextlib
+import copy
+import functools
+import itertools
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
-import numpy as np
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.fans.layers import Matrices
@@ -15,7 +18,6 @@ from keras_fanwise.initializers.base import (
     FanwiseInitializer,
     Seed,
     Site,
-    checked_shape_and_dtype,
 )
 from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
@@ -176,69 +178,161 @@ _OTHERS: dict[type, Callable[[Any], FanwiseInitializer]] = {
 }
 
 
-class UnitForgetBias(FanwiseInitializer):
-    """1 for the forget gate, the second of four, and what another draws for the rest.
+def replaced_inside(
+    holder: Any, replacement: Callable[[Any], Any], around: tuple[int, ...] = ()
+) -> Any:
+    """What holds initializers, with those inside it replaced; itself if none is.
+
+    Inside are attributes of callable objects and of what a method belongs to, closures,
+    defaults, partials and containers, and of a layer in a closure the attributes that the
+    function reads: the bias of an LSTM is filled by such a function of its cell.
 
     Args:
-        initializer: of the rest; of this package, or a random one of Keras's.
-        rest: the one of this package that draws what `initializer` does, or the same.
-
-    Reference: Jozefowicz et al. 2015, <https://proceedings.mlr.press/v37/jozefowicz15.html>.
+        holder: is copied as far as it is changed.
+        replacement: of an object that is inside; for the same object its inside is next.
+        around: the ids of what the holder itself is in: circles end there.
     """
-
-    def __init__(self, initializer: Any, rest: FanwiseInitializer) -> None:
-        super().__init__(rest.seed, sampler=rest.sampler)
-        self.initializer = initializer
-        self._rest = rest
-
-    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """A mixture, of which no standard deviation is expected."""
-        return Distribution("unit_forget_bias", np.inf)
-
-    def draw(
-        self,
-        shape: Sequence[int],
-        dtype: Any = None,
-        layout: Any = None,
-        *,
-        site: Site | None = None,
-        seed: int | None = None,
-        distribution: Distribution | None = None,
-    ) -> Any:
-        """As `FanwiseInitializer.draw`."""
-        rest = self._rest.draw(shape, dtype, layout, site=site, seed=seed)
-        (size,), dtype = checked_shape_and_dtype(shape, dtype)
-        is_forget = np.arange(size) // (size // 4) == 1
-        return keras.ops.where(is_forget, keras.ops.ones((), dtype), rest)
-
-    def weight_seed(self) -> int | None:
-        """That of the initializer of the rest."""
-        return self._rest.weight_seed()
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, JSON-serializable."""
-        return {
-            "initializer": keras.initializers.serialize(self.initializer),
-            "seed": self._rest.get_config()["seed"],
-        }
-
-    def __repr__(self) -> str:
-        rest = self.initializer
-        shown = rest if isinstance(rest, FanwiseInitializer) else type(rest).__name__
-        return f"{type(self).__name__}({shown})"
+    if id(holder) in around:
+        return holder
+    parts, together = _taken_apart(holder)
+    changed = {}
+    for name, part in parts.items():
+        other = replacement(part)
+        if other is part:
+            other = replaced_inside(part, replacement, (*around, id(holder)))
+        if other is not part:
+            changed[name] = other
+    return together(changed) if changed else holder
 
 
-def unit_forget_bias(layer: keras.Layer, initializer: Any) -> UnitForgetBias | None:
-    """What a function that fills the bias of an LSTM does, if it draws random numbers.
+Parts = tuple[dict[Any, Any], Callable[[dict[Any, Any]], Any]]
 
-    With `unit_forget_bias=True` a cell wraps its `bias_initializer` into a function, which
-    calls it without a word of the weight, and always with the same result.
+
+def _taken_apart(holder: Any) -> Parts:
+    """What is inside, by name, and what makes another of some parts that are changed."""
+    parts: dict[Any, Any]
+    if type(holder) in (list, tuple):
+        parts = dict(enumerate(holder))
+        return parts, lambda changed: type(holder)((parts | changed).values())
+    if type(holder) is dict:
+        return holder, lambda changed: holder | changed
+    if isinstance(holder, functools.partial):
+        parts = {"func": holder.func, "args": holder.args, "keywords": holder.keywords}
+        return parts, lambda changed: _partial(**(parts | changed))
+    if isinstance(holder, types.MethodType):
+        owner, function = holder.__self__, holder.__func__
+        parts, together = _attributes(owner, function)
+        return parts, lambda changed: types.MethodType(function, together(changed))
+    if isinstance(holder, types.FunctionType):
+        return _parts_of_function(holder)
+    if isinstance(holder, _Reads):
+        return _attributes(holder.owner, holder.function)
+    if callable(holder) and not isinstance(holder, (type, keras.Layer)):
+        return _attributes(holder)
+    return {}, lambda changed: holder
+
+
+def _partial(func: Any, args: Any, keywords: Any) -> Any:
+    return functools.partial(func, *args, **keywords)
+
+
+class _Reads(NamedTuple):
+    """A layer, as far as a function reads it."""
+
+    owner: keras.Layer
+    function: Any
+
+
+def _attributes(owner: Any, function: Any = None) -> Parts:
+    attributes = getattr(owner, "__dict__", {})
+    if isinstance(owner, keras.Layer):
+        read = getattr(getattr(function, "__code__", None), "co_names", ())
+        attributes = {name: attributes[name] for name in read if name in attributes}
+        return attributes, functools.partial(_View, owner)
+
+    def copied(changed: dict[str, Any]) -> Any:
+        other = copy.copy(owner)
+        vars(other).update(changed)
+        return other
+
+    return attributes, copied
+
+
+def _parts_of_function(function: types.FunctionType) -> Parts:
+    cells = dict(enumerate(function.__closure__ or ()))
+    parts: dict[Any, Any] = {
+        number: _Reads(value, function) if isinstance(value, keras.Layer) else value
+        for number, value in contents(function).items()
+    }
+    parts["defaults"], parts["keywords"] = function.__defaults__, function.__kwdefaults__
+
+    def together(changed: dict[Any, Any]) -> types.FunctionType:
+        defaults, keywords = (changed.pop(n, parts[n]) for n in ("defaults", "keywords"))
+        closure = cells | {number: types.CellType(new) for number, new in changed.items()}
+        other = types.FunctionType(
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            defaults,
+            tuple(closure.values()),
+        )
+        other.__kwdefaults__ = keywords
+        return other
+
+    return parts, together
+
+
+def contents(function: types.FunctionType) -> dict[int, Any]:
+    """The values of a closure, by their number, as far as it has them yet."""
+    found = {}
+    for number, cell in enumerate(function.__closure__ or ()):
+        with contextlib.suppress(ValueError):
+            found[number] = cell.cell_contents
+    return found
+
+
+class _View:
+    """A layer, some of whose attributes are others."""
+
+    def __init__(self, owner: keras.Layer, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes, _owner=owner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+
+def random_inside(initializer: Any) -> list[Any]:
+    """The random initializers, ours and Keras's, inside one that is neither."""
+    found: list[Any] = []
+
+    def look(value: Any) -> Any:
+        if isinstance(value, FanwiseInitializer) or is_random(value):
+            found.append(value)
+        return value
+
+    if not (isinstance(initializer, (str, FanwiseInitializer)) or is_random(initializer)):
+        replaced_inside(initializer, look)
+    return found
+
+
+def drawing_for(
+    site: Site, value: Any, ours: FanwiseInitializer, key: str, seed: int | None
+) -> Any:
+    """One inside another, of the same class and attributes, which draws for a weight.
+
+    Args:
+        site: the weight, of which the one outside may ask for a part.
+        value: the initializer that is inside.
+        ours: that draws what it does, or itself.
+        key: of its stream; each call has a stream of its own.
+        seed: goes before its own.
     """
-    if not isinstance(initializer, types.FunctionType) or not (
-        getattr(layer, "unit_forget_bias", False)
-        and initializer.__qualname__.endswith(".build.<locals>.bias_initializer")
-    ):
-        return None
-    own = layer.bias_initializer
-    rest = own if isinstance(own, FanwiseInitializer) else portable(own)
-    return UnitForgetBias(own, rest) if rest is not None else None
+    numbers = itertools.count()
+
+    def call(self: Any, shape: Sequence[int], dtype: Any = None, **_: Any) -> Any:
+        part = Site.of(site.layer, site.name, shape, f"{key} {next(numbers)}")
+        return ours.draw(shape, dtype, site=part._replace(path=site.path), seed=seed)
+
+    copied = copy.copy(value)
+    copied.__class__ = type(type(value).__name__, (type(value),), {"__call__": call})
+    return copied

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +32,13 @@ from keras_fanwise.initializers.base import (
     fresh_seed,
     random_state_kept,
 )
-from keras_fanwise.initializers.counterparts import own_seed_of, portable
+from keras_fanwise.initializers.counterparts import (
+    drawing_for,
+    own_seed_of,
+    portable,
+    random_inside,
+    replaced_inside,
+)
 from keras_fanwise.models.recipes import rules_of
 from keras_fanwise.models.residual import RESIDUAL, with_depth, zero_rule
 from keras_fanwise.models.rules import Rule, Subject, resolved
@@ -212,19 +219,38 @@ def _seed(initializer: FanwiseInitializer, choice: Choice, seed: int) -> int | N
 
 
 def _label(initializer: Any) -> str:
+    """With what is random inside it."""
     if isinstance(initializer, FanwiseInitializer):
         return repr(initializer)
-    return initializer_name(initializer)
+    inside = dict.fromkeys(map(_label, random_inside(initializer)))
+    name = initializer_name(initializer)
+    return f"{name}({', '.join(inside)})" if inside else name
 
 
 def _called(
     choice: Choice, site: Site, variable: keras.Variable, seed: int
 ) -> Callable[[], Any]:
-    """Calls an initializer that is neither ours nor random and Keras's."""
-    initializer = _reseeded(choice, stream_key(seed, site.key) % _SEEDS)
+    """Calls an initializer that is neither ours nor random and Keras's.
+
+    Those that are inside it draw by the seed, as they would alone.
+    """
+    outer = _reseeded(choice.initializer, choice, stream_key(seed, site.key))
+    places: dict[int, int] = {}
+
+    def reseeded(value: Any) -> Any:
+        ours = value if isinstance(value, FanwiseInitializer) else portable(value)
+        if ours is None and not isinstance(value, keras.initializers.Initializer):
+            return value
+        key = f"{site.key} inside {places.setdefault(id(value), len(places))}"
+        if ours is None:
+            return _reseeded(value, choice, stream_key(seed, key))
+        return drawing_for(site, value, ours, key, _seed(ours, choice, seed))
 
     def values() -> Any:
+        # Of names inside it makes initializers now, which take their seeds from here.
+        random.seed(stream_key(seed, site.key))
         try:
+            initializer = replaced_inside(outer, reseeded)
             return _tensor(initializer(site.shape, dtype=variable.dtype), site, variable)
         except (TypeError, ValueError) as error:
             raise in_weight(error, site.path, site.shape) from error
@@ -232,16 +258,15 @@ def _called(
     return values
 
 
-def _reseeded(choice: Choice, seed: int) -> Any:
+def _reseeded(initializer: Any, choice: Choice, seed: int) -> Any:
     """The initializer, with a seed where it takes one and has none that counts."""
-    initializer = choice.initializer
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
     if "seed" not in config or (choice.own_seed and config["seed"] is not None):
         return initializer
     try:
-        return type(initializer).from_config({**config, "seed": seed})
+        return type(initializer).from_config({**config, "seed": seed % _SEEDS})
     except Exception as error:
         allowed = f"one that its own config makes again ({error})"
         raise fail(ValueError, "initializer", allowed, initializer) from error

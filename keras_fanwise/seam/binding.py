@@ -7,8 +7,12 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import in_weight, weight_path
-from keras_fanwise.initializers.base import FanwiseInitializer, Site
-from keras_fanwise.initializers.counterparts import unit_forget_bias
+from keras_fanwise.initializers.base import Site
+from keras_fanwise.initializers.counterparts import (
+    drawing_for,
+    random_inside,
+    replaced_inside,
+)
 from keras_fanwise.seam.keys import seam_key, weight_name
 from keras_fanwise.seam.record import attributes_holding, record
 
@@ -26,24 +30,38 @@ class Bound(keras.initializers.Initializer):
     """What Keras is handed for one weight; the layer keeps the initializer itself.
 
     Args:
-        initializer: one of this package. It is shared, not copied.
+        initializer: one of this package, or of somebody else with such inside. It is
+            shared, not copied.
         site: the weight that is filled.
     """
 
-    def __init__(self, initializer: FanwiseInitializer, site: Site) -> None:
+    def __init__(self, initializer: Any, site: Site) -> None:
         self._initializer = initializer
         self._site = site
-        self._seed = initializer.weight_seed()
+        drawn = [initializer] if is_ours(initializer) else random_inside(initializer)
+        # Of each initializer inside as of one alone.
+        self._seeds = {id(one): one.weight_seed() for one in drawn if is_ours(one)}
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Draws the weight, the same values at every call but for a `SeedGenerator`."""
-        return self._initializer.draw(
-            shape, dtype, layout, site=self._site, seed=self._seed
-        )
+        initializer, site = self._initializer, self._site
+        if is_ours(initializer):
+            seed = self._seeds[id(initializer)]
+            return initializer.draw(shape, dtype, layout, site=site, seed=seed)
+
+        places = {one: place for place, one in enumerate(self._seeds)}
+
+        def bound(value: Any) -> Any:
+            if id(value) not in places:
+                return value
+            key = f"{site.key} inside {places[id(value)]}"
+            return drawing_for(site, value, value, key, self._seeds[id(value)])
+
+        return replaced_inside(initializer, bound)(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         """That of the initializer."""
-        return self._initializer.get_config()
+        return dict(getattr(self._initializer, "get_config", dict)())
 
 
 _MARK = "_keras_fanwise_seam"
@@ -83,17 +101,16 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
             identifier = _default(self, arguments.get("dtype"))
         resolver, deferrer = getattr(add_weight, _MARK)
         initializer = _resolved(identifier, self, resolver)
-        lstm_bias = unit_forget_bias(self, initializer)
-        if lstm_bias is not None and is_ours(self.bias_initializer):
-            initializer = lstm_bias
         bound = _bound(initializer, self, arguments.get("shape"), kwargs)
-        filler = deferrer(bound, initializer)
+        filler = bound
+        if bound is initializer or is_ours(initializer):
+            filler = deferrer(bound, initializer)
         if len(args) > 1:
             args = (args[0], filler, *args[2:])
         else:
             kwargs["initializer"] = filler
         variable = original(self, *args, **kwargs)
-        record(variable, lstm_bias or initializer)
+        record(variable, initializer)
         if hasattr(filler, "watch"):
             filler.watch(variable)
         return variable
@@ -108,7 +125,7 @@ def _default(layer: keras.Layer, dtype: Any) -> str:
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
-    if not is_ours(initializer):
+    if not is_ours(initializer) and not any(map(is_ours, random_inside(initializer))):
         return initializer
     name = weight_name(layer, kwargs.get("name"))
     shape = () if shape is None else shape

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.backends.private_keras import unfilled_variables
+from keras_fanwise.initializers.counterparts import contents, random_inside
 from keras_fanwise.seam.weights import OwnedWeight
 
 _RECORD = "_keras_fanwise_given_initializer"
@@ -39,9 +40,7 @@ def recorded(variable: keras.Variable) -> Any:
 def _held(initializer: Any) -> Iterable[Any]:
     """What is kept alive by an initializer, at the first glance."""
     if isinstance(initializer, types.FunctionType):
-        cells = initializer.__closure__ or ()
-        filled = [cell.cell_contents for cell in cells if _is_filled(cell)]
-        return [*filled, *(initializer.__defaults__ or ())]
+        return [*contents(initializer).values(), *(initializer.__defaults__ or ())]
     if isinstance(initializer, functools.partial):
         return [*initializer.args, *initializer.keywords.values()]
     return (
@@ -49,14 +48,6 @@ def _held(initializer: Any) -> Iterable[Any]:
         if isinstance(initializer, type)
         else getattr(initializer, "__dict__", {}).values()
     )
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 (empty while its function is being made)
-    except ValueError:
-        return False
-    return True
 
 
 def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
@@ -163,7 +154,10 @@ def _same(one: Any, other: Any) -> bool:
     one, other = (_object(each) for each in (one, other))
     if isinstance(one, keras.initializers.Initializer):
         return type(one) is type(other) and one.get_config() == other.get_config()
-    return False
+    if getattr(one, "__code__", None) is not getattr(other, "__code__", ()):
+        return False
+    inside, others = random_inside(one), random_inside(other)
+    return 0 < len(inside) == len(others) and all(map(_same, inside, others))
 
 
 def _object(identifier: Any) -> Any:

@@ -238,8 +238,8 @@ def test_the_random_bias_of_an_lstm_is_drawn_anew_but_for_the_forget_gate():
 
 def test_the_report_says_what_fills_the_random_bias_of_an_lstm():
     for initializer, shown in (
-        ("random_normal", "UnitForgetBias(RandomNormal)"),
-        (kf.FanwiseNormal(stddev=1.0), "UnitForgetBias(FanwiseNormal(stddev=1.0))"),
+        ("random_normal", "bias_initializer(RandomNormal)"),
+        (kf.FanwiseNormal(stddev=1.0), "bias_initializer(FanwiseNormal(stddev=1.0))"),
     ):
         layer = layers.LSTM(5, bias_initializer=initializer)
         model = keras.Sequential([keras.Input((3, 4)), layer])
