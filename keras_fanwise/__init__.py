@@ -33,7 +33,6 @@ from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.recipes import recipes
 from keras_fanwise.models.residual import residual_ends
 from keras_fanwise.models.rules import Rule
-from keras_fanwise.older_versions import name_older_modules
 from keras_fanwise.reports.diagnosis import (
     AuditFinding,
     AuditReport,
@@ -127,4 +126,3 @@ def __dir__() -> list[str]:
 register()
 keys.install()
 binding.install(retrofitted, deferral)
-name_older_modules()

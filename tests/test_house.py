@@ -24,7 +24,6 @@ ROOMS = [
     "reports",
     "diagnostics",
     "models",
-    "older_versions",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

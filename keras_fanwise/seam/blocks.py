@@ -1,4 +1,4 @@
-"""Right fans for code that hard-codes Keras's initializers."""
+"""Blocks of code in which weights are filled otherwise: `retrofit` and `skip_init`."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -23,7 +23,6 @@ from keras_fanwise.backends.private_keras import (
     is_stateless,
 )
 from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
-from keras_fanwise.initializers.base import FanwiseInitializer
 from keras_fanwise.initializers.counterparts import (
     counterpart,
     is_random,
@@ -31,34 +30,65 @@ from keras_fanwise.initializers.counterparts import (
 )
 from keras_fanwise.sampling.sampler import DTYPES
 
-# How many blocks there are in all threads, and what `get` was before the first of them.
 _lock = threading.Lock()
-_blocks = 0
-_before: dict[ModuleType, Callable[[Any], Any]] = {}
 
 
-class Retrofit:
-    """A `with` block, or the calls of a function that it decorates."""
+class _Block:
+    """A `with` block of the thread, or of the asynchronous task, that enters it."""
 
-    def __init__(self, orthogonal: bool) -> None:
-        self.orthogonal = orthogonal
+    def __init__(self) -> None:
         self._entries = 0
 
     @property
     def is_open(self) -> bool:
         return self._entries > 0
 
-    def __enter__(self) -> None:
-        self._change(1)
-        _retrofit_entered.set((*_retrofit_blocks(), self))
+    def __enter__(self) -> Any:
+        with _lock:
+            self._entries += 1
+        _entered.set((*_open_blocks(_Block), self))
 
     def __exit__(self, *error: object) -> None:
         # Perhaps in another thread than the one that entered, which is then outside, too.
-        self._change(-1)
-        entered = list(_retrofit_entered.get())
+        with _lock:
+            self._entries -= 1
+        entered = list(_entered.get())
         if self in entered:
             entered.remove(self)
-        _retrofit_entered.set(tuple(entered))
+        _entered.set(tuple(entered))
+
+
+_AnyBlock = TypeVar("_AnyBlock", bound=_Block)
+
+# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
+# now: in another thread, or after a task began that has a copy of this.
+_entered: ContextVar[tuple[_Block, ...]] = ContextVar("keras_fanwise_blocks", default=())
+
+
+def _open_blocks(kind: type[_AnyBlock]) -> list[_AnyBlock]:
+    entered = _entered.get()
+    return [block for block in entered if isinstance(block, kind) and block.is_open]
+
+
+# How many blocks of `retrofit` there are in all threads, and what `get` was before.
+_retrofits = 0
+_before: dict[ModuleType, Callable[[Any], Any]] = {}
+
+
+class Retrofit(_Block):
+    """A `with` block, or the calls of a function that it decorates."""
+
+    def __init__(self, orthogonal: bool) -> None:
+        super().__init__()
+        self.orthogonal = orthogonal
+
+    def __enter__(self) -> None:
+        _count_retrofits(1)
+        super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        _count_retrofits(-1)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -80,28 +110,18 @@ class Retrofit:
 
         return inside
 
-    def _change(self, entries: int) -> None:
-        global _blocks
-        with _lock:
-            self._entries += entries
-            if not _blocks:
-                _before.update({module: module.get for module in initializer_modules()})
-            _blocks += entries
-            for module, get in _before.items():
-                setattr(module, "get", _replacing(get) if _blocks else get)  # noqa: B010
-            if not _blocks:
-                _before.clear()
 
-
-# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
-# now: in another thread, or after a task began that has a copy of this.
-_retrofit_entered: ContextVar[tuple[Retrofit, ...]] = ContextVar(
-    "keras_fanwise_retrofit", default=()
-)
-
-
-def _retrofit_blocks() -> tuple[Retrofit, ...]:
-    return tuple(block for block in _retrofit_entered.get() if block.is_open)
+def _count_retrofits(more: int) -> None:
+    """Replaces `keras.initializers.get` as long as there are any."""
+    global _retrofits
+    with _lock:
+        if not _retrofits:
+            _before.update({module: module.get for module in initializer_modules()})
+        _retrofits += more
+        for module, get in _before.items():
+            setattr(module, "get", _replacing(get) if _retrofits else get)  # noqa: B010
+        if not _retrofits:
+            _before.clear()
 
 
 def retrofit(*, orthogonal: bool = False) -> Retrofit:
@@ -142,31 +162,24 @@ def retrofit(*, orthogonal: bool = False) -> Retrofit:
 
 def retrofitted(identifier: Any) -> Any:
     """What is used in place of an initializer: inside a block, ours, if there is one."""
-    if not _retrofit_blocks() or identifier is None:
+    if identifier is None or not _open_blocks(Retrofit):
         return identifier
-    return _counterpart_here(keras.initializers.get(identifier))
-
-
-def _counterpart_here(initializer: Any) -> Any:
-    """What the open blocks put in place of an initializer; itself if there are none."""
-    blocks = _retrofit_blocks()
-    if not blocks:
-        return initializer
-    ours: FanwiseInitializer | None = counterpart(initializer)
-    if ours is None and any(block.orthogonal for block in blocks):
-        ours = orthogonal_counterpart(initializer)
-    return initializer if ours is None else ours
+    return keras.initializers.get(identifier)  # which is the replacement
 
 
 def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(get)
     def replacement(identifier: Any) -> Any:
-        return _counterpart_here(get(identifier))
+        initializer, blocks = get(identifier), _open_blocks(Retrofit)
+        ours = counterpart(initializer) if blocks else None
+        if ours is None and any(block.orthogonal for block in blocks):
+            ours = orthogonal_counterpart(initializer)
+        return initializer if ours is None else ours
 
     return replacement
 
 
-class SkipInit:
+class SkipInit(_Block):
     """A `with` block in which random weights are not drawn.
 
     Attributes:
@@ -175,22 +188,29 @@ class SkipInit:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.drawn: list[str] = []
-        self.is_open = True
         # Weak: a model that is dropped within the block is not drawn.
         self._deferrals: list[weakref.ref[Deferral]] = []
+
+    def __enter__(self) -> "SkipInit":
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._draw()
 
     def add(self, deferral: "Deferral") -> None:
         """Another weight that is not drawn now."""
         self._deferrals.append(weakref.ref(deferral))
 
-    def close(self) -> None:
+    def _draw(self) -> None:
         """Draws what nothing has filled, as far as it can be drawn.
 
         Raises:
             Exception: the first that an initializer raised; the others have drawn.
         """
-        self.is_open = False
         if any(reference() for reference in self._deferrals):
             gc.collect()  # models hold themselves until then
         alive = [reference() for reference in self._deferrals]
@@ -206,31 +226,6 @@ class SkipInit:
             raise errors[0]
 
 
-# The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
-# now: in another thread, or after a task began that has a copy of this.
-_deferral_entered: ContextVar[tuple[SkipInit, ...]] = ContextVar(
-    "keras_fanwise_deferral", default=()
-)
-
-
-@contextlib.contextmanager
-def deferring() -> Iterator[SkipInit]:
-    """In the block `deferral` stands in for random initializers; in the end it draws."""
-    block = SkipInit()
-    _deferral_entered.set((*_deferral_blocks(), block))
-    try:
-        yield block
-    finally:
-        try:
-            block.close()
-        finally:
-            _deferral_entered.set(_deferral_blocks())
-
-
-def _deferral_blocks() -> tuple[SkipInit, ...]:
-    return tuple(block for block in _deferral_entered.get() if block.is_open)
-
-
 def deferral(filler: Any, initializer: Any) -> Any:
     """What Keras is handed in place of what fills a weight.
 
@@ -241,7 +236,7 @@ def deferral(filler: Any, initializer: Any) -> Any:
         filler: fills this weight.
         initializer: of which the filler was made, or the filler itself if that is not ours.
     """
-    blocks = _deferral_blocks() if _deferral_entered.get() else ()  # the latter is faster
+    blocks = _open_blocks(SkipInit)
     if not blocks:
         return filler
     if filler is initializer:
@@ -369,7 +364,7 @@ def _has_values(variable: keras.Variable) -> bool:
     return any(np.count_nonzero(part) for part in local_parts(variable.value))
 
 
-def skip_init() -> contextlib.AbstractContextManager[SkipInit]:
+def skip_init() -> SkipInit:
     """Inside the block, random weights are not drawn; what is not loaded is drawn after.
 
     Around `keras.models.load_model`, `load_weights` on a model that is built in the
@@ -407,4 +402,4 @@ def skip_init() -> contextlib.AbstractContextManager[SkipInit]:
     >>> [path.split("/", 1)[1] for path in skipped.drawn]
     ['head/kernel']
     """
-    return deferring()
+    return SkipInit()
