@@ -18,7 +18,6 @@ from keras_fanwise.diagnostics.measured import (
     equal_beginnings,
     equal_bits,
     equal_units,
-    equal_values,
     random_digits,
 )
 from keras_fanwise.diagnostics.statistics import limit, shape_tail, variance_deviation
@@ -212,7 +211,10 @@ class Conditions:
         if weight.is_random:
             equal = equal_units(weight, self._false_alarms)
             if equal:
-                yield finding(weight, Condition.SYMMETRY, ERROR, equal, REPLACED)
+                kind = "equal" if equal.correlation == 1 else "correlated"
+                numbers = f"units {equal.first} and {equal.second} of axis {equal.axis}"
+                numbers = f"{numbers} are {kind}"
+                yield finding(weight, Condition.SYMMETRY, ERROR, numbers, REPLACED)
         balance = list(self._balance(weight))
         scale = list(self._scale(weight, behind))
         yield from balance
@@ -305,8 +307,11 @@ class Conditions:
         if drawn is None or not drawn.std or weight.values.size < 2:
             return
         broken = broken_isometry(weight)
-        if broken:
-            numbers = broken
+        if broken and broken.outside:
+            numbers = f"{broken.outside} values beside the central taps, where 0 is drawn"
+        elif broken:
+            span = f"from {broken.smallest:.3g} to {broken.largest:.3g}"
+            numbers = f"singular values {span} where {broken.gain:g} is drawn"
         elif self._departed(weight):
             ratio = found.std / drawn.std
             numbers = f"std {found.std:.4g} where {drawn.std:.4g} is drawn, × {ratio:.3g}"
@@ -419,9 +424,8 @@ def _fair(weight: MeasuredWeight) -> tuple[float, float]:
 # The share of audits of well-started models that may have a finding.
 FALSE_ALARMS = 0.001
 # Divided equally: single numbers of weights, equal units, correlated units, shapes of
-# distributions, weights with equal beginnings, weights with equal values, short weights
-# that are equal.
-_SHARE = FALSE_ALARMS / 7
+# distributions, weights with equal beginnings, short weights that are equal.
+_SHARE = FALSE_ALARMS / 6
 # Of a weight: mean and signs, about 0 and about what is drawn, standard deviation, and
 # that against either end of two ranges.
 _TESTS = 9
@@ -432,8 +436,8 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
     """Checks whether the weights of a model meet the four conditions of a good start.
 
     - Symmetry is broken: no kernel is constant, no two of its units are equal or
-      correlated, and no two weights have equal values, in whatever order (transposed,
-      rolled) and times whatever factor.
+      correlated, and no two weights begin with equal values, also if one is transposed
+      or multiplied by a factor.
     - Balance: the mean of a kernel is 0 within its standard error, and about as many
       values are positive as negative.
     - Scale: weights are neither too small nor too large: of a kernel `fan_in * Var(w)` and
@@ -543,9 +547,7 @@ def _between_weights(
     ]
     long = [index for index in random if weights[index].support.size >= COMPARED]
     values = [weights[index].support for index in long]
-    # Of values from nobody knows where few may be different, such as signs.
-    means = [drawn.mean if (drawn := weights[index].drawn) else math.nan for index in long]
-    copies = equal_values(values, means, _SHARE) | equal_beginnings(values, _SHARE)
+    copies = equal_beginnings(values, _SHARE)
     found = {long[place]: long[earlier] for place, earlier in copies.items()}
     short = [
         index

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_fanwise.diagnostics.statistics import (
     Evidence,
-    blocks,
     correlation_tail,
     correlations,
     evidence,
@@ -175,75 +174,31 @@ def _expected(initializer: FanwiseInitializer | None, site: Site) -> Distributio
 # A weight of fewer values is compared bit for bit, and of others the first so many are.
 COMPARED = 64
 
-# Of two independent weights of one size, both uniform, the fingerprints differ in no
-# number by more than a small d with a probability of 582 d**4, by the central limit
-# theorem; of (truncated) normals and orthogonal matrices it is less.
-_DENSITY = 582.0
-# Relative differences below this are those of rounding.
-_ONE_SIZE = 1e-6
 
-
-def fingerprint(values: np.ndarray, mean: float) -> np.ndarray:
-    """Four numbers that neither order, nor scale, nor sign of a weight's values changes.
-
-    Of values that are all of one size, such as orthogonal matrices of one row and one
-    column, there are none: only signs tell such weights apart.
-
-    Moments of the absolute deviations from `mean`, of orders 1/2, 1, 3 and 6, where that
-    of order 2 is 1, in units of the size of their errors.
-
-    Returns:
-        Shape (4,); NaN if all values are as far from `mean`.
-    """
-    sums, smallest = np.zeros(5), math.inf
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Scaled first, or high powers of small values would be lost.
-        largest = max(float(np.max(values)) - mean, mean - float(np.min(values)))
-        for block in blocks([values]):
-            sizes = np.abs(block - mean) / largest
-            smallest = min(smallest, float(sizes.min()))
-            squares = sizes * sizes
-            cubes = squares * sizes
-            sums += (
-                np.sqrt(sizes).sum(), sizes.sum(), squares.sum(), cubes.sum(), cubes @ cubes
-            )  # fmt: skip
-        halves, ones, squares, cubes, sixths = sums / values.size
-        std = np.sqrt(squares)
-        orders = [halves / np.sqrt(std), ones / std, cubes / std**3, sixths / std**6]
-    if smallest > 1 - _ONE_SIZE:
-        return np.full(4, math.nan)
-    return math.sqrt(values.size) * np.array(orders)
-
-
-def equal_values(
-    weights: Sequence[np.ndarray], means: Sequence[float], false_alarms: float
-) -> dict[int, int]:
-    """Weights with the values of an earlier one, in another order such as transposed.
+def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict[int, int]:
+    """Weights that begin as an earlier one, or as that transposed, times some factor.
 
     Args:
-        weights: of `COMPARED` values or more each.
-        means: that of the distribution of each; those where it is NaN are left out.
+        weights: of `COMPARED` values or more each, also of different sizes.
         false_alarms: the probability that independent weights give any.
 
     Returns:
         For the place of a weight that of the earlier one.
     """
-    by_size: dict[int, list[int]] = {}
-    for place, (values, mean) in enumerate(zip(weights, means, strict=True)):
-        if math.isfinite(mean):
-            by_size.setdefault(values.size, []).append(place)
-    allowed = false_alarms / max(1, sum(math.comb(len(g), 2) for g in by_size.values()))
+    tests = 3 * math.comb(len(weights), 2)
+    if not tests:
+        return {}
+    orders = [weights]
+    orders.append([np.swapaxes(v, -1, -2) if v.ndim > 1 else v for v in weights])
+    orders.append([v.T for v in weights])
+    first = np.array([[v.flat[:COMPARED] for v in order] for order in orders], np.float64)
+    strengths = np.abs(correlations(first[0], first.reshape(-1, COMPARED)))
+    strongest = strengths.reshape(len(weights), 3, len(weights)).max(axis=1)
     equal = {}
-    for group in by_size.values():
-        if len(group) < 2:
-            continue
-        marks = np.stack([fingerprint(weights[place], means[place]) for place in group])
-        for number, place in enumerate(group[1:], 1):
-            distances = np.abs(marks[:number] - marks[number]).max(axis=1)
-            distances[np.isnan(distances)] = math.inf
-            nearest = int(np.argmin(distances))
-            if _DENSITY * distances[nearest] ** 4 < allowed:
-                equal[place] = group[nearest]
+    for place in range(1, len(weights)):
+        earlier = int(np.argmax(strongest[place, :place]))
+        if tests * correlation_tail(strongest[place, earlier], COMPARED) < false_alarms:
+            equal[place] = earlier
     return equal
 
 
@@ -258,7 +213,7 @@ def equal_bits(
         false_alarms: the probability that independent weights give any.
 
     Returns:
-        As `equal_values`.
+        As `equal_beginnings`.
     """
     allowed = false_alarms / max(1, math.comb(len(weights), 2))
     first: dict[tuple[Any, ...], int] = {}
@@ -269,24 +224,6 @@ def equal_bits(
             earlier = first.setdefault(key, place)
             if earlier != place:
                 equal[place] = earlier
-    return equal
-
-
-def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict[int, int]:
-    """Weights that begin with the values of an earlier one, also if that is larger.
-
-    Args and returns: as `equal_values`, for any distributions.
-    """
-    if len(weights) < 2:
-        return {}
-    first = [values.reshape(-1)[:COMPARED].astype(np.float64) for values in weights]
-    strengths = np.abs(correlations(np.stack(first)))
-    allowed = false_alarms / math.comb(len(weights), 2)
-    equal = {}
-    for place in range(1, len(weights)):
-        earlier = int(np.argmax(strengths[place, :place]))
-        if correlation_tail(strengths[place, earlier], COMPARED) < allowed:
-            equal[place] = earlier
     return equal
 
 
@@ -302,8 +239,20 @@ def random_digits(weight: MeasuredWeight) -> int:
     return _DIGITS.get(dtype, 1)
 
 
-def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
-    """What two units, along any axis, have in common; `""` if nothing."""
+class EqualUnits(NamedTuple):
+    """Two units that are not independent: along which axis, which, and how correlated.
+
+    The correlation is 1 of units that are equal bit for bit.
+    """
+
+    axis: int
+    first: int
+    second: int
+    correlation: float
+
+
+def equal_units(weight: MeasuredWeight, false_alarms: float) -> EqualUnits | None:
+    """Two units along any axis that are equal, or equal but for a factor and some noise."""
     digits = random_digits(weight)
     false_alarms /= weight.values.ndim
     values = weight.support
@@ -317,18 +266,19 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> str:
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)
                 if first != index and (weight.is_dense or np.any(unit)):
-                    return f"units {first} and {index} of axis {axis} are equal"
+                    return EqualUnits(axis, first, index, 1.0)
         if pairs and size >= _FEWEST_VALUES:
             # A few of many units, evenly spread, and of these the first values.
-            chosen = np.linspace(0, count - 1, min(count, _MOST_UNITS)).astype(int)
+            chosen = _spread(count, _MOST_UNITS)
             size = min(size, _MOST_UNITS * 8)
             rows = units[chosen, :size].astype(np.float64)
-            found = np.abs(correlations(rows))
-            one, two = np.unravel_index(np.argmax(found), found.shape)
-            if pairs * correlation_tail(found[one, two], size) < false_alarms:
-                one, two = chosen[one], chosen[two]
-                return f"units {one} and {two} of axis {axis} are correlated"
-    return ""
+            found = correlations(rows, rows)
+            np.fill_diagonal(found, 0.0)
+            one, two = np.unravel_index(np.argmax(np.abs(found)), found.shape)
+            strongest = float(found[one, two])
+            if pairs * correlation_tail(strongest, size) < false_alarms:
+                return EqualUnits(axis, int(chosen[one]), int(chosen[two]), strongest)
+    return None
 
 
 # So far from the gain, relatively, a singular value may be: what a thousand layers do not
@@ -341,15 +291,32 @@ _SLACK, _STEPS = 1e-4, 4
 _MOST_MATRICES, _MOST_VECTORS = 64, 512
 
 
-def broken_isometry(weight: MeasuredWeight) -> str:
-    """The singular values that are not as the initializer draws them; `""` if all are.
+class BrokenIsometry(NamedTuple):
+    """What is not as an orthogonal initializer draws it.
 
-    Of Keras's `Orthogonal` those of the matrix that it draws, not those of the layer's map.
+    Attributes:
+        smallest: of the singular values.
+        largest: of the singular values.
+        gain: which all of them are as drawn.
+        outside: how many values beside the central taps are not 0, as they are drawn; 0 if
+            it is the singular values that differ.
+    """
+
+    smallest: float
+    largest: float
+    gain: float
+    outside: int
+
+
+def broken_isometry(weight: MeasuredWeight) -> BrokenIsometry | None:
+    """`None` of what is as it is drawn, or not drawn orthogonal.
+
+    Of Keras's `Orthogonal` the matrix counts that it draws, not that of the layer's map.
     """
     given = weight.initializer
     draws = given if isinstance(given, FanwiseOrthogonal) else portable(given)
     if not isinstance(draws, FanwiseOrthogonal):
-        return ""
+        return None
     shape = weight.values.shape
     site = Site.of(weight.owned.layer, weight.name, shape)
     matrices, place = draws.matrices(shape, site)
@@ -357,14 +324,12 @@ def broken_isometry(weight: MeasuredWeight) -> str:
     values = weight.values.reshape(-1)
     inside = values.reshape(draws.whole(shape, site).shape)[place]
     low, high = _singular_values(matrices.stack(inside))
-    if max(abs(low - draws.gain), abs(high - draws.gain)) > draws.gain * (
-        _SLACK + _STEPS * step
-    ):
-        return f"singular values from {low:.3g} to {high:.3g} where {draws.gain:g} is drawn"
-    outside = np.count_nonzero(values) - np.count_nonzero(inside)
-    if outside:
-        return f"{outside} values beside the central taps, where 0 is drawn"
-    return ""
+    outside = int(np.count_nonzero(values) - np.count_nonzero(inside))
+    slack = draws.gain * (_SLACK + _STEPS * step)
+    is_kept = max(abs(low - draws.gain), abs(high - draws.gain)) <= slack
+    if is_kept and not outside:
+        return None
+    return BrokenIsometry(low, high, draws.gain, outside if is_kept else 0)
 
 
 def _singular_values(stack: np.ndarray) -> tuple[float, float]:

@@ -177,13 +177,13 @@ def test_a_weight_that_repeats_another_is_named(clean, factor):
 
 COPIES = {
     "transposed": lambda values: values.T,
-    "rolled": lambda values: np.roll(values, 1, axis=0),
-    "rolled and scaled": lambda values: -0.7 * np.roll(values, 5, axis=1),
+    "scaled": lambda values: -0.7 * values,
+    "transposed and scaled": lambda values: -0.7 * values.T,
 }
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_a_copy_in_another_order_is_named(kind):
+def test_a_copy_is_named(kind):
     square = [layers.Dense(24, name=f"dense_{i}") for i in range(3)]
     model = keras.Sequential([keras.Input((24,)), *square])
     for seed in range(10):

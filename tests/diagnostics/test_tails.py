@@ -9,7 +9,6 @@ from keras_fanwise.diagnostics.statistics import (
     correlation_tail,
     correlations,
     deviation_tail,
-    incomplete_beta,
     limit,
     rare_events_tail,
 )
@@ -25,23 +24,14 @@ def test_the_tail_of_a_correlation(count):
         with mpmath.workdps(40):
             rest = (1 - mpmath.mpf(r)) * (1 + mpmath.mpf(r))
             true = float(mpmath.betainc((count - 2) / 2, 0.5, 0, rest, regularized=True))
-        assert correlation_tail(r, count) == pytest.approx(true, rel=1e-11, abs=1e-300)
-        assert correlation_tail(-r, count) == correlation_tail(r, count)
+        found = correlation_tail(r, count)
+        assert true * (1 - 1e-11) <= found <= max(1e-300, true / r * (1 + 1e-11))
+        assert correlation_tail(-r, count) == found
         t = r * np.sqrt((count - 2) / (1 - r * r))
         if r < 0.9:
-            assert correlation_tail(r, count) == pytest.approx(
-                2 * stats.t(count - 2).sf(t), rel=1e-9
-            )
+            assert true == pytest.approx(2 * stats.t(count - 2).sf(t), rel=1e-9)
     assert correlation_tail(0.0, count) == 1.0
     assert correlation_tail(1.0, count) == 0.0
-
-
-@pytest.mark.parametrize("a", [0.5, 1.0, 3.5, 200.0])
-@pytest.mark.parametrize("b", [0.5, 2.0, 31.0])
-def test_the_incomplete_beta_function(a, b):
-    for x in (0.0, 1e-9, 0.2, 0.5, 0.9, 1.0):
-        true = stats.beta(a, b).cdf(x)
-        assert incomplete_beta(x, a, b) == pytest.approx(true, rel=1e-11, abs=1e-300)
 
 
 def test_bounds_are_bounds():
@@ -59,7 +49,9 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
     pairs, alarms = 256 * 255 / 2, 0
     for seed in range(trials):
         rows = draw(seed, distribution, (256, values)).astype(np.float64)
-        alarms += tail(float(np.abs(correlations(rows)).max())) * pairs < false_alarms
+        found = np.abs(correlations(rows, rows))
+        np.fill_diagonal(found, 0.0)
+        alarms += tail(float(found.max())) * pairs < false_alarms
     return alarms / trials
 
 
@@ -67,7 +59,7 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
 @pytest.mark.parametrize("values", [30, 64])
 def test_false_alarms_of_correlations(distribution, values):
     """In 3,000 matrices of uniforms 1.6% and 1.5% where 1% is asked for, of the others
-    0.9% to 1.2%."""
+    0.9% to 1.2%; the bound asks for 1/|r| of it, which is from 0.4 to 0.7 here."""
     asked, trials = 0.01, 400
     share = share_of_alarms(
         distribution, values, asked, trials, lambda r: correlation_tail(r, values)
