@@ -1,4 +1,12 @@
-"""Peak memory of a call, and of one draw for `draws.py`. On Linux alone."""
+"""Peak memory of a new start of a whole model, in sizes of its weights. On Linux alone.
+
+    python benchmarks/memory.py
+
+One dense network with the state of Adam, 134 million weights, on each backend that is
+installed: what `initialize` and `reinitialize` take beyond the model and its optimizer, and
+what a plan takes. Every call runs in a process of its own. `draws.py` has the memory of a
+draw from here.
+"""
 
 import math
 import resource
@@ -7,10 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from contenders import KERAS, OURS, TORCH, Shape, initializers
-from harness import console, fresh_process, progress, results_table
+from harness import (
+    console,
+    fresh_process,
+    installed_backends,
+    print_machine,
+    progress,
+    results_table,
+)
 
 SHAPE: Shape = (4096, 4096)
 _RESULT_BYTES = 4 * math.prod(SHAPE)
+UNITS, LAYERS = 4096, 8
+STARTS = ("initialize", "reinitialize", "initialize, dry run")
 
 # What keras_fanwise aims for: at most this many results, and this many bytes.
 _AIM = (2.1, 32 * 2**20)
@@ -77,3 +94,41 @@ def print_memory(backends: list[str], distributions: tuple[str, ...]) -> None:
         f"From {' and '.join(sources)}. Aim for ours: at most {results} results and "
         f"{more >> 20} MiB, here {results + more / _RESULT_BYTES:.1f}."
     )
+
+
+def peak_of_start(call: str) -> float:
+    """Of a whole model, in sizes of the weights; runs in a fresh process of the backend."""
+    import keras
+
+    import keras_fanwise
+
+    dense = [keras.layers.Dense(UNITS, use_bias=False) for _ in range(LAYERS)]
+    model = keras.Sequential([keras.Input((UNITS,)), *dense])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    keras_fanwise.initialize(small, "he", seed=0)  # loads what is loaded once
+    starts = {
+        "initialize": lambda: keras_fanwise.initialize(model, "he", seed=0),
+        "reinitialize": lambda: keras_fanwise.reinitialize(model, seed=0),
+        "initialize, dry run": lambda: keras_fanwise.initialize(
+            model, "zeros", seed=0, dry_run=True
+        ),
+    }
+    return peak_growth(starts[call])[0] / (4 * UNITS * UNITS * LAYERS)
+
+
+def main() -> None:
+    print_machine()
+    table = results_table("Peak memory beyond the model", ("backend",), STARTS)
+    for backend in installed_backends():
+        cells = []
+        for call in STARTS:
+            with fresh_process(backend) as process:
+                cells.append(f"{process.submit(peak_of_start, call).result():.2f}")
+        table.add_row(backend, *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

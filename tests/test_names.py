@@ -44,7 +44,7 @@ def test_the_version_is_that_of_one_place():
 
 
 def test_an_import_brings_nothing_that_keras_does_not():
-    """Of what takes long to import: `benchmarks/import_time.py` measures it."""
+    """Of what takes long to import: `benchmarks/seam.py` measures it."""
     program = (
         "import sys, keras; before = set(sys.modules); import keras_fanwise; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
