@@ -1,10 +1,10 @@
-"""Which weight of which layer is being filled."""
+"""What every initializer has: a site, a distribution, a seed, and a draw from them."""
 
 import contextlib
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -59,7 +59,7 @@ class Site(NamedTuple):
     def of(
         cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
     ) -> "Site":
-        """The site of a weight of a layer, which may only be being built.
+        """The site of a weight of a layer, which may still be being built.
 
         Args:
             layer: that owns the weight.
@@ -86,15 +86,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def effective_fan(fans: Fans, mode: str) -> float:
-    """The number that the variance is divided by; below 1 it counts as 1.
-
-    Args:
-        fans: the fans of the weight.
-        mode: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their arithmetic mean, Glorot
-            and Bengio 2010, equation 12) or `"fan_geo_avg"` (their geometric
-            mean).
-
-    Example:
+    """The number that the variance is divided by; below 1 it counts as 1, as in Keras.
 
     >>> effective_fan(Fans(4, 16), "fan_geo_avg")
     8.0
@@ -102,16 +94,14 @@ def effective_fan(fans: Fans, mode: str) -> float:
     fan = {
         "fan_in": fans.fan_in,
         "fan_out": fans.fan_out,
-        "fan_avg": (fans.fan_in + fans.fan_out) / 2.0,
+        "fan_avg": (fans.fan_in + fans.fan_out) / 2.0,  # Glorot and Bengio 2010, eq. 12
         "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
     }[mode]
     return max(1.0, fan)
 
 
 def weight_std(scale: float, mode: str, fans: Fans) -> float:
-    """The standard deviation asked for: `sqrt(scale / fan)`.
-
-    Example: He et al. 2015, equation 10, for a fan of 8.
+    """The standard deviation asked for; of He et al. 2015, equation 10, for a fan of 8:
 
     >>> weight_std(2.0, "fan_in", Fans(8, 1))
     0.5
@@ -120,20 +110,9 @@ def weight_std(scale: float, mode: str, fans: Fans) -> float:
 
 
 def spread(scale: float, mode: str, distribution: str, fans: Fans) -> float:
-    """The parameter of the distribution whose standard deviation is the one asked for.
+    """The spread of a `Distribution` with this standard deviation.
 
-    Args:
-        scale: the variance times the fan; He's is 2, Glorot's and LeCun's 1.
-        mode: see `effective_fan`.
-        distribution: `"truncated_normal"`, `"untruncated_normal"` or `"uniform"`.
-        fans: the fans of the weight.
-
-    Returns:
-        For `"truncated_normal"` the standard deviation before truncation at
-        twice that value, for `"untruncated_normal"` the standard deviation, for
-        `"uniform"` the limit: the draw is in `(-limit, limit)`.
-
-    Example: Glorot and Bengio 2010, equation 16, `sqrt(6 / (fan_in + fan_out))`.
+    Of Glorot and Bengio 2010, equation 16, `sqrt(6 / (fan_in + fan_out))`:
 
     >>> spread(1.0, "fan_avg", "uniform", Fans(2, 4))
     1.0
@@ -200,13 +179,7 @@ _LIMITS = {
 
 
 def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
-    """The arguments of a call, as a tuple of ints and the name of a float type.
-
-    Raises:
-        TypeError: `shape` is not a list or tuple of integers.
-        ValueError: a dimension is negative, or `dtype` is not one of float16,
-            bfloat16, float32 and float64.
-    """
+    """The arguments of a call, as a tuple of ints and the name of a float type."""
     try:
         name = keras.backend.standardize_dtype(dtype)
     except (TypeError, ValueError):
@@ -217,11 +190,7 @@ def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], st
 
 
 def check_reach(distribution: Distribution, dtype: str) -> None:
-    """A draw beyond the largest number of the type would be infinite.
-
-    Raises:
-        ValueError: the type ends before the distribution does.
-    """
+    """A ValueError if the type ends before the distribution: draws would be infinite."""
     real = dtype_of_tensor(dtype)
     limit = _LIMITS[real]
     if distribution.reach(dtype) > limit:
@@ -259,18 +228,16 @@ SAMPLERS = ("portable", "backend")
 # Keras packs an integer seed into 32 bits; the portable sampler hashes it.
 _SEED_LIMITS = {"portable": 2**64, "backend": 2**32}
 
-# `keras.random` by family: (shape, spread, mean, dtype, seed) to a tensor.
-_BACKEND_DRAWS: dict[str, Callable[..., Any]] = {
-    "uniform": lambda shape, spread, mean, **kwargs: keras.random.uniform(
-        shape, minval=-spread, maxval=spread, **kwargs
-    ),
-    "truncated_normal": lambda shape, spread, mean, **kwargs: keras.random.truncated_normal(
-        shape, mean=mean, stddev=spread, **kwargs
-    ),
-    "untruncated_normal": lambda shape, spread, mean, **kwargs: keras.random.normal(
-        shape, mean=mean, stddev=spread, **kwargs
-    ),
-}
+
+def _by_keras(
+    distribution: Distribution, shape: tuple[int, ...], dtype: str, seed: Any
+) -> Any:
+    family, spread, mean = distribution
+    if family == "uniform":
+        return keras.random.uniform(shape, mean - spread, mean + spread, dtype, seed)
+    is_truncated = family == "truncated_normal"
+    draw = keras.random.truncated_normal if is_truncated else keras.random.normal
+    return draw(shape, mean, spread, dtype, seed)
 
 
 class FanwiseInitializer(keras.initializers.Initializer):
@@ -455,9 +422,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             kept = self.seed
             if seed is not None:
                 kept = stream_key(seed, key) % _SEED_LIMITS["backend"]
-            values = _BACKEND_DRAWS[distribution.family](
-                shape, distribution.spread, distribution.mean, dtype=dtype, seed=kept
-            )
+            values = _by_keras(distribution, shape, dtype, kept)
             return values if sharding is None else distribute(values, sharding)
         if seed is None and self._is_placeholder():
             return keras.ops.zeros(shape, dtype=dtype)

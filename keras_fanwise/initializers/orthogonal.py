@@ -80,15 +80,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices that are drawn, and where in the weight, of `whole`, they are.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: the shape has less than two axes.
-        """
+        """The matrices that are drawn, and where in the weight, of `whole`, they are."""
         whole = self.whole(shape, site)
         return whole, (slice(None),) * len(whole.shape)
 
@@ -113,15 +105,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
         return {"gain": self.gain, "seed": super().get_config()["seed"]}
 
     def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
-        """The matrices of the whole weight, by its layer.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: the shape has less than two axes.
-        """
+        """The matrices of the whole weight, by its layer."""
         found = (
             shape_matrices(shape)
             if site is None
@@ -183,15 +167,7 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices of the central taps, and where in the weight they are.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: it is no kernel of a convolution, or there is no isometry.
-        """
+        """The matrices of the central taps, and where in the weight they are."""
         whole = self.whole(shape, site)
         if not whole.taps:
             allowed = (

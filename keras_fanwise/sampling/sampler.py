@@ -264,28 +264,12 @@ def draw(
     index: Sequence[slice] | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Draws a tensor, or a part of it.
+    """Draws a tensor, or a part of it: see `Stream.draw`.
 
     Args:
-        key: the 128-bit key of the stream, from `stream_key`.
-        distribution: `"uniform"` on (-spread, spread); `"truncated_normal"`, a
-            normal of standard deviation `spread` truncated at twice that; or
-            `"untruncated_normal"`, of standard deviation `spread`.
-        shape: of the whole tensor.
-        dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first
-            two are the float32 draw, rounded.
-        spread: see `distribution`.
-        mean: is added to what is drawn.
-        index: a slice, with a step of 1, of each axis; by default the whole tensor.
-        threads: how many threads may share the work, by default the number in
+        threads: how many may share the work, by default the number in
             `KERAS_FANWISE_THREADS`, or as many as there are cores. The result does not
             depend on it.
-
-    Returns:
-        An array of shape `shape`, or, if `index` is given, of the shape of the part.
-
-    Raises:
-        ValueError: `KERAS_FANWISE_THREADS` is set to something else than a number.
 
     Example: a part drawn alone is the part of the whole.
 
@@ -350,18 +334,23 @@ class Stream(NamedTuple):
         """Draws a tensor, or a part of it; the arguments are those of a `Distribution`.
 
         Args:
-            family: `"uniform"`, `"truncated_normal"` or `"untruncated_normal"`.
+            family: `"uniform"` on (-spread, spread); `"truncated_normal"`, a normal of
+                standard deviation `spread` truncated at twice that; or
+                `"untruncated_normal"`, of standard deviation `spread`.
             shape: of the whole tensor.
             dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`. The first two
                 are the float32 draw, rounded.
-            spread: of a uniform, the limit; of a normal, the standard deviation before
-                it is truncated.
+            spread: see `family`.
             mean: is added to what is drawn.
             index: a slice, with a step of 1, of each axis; by default the whole tensor.
 
+        Returns:
+            An array of shape `shape`, or, with `index`, of the shape of the part.
+
         Raises:
             TypeError: `family` or `dtype` is no string.
-            ValueError: `family` or `dtype` is unknown.
+            ValueError: `family` or `dtype` is unknown, or `KERAS_FANWISE_THREADS` is set to
+                something else than a number.
         """
         family = choice("family", family, ("uniform", *_NORMALS))
         dtype = choice("dtype", dtype, tuple(DTYPES))
