@@ -60,8 +60,8 @@ def is_stateless() -> bool:
     return bool(in_stateless_scope())
 
 
-def has_value(variable: keras.Variable) -> bool:
-    """Not if it was made in a stateless scope, and Keras fills it later or never."""
+def is_made(variable: keras.Variable) -> bool:
+    """Not if it was added in a stateless scope: Keras makes its value later or never."""
     return variable._value is not None
 
 

@@ -18,8 +18,8 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import snapshot, unfilled, unfilled_array
 from keras_fanwise.backends.private_keras import (
     drawn_as_built,
-    has_value,
     initializer_modules,
+    is_made,
     is_stateless,
 )
 from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
@@ -33,6 +33,9 @@ from keras_fanwise.sampling.sampler import DTYPES
 _lock = threading.Lock()
 
 
+_AnyBlock = TypeVar("_AnyBlock", bound="_Block")
+
+
 class _Block:
     """A `with` block of the thread, or of the asynchronous task, that enters it."""
 
@@ -43,10 +46,11 @@ class _Block:
     def is_open(self) -> bool:
         return self._entries > 0
 
-    def __enter__(self) -> Any:
+    def __enter__(self: _AnyBlock) -> _AnyBlock:
         with _lock:
             self._entries += 1
         _entered.set((*_open_blocks(_Block), self))
+        return self
 
     def __exit__(self, *error: object) -> None:
         # Perhaps in another thread than the one that entered, which is then outside, too.
@@ -57,8 +61,6 @@ class _Block:
             entered.remove(self)
         _entered.set(tuple(entered))
 
-
-_AnyBlock = TypeVar("_AnyBlock", bound=_Block)
 
 # The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
 # now: in another thread, or after a task began that has a copy of this.
@@ -82,9 +84,9 @@ class Retrofit(_Block):
         super().__init__()
         self.orthogonal = orthogonal
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Retrofit":
         _count_retrofits(1)
-        super().__enter__()
+        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
@@ -193,24 +195,13 @@ class SkipInit(_Block):
         # Weak: a model that is dropped within the block is not drawn.
         self._deferrals: list[weakref.ref[Deferral]] = []
 
-    def __enter__(self) -> "SkipInit":
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self._draw()
-
     def add(self, deferral: "Deferral") -> None:
         """Another weight that is not drawn now."""
         self._deferrals.append(weakref.ref(deferral))
 
-    def _draw(self) -> None:
-        """Draws what nothing has filled, as far as it can be drawn.
-
-        Raises:
-            Exception: the first that an initializer raised; the others have drawn.
-        """
+    def __exit__(self, *error: object) -> None:
+        """Draws what nothing has filled; raises the first error when the rest has drawn."""
+        super().__exit__(*error)
         if any(reference() for reference in self._deferrals):
             gc.collect()  # models hold themselves until then
         alive = [reference() for reference in self._deferrals]
@@ -227,14 +218,9 @@ class SkipInit(_Block):
 
 
 def deferral(filler: Any, initializer: Any) -> Any:
-    """What Keras is handed in place of what fills a weight.
+    """What Keras is handed in place of a filler, which was made of this initializer.
 
-    Outside a block, and for initializers that are neither ours nor a random one of
-    Keras's, that is `filler`.
-
-    Args:
-        filler: fills this weight.
-        initializer: of which the filler was made, or the filler itself if that is not ours.
+    Outside a block, and where the initializer is not random, that is the filler.
     """
     blocks = _open_blocks(SkipInit)
     if not blocks:
@@ -248,13 +234,7 @@ def deferral(filler: Any, initializer: Any) -> Any:
 
 
 class Deferral(keras.initializers.Initializer):
-    """Fills one weight with nothing, as long as its block is open, and later for good.
-
-    Args:
-        block: in which the weight is made.
-        initializer: that fills the weight.
-        seed: of the initializer.
-    """
+    """Leaves a weight unfilled while the block is open, then draws it."""
 
     def __init__(self, block: SkipInit, initializer: Any, seed: Any) -> None:
         self._block = block
@@ -278,7 +258,7 @@ class Deferral(keras.initializers.Initializer):
         else:
             with sharding_of(layout) as sharding:
                 self._advance()
-                values = _unfilled_shards(shape, dtype, sharding)
+                values = placed(shape, sharding, functools.partial(_part, dtype=dtype))
         self._is_unfilled = True
         return values
 
@@ -299,12 +279,12 @@ class Deferral(keras.initializers.Initializer):
         if variable is None:
             return False
         vars(variable).pop("assign", None)
-        return self._is_unfilled and has_value(variable)
+        return self._is_unfilled and is_made(variable)
 
     def draw(self) -> list[str]:
         """Draws the weight, and gives its path; neither if it is gone, or filled."""
         variable = self._variable()
-        if variable is None or _has_values(variable):
+        if variable is None or _is_filled(variable):
             return []
         with self._state_of_old():
             values = drawn_as_built(variable, self._initializer)
@@ -352,14 +332,11 @@ class Deferral(keras.initializers.Initializer):
             state.assign(now)
 
 
-def _unfilled_shards(shape: Sequence[int], dtype: str, sharding: Any) -> Any:
-    def part(index: Sequence[slice] | None) -> np.ndarray:
-        return unfilled_array([each.stop - each.start for each in index or ()], dtype)
-
-    return placed(shape, sharding, part)
+def _part(index: Sequence[slice] | None, dtype: str) -> np.ndarray:
+    return unfilled_array([each.stop - each.start for each in index or ()], dtype)
 
 
-def _has_values(variable: keras.Variable) -> bool:
+def _is_filled(variable: keras.Variable) -> bool:
     """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
     return any(np.count_nonzero(part) for part in local_parts(variable.value))
 

@@ -20,7 +20,8 @@ _FROM_USER = "_keras_fanwise_named_by_user"
 def install() -> None:
     """Wraps `keras.Layer.__init__`, once, to note whether a user named the layer.
 
-    Keras keeps no account of it, and a name such as `dense_1` does not tell.
+    Keras keeps no account of it: a name such as `dense_1` does not tell, and the numbers
+    that it has given so far are also those of layers of other models.
     """
     original = keras.Layer.__init__
     if not hasattr(original, _MARK):
