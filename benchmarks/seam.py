@@ -3,8 +3,8 @@
     python benchmarks/seam.py
 
 Builds the same layer through `keras.Layer.add_weight` as the package wraps it and as
-Keras has it, in turns, and takes the difference of the medians. For the import Python starts
-anew on each backend that is installed, and the shortest counts: whatever else the
+Keras has it, in turns, and takes the difference of the medians. For the import Python
+starts anew on each backend that is installed, and the shortest counts: whatever else the
 machine does only ever adds.
 """
 
