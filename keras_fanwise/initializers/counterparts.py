@@ -205,12 +205,16 @@ def replaced_inside(
     return together(changed) if changed else holder
 
 
+# A longer container holds values, not initializers.
+_MOST_PARTS = 100
 Parts = tuple[dict[Any, Any], Callable[[dict[Any, Any]], Any]]
 
 
 def _taken_apart(holder: Any) -> Parts:
     """What is inside, by name, and what makes another of some parts that are changed."""
     parts: dict[Any, Any]
+    if type(holder) in (list, tuple, dict) and len(holder) > _MOST_PARTS:
+        return {}, lambda changed: holder
     if type(holder) in (list, tuple):
         parts = dict(enumerate(holder))
         return parts, lambda changed: type(holder)((parts | changed).values())
@@ -251,8 +255,12 @@ def _attributes(owner: Any, function: Any = None) -> Parts:
         return attributes, functools.partial(_View, owner)
 
     def copied(changed: dict[str, Any]) -> Any:
-        other = copy.copy(owner)
-        vars(other).update(changed)
+        try:
+            other = copy.copy(owner)
+        except Exception:  # of a compiled function, say: it stays as it is
+            return owner
+        if other is not owner:
+            vars(other).update(changed)
         return other
 
     return attributes, copied

@@ -158,3 +158,15 @@ def test_circles_and_what_is_not_random():
     model = dense(holder)
     kf.reinitialize(model, seed=1)
     assert np.all(values_of(model.weights[0]) == 0.5)
+
+
+def test_what_cannot_be_copied_stays_as_it_is():
+    def ones(shape, dtype=None):
+        return keras.ops.ones(shape, dtype)
+
+    cached = functools.lru_cache(ones)  # its copy is itself
+    cached.inner = inner = keras.initializers.RandomNormal(seed=1)
+    model = dense(lambda shape, dtype=None: cached(tuple(shape), dtype))
+    assert kf.reinitialize(model, seed=1).rows[0].status == "set"
+    assert cached.inner is inner
+    assert np.all(values_of(model.weights[0]) == 1)
