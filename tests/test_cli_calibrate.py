@@ -98,20 +98,6 @@ def test_options_are_the_arguments_of_the_function(folder, capsys, batch):
         assert not all(equal(arrays(model), before))
 
 
-def test_data_for_several_inputs(folder, capsys):
-    inputs = [keras.Input((4,), name="one"), keras.Input((3,), name="two")]
-    keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(inputs))).save("model.keras")
-    generator = np.random.default_rng(0)
-    one, two = (generator.normal(size=(6, n)).astype("float32") for n in (4, 3))
-    np.savez("data.npz", two=two, one=one)
-    code, output, _ = run(
-        capsys, "model.keras", "new.keras", "--json", "--data", "data.npz"
-    )
-    assert code == 0
-    report = kf.calibrate(keras.saving.load_model("model.keras"), [one, two])
-    assert output == report.to_json() + "\n"
-
-
 def test_what_is_kept_is_told(folder, capsys):
     lstm = layers.LSTM(4, name="lstm")
     model = keras.Sequential([keras.Input((5, 3)), lstm, layers.Dense(2, name="head")])
@@ -136,15 +122,10 @@ BAD_ARGUMENTS = {
     "an infinite deviation": (("new.keras", "--std", "inf"), "`std` must be"),
     "no such kernel": (("new.keras", "--only", "nothing"), "nothing"),
     "another kind of file": (("new.txt",), "the output must be a .keras or .h5 file"),
-    "a missing folder": (("missing/new.keras",), "no such folder: missing"),
-    "a file that exists": (("model.keras",), "--overwrite"),
-    "no data": (("new.keras", "--data", "missing.npy"), "no such file: missing.npy"),
-    "data of another kind": (("new.keras", "--data", "model.keras"), ".npy or .npz"),
     "data of another shape": (
         ("new.keras", "--data", "wide.npy"),
         "the model cannot be calibrated: ",
     ),
-    "data of another name": (("new.keras", "--data", "images.npz"), "must hold x"),
 }
 
 
@@ -153,7 +134,6 @@ def test_bad_arguments(folder, capsys, case):
     arguments, message = BAD_ARGUMENTS[case]
     network().save("model.keras")
     np.save("wide.npy", np.ones((2, 17), "float32"))
-    np.savez("images.npz", images=np.zeros((2, 16), "float32"))
     old, before = (folder / "model.keras").read_bytes(), names(folder)
     code, output, errors = run(capsys, "model.keras", *arguments, "--plot", "figure.svg")
     assert (code, output) == (2, "")

@@ -33,12 +33,7 @@ from keras_fanwise.seam.weights import Role
 
 
 class Condition(FindingKind):
-    """What a good start must meet, with what helps where it does not.
-
-    Attributes:
-        label: what tables and JSON call it.
-        remedy: what helps.
-    """
+    """What a good start must meet: its `label`, and a `remedy` where it is not met."""
 
     SYMMETRY = (
         "symmetry",
@@ -260,12 +255,7 @@ _SCALE = (
 
 
 class Verdict(FindingKind):
-    """What can become of a signal, with what helps.
-
-    Attributes:
-        label: what tables and JSON call it.
-        remedy: what helps.
-    """
+    """What can become of a signal: its `label`, and a `remedy`."""
 
     VANISHING = ("vanishing", _SCALE)
     EXPLODING = ("exploding", _SCALE)

@@ -437,3 +437,17 @@ def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
     [row] = [row for row in fans_table(layer).rows if row.path.endswith("/kernel")]
     assert row.shape != (8, 6)
     assert row.fans == fans
+
+
+@pytest.mark.parametrize(
+    "fan",
+    [10**400, np.float32("inf"), np.float64("nan"), "3", -1],
+    ids=["huge", "infinite", "no number", "text", "negative"],
+)
+def test_fans_that_are_no_finite_numbers(fan):
+    class Unnumbered(layers.Dense):
+        """With a rule of its own."""
+
+    register_fans(Unnumbered)(lambda layer, name, shape: Fans(1, fan))
+    with pytest.raises(ValueError, match="finite numbers of 0 or more"):
+        layer_fans(Unnumbered(4), "kernel", (3, 4))

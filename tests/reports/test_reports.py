@@ -5,8 +5,10 @@ import json
 import pickle
 import sys
 import types
+from fractions import Fraction
 
 import keras
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -136,3 +138,42 @@ def test_models_without_rows():
     for report in (kf.audit(layer), kf.fans_table(layer), kf.signal(layer)):
         assert str(report).splitlines()
         assert "</div>" in report._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("fan", "number"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (Fraction(3, 2), 1.5),
+        (2**60, 2**60),
+    ],
+)
+def test_json_of_fans_that_are_no_numbers_of_python(fan, number):
+    class Numbered(layers.Dense):
+        """With a rule of its own."""
+
+    kf.register_fans(Numbered)(lambda layer, name, shape: kf.Fans(fan, fan))
+    layer = Numbered(4, use_bias=False)
+    layer.build((None, 3))
+    fans = kf.layer_fans(layer, "kernel", (3, 4))
+    assert fans == (number, number)
+    assert all(type(one) is type(number) for one in fans)
+    for report in (
+        kf.fans_table(layer),
+        kf.audit(layer),
+        kf.signal(keras.Sequential([keras.Input((3,)), layer])),
+        kf.initialize(layer, "he", seed=0),
+    ):
+        rows = json.loads(report.to_json())["rows"]
+        if "fans" in rows[0]:
+            assert rows[0]["fans"] == {"fan_in": number, "fan_out": number}
+
+
+def test_json_of_numbers_of_numpy():
+    """Rows are made by other people too."""
+    row = kf.fans_table(network(1)).rows[0]
+    row = row._replace(fan_in_ratio=np.float32("nan"), fan_avg_ratio=np.int64(3))
+    [found] = json.loads(kf.FansTable([row]).to_json())["rows"]
+    assert found["fan_in_ratio"] is None
+    assert found["fan_avg_ratio"] == 3
