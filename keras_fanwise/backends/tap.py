@@ -27,23 +27,13 @@ def kept_state(model: keras.Layer) -> Iterator[None]:
     a `TorchModuleWrapper`: their buffers, such as the statistics of a batch normalization,
     are no variables of Keras, and calling them sets whether they are in training.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(kept_losses(model))
-        if keras.backend.backend() == "torch":
+    is_torch = keras.backend.backend() == "torch"
+    modules = _kept_modules(model) if is_torch else contextlib.nullcontext()
+    with kept_losses(model), _kept_generators(), modules:
+        if is_torch:
             import torch
 
-            stack.enter_context(_kept_modules(model))
-            stack.enter_context(_kept_generators())
             torch.manual_seed(0)
-        yield
-
-
-@contextlib.contextmanager
-def _kept_generators() -> Iterator[None]:
-    """Of PyTorch, from which Keras's Dropout draws there, as from no variable of Keras."""
-    import torch
-
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield
 
 
@@ -51,11 +41,19 @@ def _kept_generators() -> Iterator[None]:
 def kept_random_state(layer: keras.Layer) -> Iterator[None]:
     """In the end the layer draws what it would have drawn at the beginning."""
     states = [(variable, variable.value) for variable in layer.non_trainable_variables]
-    is_torch = keras.backend.backend() == "torch"
-    with _kept_generators() if is_torch else contextlib.nullcontext():
+    with _kept_generators():
         yield
     for variable, value in states:
         variable.assign(value)
+
+
+def _kept_generators() -> contextlib.AbstractContextManager[None]:
+    """Of PyTorch, from which Keras's Dropout draws there, as from no variable of Keras."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.random.fork_rng(range(torch.cuda.device_count()))
 
 
 @contextlib.contextmanager
@@ -137,18 +135,20 @@ def tapped(
             current = layer.call
             if isinstance(current, _ByThread):
                 current = current.current()
-            stack.enter_context(_replaced(layer, "call", _through(tap, layer, current)))
+            called = functools.partial(_tapped, tap, layer, current)
+            stack.enter_context(_replaced(layer, "call", called))
         yield
 
 
-def _through(
-    tap: Callable[[LayerCall], Any], layer: keras.Layer, function: Callable[..., Any]
-) -> Callable[..., Any]:
-    @functools.wraps(function)  # whose arguments Keras looks at
-    def called(*args: Any, **kwargs: Any) -> Any:
-        return tap(LayerCall(layer, function, args, kwargs))
-
-    return called
+def _tapped(
+    tap: Callable[[LayerCall], Any],
+    layer: keras.Layer,
+    function: Callable[..., Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    return tap(LayerCall(layer, function, args, kwargs))
 
 
 _lock = threading.Lock()

@@ -1,5 +1,7 @@
 """What `signal` must leave as it was, and to whom: losses, PyTorch's modules, threads."""
 
+import contextlib
+import itertools
 import threading
 
 import keras
@@ -207,8 +209,12 @@ def test_replacements_that_end_in_any_order():
     assert layer.call is len
 
 
-@needs("jax")  # which keeps what it compiles for each shape
-def test_nothing_is_compiled_for_a_new_batch_size():
+UNSEEN = itertools.count(1237)  # shapes that JAX has compiled nothing for
+
+
+@contextlib.contextmanager
+def heard_compilations():
+    """What JAX compiles in the block, in a list that grows."""
     import jax
 
     compiled = []
@@ -217,14 +223,36 @@ def test_nothing_is_compiled_for_a_new_batch_size():
         if "compile" in event:
             compiled.append(event)
 
-    tensors = [jax.device_put(np.ones((size, 3), "float32")) for size in range(2, 12)]
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
+        yield compiled
+        jax.numpy.linspace(0.0, 1.0, next(UNSEEN)) + 1
+        assert compiled  # of this one at least the listener hears
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+@needs("jax")  # which keeps what it compiles for each shape
+def test_nothing_is_compiled_for_a_new_batch_size():
+    import jax
+
+    tensors = [jax.device_put(np.ones((size, 3), "float32")) for size in range(2, 12)]
+    with heard_compilations() as compiled:
         for tensor in tensors:
             moments(tensor, -1)
             moments(tensor, 1)
         assert not compiled
-        jax.numpy.linspace(0.0, 1.0, 1237) + 1  # the listener hears of this one
-        assert compiled
-    finally:
-        jax.monitoring.clear_event_listeners()
+
+
+@needs("jax")
+def test_nothing_is_compiled_by_a_second_signal():
+    """So that one can be measured after every epoch, whatever the weights are by then."""
+    body = [layers.Dense(6, "relu"), layers.BatchNormalization(), layers.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((5,)), *body, layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 5), "float32"), np.zeros((4, 2), "float32")
+    kf.signal(model, x, y)
+    model.layers[0].kernel.assign(2 * model.layers[0].kernel)
+    with heard_compilations() as compiled:
+        kf.signal(model, x, y)
+        assert not compiled
