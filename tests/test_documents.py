@@ -1,6 +1,5 @@
 """The code of the README and of the site runs, and prints what stands there."""
 
-import collections
 import importlib.util
 import re
 from pathlib import Path
@@ -9,6 +8,8 @@ import keras
 import pytest
 
 import keras_fanwise
+
+from support.processes import fewer_by_default
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,15 +24,13 @@ def tool(name):
 pages = tool("pages")
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in pages.PAGES}
 WITH_CODE = [name for name, text in TEXTS.items() if pages.blocks(text)]
-# What a newcomer reads first. No backend changes what the others print.
-ON_ALL_BACKENDS = ("README.md", "docs/getting_started.md")
+# What a newcomer reads first.
+FIRST = ("README.md", "docs/getting_started.md")
 
 
-@pytest.mark.parametrize("name", WITH_CODE)
+@pytest.mark.parametrize("name", fewer_by_default(WITH_CODE, *FIRST))
 # Files of a model with a Lambda layer, or of the older kind, warn when they are saved.
 def test_the_blocks_of_a_page_print_what_stands_under_them(name, tmp_path, monkeypatch):
-    if keras.backend.backend() == "tensorflow" and name not in ON_ALL_BACKENDS:
-        pytest.skip("runs where KERAS_BACKEND is jax or torch")
     monkeypatch.chdir(tmp_path)
     for block, printed in pages.run(ROOT / name):
         assert printed == block.output, f"{name}:{block.line}"
@@ -56,22 +55,16 @@ def test_another_output_is_seen(tmp_path):
 LANGUAGES = {"python", "text", "console", "sh"}
 
 
-# A table that a benchmark writes, whose rows are alike.
-GENERATED = {"docs/real_models.md"}
-
-
 def unknown_fences(text):
     opened = re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.M)
     return {kind for kind in opened if not kind.startswith("{")} - LANGUAGES
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_all_code_is_of_a_kind_that_runs(name):
-    text = TEXTS[name]
-    assert not unknown_fences(text)
-    assert text.count("```python\n") == sum(
-        not block.is_console for block in pages.blocks(text)
-    )
+def test_all_code_is_of_a_kind_that_runs():
+    for name, text in TEXTS.items():
+        assert not unknown_fences(text), name
+        known = sum(not block.is_console for block in pages.blocks(text))
+        assert text.count("```python\n") == known, name
     assert unknown_fences("```py\nx\n```\n") == {"py"}
 
 
@@ -83,39 +76,13 @@ def missing(text):
             yield f"{program}{rest}"
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_programs_that_a_page_names_are_there(name):
-    assert list(missing(TEXTS[name])) == []
+def test_programs_that_a_page_names_are_there():
+    assert [(name, program) for name in TEXTS for program in missing(TEXTS[name])] == []
 
 
 def test_a_program_that_is_not_there_is_seen():
     assert list(missing("`python tools/nothing.py`")) == ["tools/nothing.py"]
     assert list(missing("python tools/pages.py --read")) == ["tools/pages.py --read"]
-
-
-def sentences(text):
-    """Of prose, lists and cells of tables; those of a few words say nothing alone."""
-    text = re.sub(r"^```.*?^```$|<!--.*?-->|!\[.*?\]\(.*?\)", "", text, flags=re.S | re.M)
-    for part in re.split(r"\n\s*\n|^#.*$|^- |\||(?<=[.:;])\s", text, flags=re.M):
-        words = re.sub(r"\]\(.*?\)", "", part).split()
-        if len(words) >= 6:
-            yield " ".join(words).rstrip(".:;").lower()
-
-
-def repeated(texts):
-    counted = collections.Counter(part for text in texts for part in sentences(text))
-    return [part for part, times in counted.items() if times > 1]
-
-
-def test_no_sentence_stands_twice():
-    assert repeated(text for name, text in TEXTS.items() if name not in GENERATED) == []
-
-
-def test_a_sentence_that_stands_twice_is_seen():
-    text = "Draws happen on the host, by NumPy alone. More."
-    assert repeated([text, f"So it is. {text}"]) == [
-        "draws happen on the host, by numpy alone"
-    ]
 
 
 def test_the_reference_has_every_public_name():
