@@ -463,6 +463,7 @@ sys.exit(main(["init", "model.keras", "new.keras"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code", "errors"),
     [

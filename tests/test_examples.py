@@ -169,6 +169,7 @@ def test_dcgan_starts_the_encoder_as_it_says():
     assert len(model.weights) == len(kernels) + (1 + len(constants)) * len(gammas)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -200,6 +201,7 @@ def gammas_of_many(models, rules):
     return np.concatenate(batches)
 
 
+@pytest.mark.slow
 def test_dcgan_gives_gammas_their_distribution_over_many_seeds():
     # Without the kernels, which would take most of the time.
     rules = [rule for rule in kf.recipes()["dcgan"] if rule.weight != "*kernel"]
@@ -208,6 +210,7 @@ def test_dcgan_gives_gammas_their_distribution_over_many_seeds():
     check_normal(gammas, 1, 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -303,6 +306,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "fault"),
     [(recipe, fault) for recipe, faults in FAULTS.items() for fault in faults],

@@ -43,6 +43,7 @@ def test_the_version_is_that_of_one_place():
     assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_import_brings_nothing_that_keras_does_not():
     """Of what takes long to import: `benchmarks/seam.py` measures it."""
     program = (

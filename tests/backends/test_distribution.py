@@ -74,16 +74,11 @@ print("equal")
 )
 
 
+@pytest.mark.multi_backend
 @pytest.mark.parametrize(
-    "program",
-    [
-        pytest.param(
-            MIRRORED, marks=pytest.mark.multi_backend("tensorflow"), id="MirroredStrategy"
-        ),
-        pytest.param(
-            SHARDED, marks=pytest.mark.multi_backend("jax"), id="keras.distribution"
-        ),
-    ],
+    ("program", "backend"),
+    [(MIRRORED, "tensorflow"), (SHARDED, "jax")],
+    ids=["MirroredStrategy", "keras.distribution"],
 )
-def test_weights_are_those_of_one_device(program):
-    assert run_python(program).splitlines()[-1] == "equal"
+def test_weights_are_those_of_one_device(program, backend):
+    assert run_python(program, backend=backend).splitlines()[-1] == "equal"

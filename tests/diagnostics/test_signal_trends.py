@@ -241,6 +241,7 @@ def residual_network(last, norm=False, blocks=20):
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
+@pytest.mark.slow
 def test_additions_that_explode():
     report = kf.signal(residual_network("fanwise_he_normal"))
     assert labels(report) == [("exploding", way) for way in DIRECTIONS]
@@ -392,6 +393,7 @@ def test_a_network_of_a_thousand_layers():
     assert math.isfinite(report.backward.total)
 
 
+@pytest.mark.slow
 def test_a_graph_is_read_without_recursion():
     inputs = x = keras.Input((4,))
     for _ in range(150):

@@ -54,8 +54,10 @@ def test_against_mpmath(name, q):
             criticality(activation, q=q)
         return
     found = criticality(activation, q=q)
-    assert found.weight_variance == pytest.approx(weight, rel=1e-10)
-    assert found.bias_variance == pytest.approx(bias, rel=1e-9, abs=1e-11 * q)
+    # TensorFlow has the constants of this gelu in float32.
+    close = 1e-8 if name == "gelu" else 1e-10
+    assert found.weight_variance == pytest.approx(weight, rel=close)
+    assert found.bias_variance == pytest.approx(bias, rel=10 * close, abs=close / 10 * q)
     assert found.q == q
 
 
@@ -188,6 +190,7 @@ NOT_ELEMENTWISE = {"softmax", "log_softmax", "glu", "sparsemax"}
 JUMPS = {"hard_shrink", "threshold"}
 
 
+@pytest.mark.slow
 def test_every_keras_activation():
     names = {name for name in dir(keras.activations) if not name.startswith("_")}
     for name in names - {"get", "serialize", "deserialize", "threshold"}:

@@ -13,6 +13,7 @@ import pytest
 
 from support.fan_oracle import forward_and_back, middle
 from support.models import values_of
+from support.processes import fewer_by_default
 
 layers = keras.layers
 # The draws are the same on every backend, and so are the maps of the layers.
@@ -111,7 +112,7 @@ def deviation(values, expected):
     return abs(values.mean() - expected) / (values.std(ddof=1) / math.sqrt(values.size))
 
 
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", fewer_by_default(SCALES, "he_normal"))
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_variance_is_kept_forward_and_backward(row, name):
     fan_in, fan_out = row[3]
@@ -124,7 +125,7 @@ def test_variance_is_kept_forward_and_backward(row, name):
     assert forward.std(ddof=1) / math.sqrt(DRAWS) < 0.1 * forward.mean()
 
 
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", fewer_by_default(SCALES, "he_normal"))
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_built_in_fails_where_its_fans_are_wrong(row, name):
     fan_in, fan_out = row[3]

@@ -372,6 +372,7 @@ def test_a_model_from_a_file(tmp_path):
     assert all(equal(arrays(model), arrays(loaded)))
 
 
+@pytest.mark.slow
 def test_a_model_from_before_the_import(tmp_path):
     code = """
 import keras, numpy as np

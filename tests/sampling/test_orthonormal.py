@@ -195,6 +195,7 @@ def as_it_is():
     return run_python(HASHES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("core", "threads"),
     [("Prescott", "1"), ("Nehalem", "2"), ("Haswell", "2"), ("Zen", "1")],

@@ -317,6 +317,7 @@ atexit.register(lambda: print(float(draw(7, "uniform", (2_000_000,), threads=2)[
 """
 
 
+@pytest.mark.slow
 def test_when_the_interpreter_ends():
     last = draw(7, "uniform", (2_000_000,))[-1]
     assert float(run_python(AT_EXIT)) == last

@@ -408,6 +408,7 @@ assert [weight.tobytes() for weight in model.get_weights()] != without
 """
 
 
+@pytest.mark.slow
 def test_other_initializers_draw_the_same_bits_with_and_without_us():
     run_python(OTHERS)
 
@@ -421,6 +422,7 @@ def test_installing_twice_wraps_once():
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")
 
 
+@pytest.mark.slow
 def test_importing_anew_wraps_once_and_still_binds():
     program = """
 import sys, keras, keras_fanwise

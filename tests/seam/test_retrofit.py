@@ -435,6 +435,7 @@ def test_a_generator_cannot_be_decorated():
             kf.retrofit()(function)
 
 
+@pytest.mark.slow
 def test_a_get_that_was_imported_by_name():
     """Before Keras 3.9 such an import makes another module of `keras.initializers`."""
     code = """

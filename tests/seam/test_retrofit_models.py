@@ -202,6 +202,7 @@ OURS = {
 THEIRS = {name.removeprefix("Fanwise") for name in OURS}
 
 
+@pytest.mark.slow
 def test_a_saved_model_holds_what_was_used(tmp_path):
     with kf.retrofit():
         model = small_model()
