@@ -10,6 +10,7 @@ it. The test of each would notice a change.
 | `_flatten_layers`, `_trainable_variables` of layers | here | `test_every_weight_stands_in_the_report_once` |
 | `_inbound_nodes`, `_losses`, `_loss_ids` of layers | here | `test_every_kind_of_model` |
 | `_outbound_nodes`, `_keras_history`, the numbers of names | here | `test_nothing_tells_of_it_afterwards` |
+| `Functional` and its `call`, `_functional` of `Sequential` | here | `test_what_keras_has_recorded_is_what_a_call_does` |
 | variables that are not filled in a stateless scope | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
@@ -36,6 +37,7 @@ from typing import Any, NamedTuple
 import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.models.functional import Functional
 
 
 def is_shape_inference(variable: keras.Variable) -> bool:
@@ -138,29 +140,24 @@ def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
     return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
 
 
-def predecessors(model: keras.Layer) -> list[tuple[Any, list[Any]]] | None:
-    """Each operation of a model's graph, with those whose outputs it takes.
+class RecordedEnds(NamedTuple):
+    """What a model takes and what it gives."""
 
-    `None` for what has no graph: subclassed models, and layers.
+    inputs: list[keras.KerasTensor]
+    outputs: list[keras.KerasTensor]
+
+
+def recorded_ends(operation: Any) -> RecordedEnds | None:
+    """Of a model that was made of calls, which Keras has recorded: where they are.
+
+    `None` for layers, and for models that have a `call` of their own.
     """
-    if isinstance(model, keras.Sequential):
-        pairs = zip([None, *model.layers], model.layers, strict=False)
-        return [(layer, [before] if before else []) for before, layer in pairs]
-    if not isinstance(model, keras.Model) or not getattr(model, "operations", None):
+    if isinstance(operation, keras.Sequential):
+        operation = operation._functional
+    # A class that derives from it may do more than its graph says.
+    if not isinstance(operation, Functional) or type(operation).call is not Functional.call:
         return None
-    inside = {id(operation) for operation in model.operations}
-    return [
-        (
-            operation,
-            [
-                parent.operation
-                for node in operation._inbound_nodes
-                for parent in node.parent_nodes
-                if id(parent.operation) in inside
-            ],
-        )
-        for operation in model.operations
-    ]
+    return RecordedEnds(operation.inputs, operation.outputs)
 
 
 @contextlib.contextmanager

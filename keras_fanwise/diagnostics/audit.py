@@ -1,8 +1,9 @@
 """What is likely to have led to a finding, and what to write in its place."""
 
+import functools
 import inspect
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -21,16 +22,10 @@ from keras_fanwise.diagnostics.measured import (
     random_digits,
 )
 from keras_fanwise.diagnostics.statistics import limit, shape_tail, variance_deviation
+from keras_fanwise.diagnostics.verdicts import own_gain
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
-from keras_fanwise.graph.graph import (
-    END,
-    LAST,
-    NORMALIZATION,
-    SUM,
-    Surroundings,
-    activation_of,
-    own_gain,
-)
+from keras_fanwise.graph.branches import residual_branches
+from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -135,7 +130,7 @@ def _gain(weight: MeasuredWeight) -> str:
     """Where the scale is known from that an activation of the user's own needs."""
     if weight.is_bias or weight.is_gamma or _own(weight) is not None:
         return ""
-    gain = own_gain(activation_of(weight.owned.layer) or "linear")
+    gain = own_gain(activation_of(weight.owned.layer))
     return (
         f"; the scale for its activation is {gain}, or calibrate(model, x)'s"
         if gain
@@ -179,35 +174,35 @@ class Conditions:
     """The tests of an audit.
 
     Args:
+        graph: of the model.
         allowed: how many standard errors.
         false_alarms: of one weight, for tests that know probabilities.
     """
 
-    def __init__(self, allowed: float, false_alarms: float) -> None:
+    def __init__(self, graph: Graph, allowed: float, false_alarms: float) -> None:
+        self._graph = graph
         self._allowed = allowed
         self._false_alarms = false_alarms
 
-    def of(self, weight: MeasuredWeight, behind: Set[str]) -> Iterator[AuditFinding]:
-        """What is wrong with a weight that has this behind it."""
+    def of(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+        """What is wrong with a weight."""
         values = weight.values
         if not np.all(np.isfinite(values)):
             numbers = "values that are not finite"
             yield finding(weight, Condition.SCALE, ERROR, numbers, "overflow")
         elif weight.is_bias or weight.is_gamma:
-            found = list((_bias if weight.is_bias else _gamma)(weight, behind))
+            found = list(_gamma(weight) if weight.is_gamma else self._bias(weight))
             yield from found or self._initializer(weight)
         elif values.size < 2 or not (
             weight.is_random or weight.is_kernel or weight.is_lookup
         ):
             return
         elif values.min() == values.max():
-            yield _constant(weight, behind)
+            yield self._constant(weight)
         elif not weight.is_fixed:
-            yield from self._of_values(weight, behind)
+            yield from self._of_values(weight)
 
-    def _of_values(
-        self, weight: MeasuredWeight, behind: Set[str]
-    ) -> Iterator[AuditFinding]:
+    def _of_values(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         if weight.is_random:
             equal = equal_units(weight, self._false_alarms)
             if equal:
@@ -216,7 +211,7 @@ class Conditions:
                 numbers = f"{numbers} are {kind}"
                 yield finding(weight, Condition.SYMMETRY, ERROR, numbers, REPLACED)
         balance = list(self._balance(weight))
-        scale = list(self._scale(weight, behind))
+        scale = list(self._scale(weight))
         yield from balance
         yield from scale
         # Of another mean the shape is another, too, and an error says enough.
@@ -248,14 +243,12 @@ class Conditions:
         cause = cause_of(weight, departed and weight.drawn is not None)
         yield finding(weight, Condition.BALANCE, severity, numbers, cause)
 
-    def _scale(self, weight: MeasuredWeight, behind: Set[str]) -> Iterator[AuditFinding]:
+    def _scale(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         departed = self._departed(weight)
         miscounted = not departed and abs(math.log(weight.miscount)) > _MISCOUNT
         if not weight.is_kernel and len(weight.values.shape) < 2:
             return
-        undone = behind and behind <= {NORMALIZATION, SUM, END, LAST}
-        low = 0.0 if undone or not weight.is_kernel else _SMALLEST
-        if self._outside(weight, low, _LARGEST):
+        if self._outside(weight, 0.0, _LARGEST) or self._vanishes(weight):
             condition, severity = Condition.SCALE, ERROR
         elif (
             miscounted
@@ -274,6 +267,21 @@ class Conditions:
             numbers += f"; {counts(weight)}"
         cause = cause_of(weight, departed)
         yield finding(weight, condition, severity, numbers, cause)
+
+    def _vanishes(self, weight: MeasuredWeight) -> bool:
+        """Whether a kernel is too small for what comes after it."""
+        if not weight.is_kernel or not self._outside(weight, _SMALLEST, _LARGEST):
+            return False
+        variable = weight.owned.variable
+        if id(variable) in self._in_branches:
+            return False
+        return not self._graph.after(variable) <= {NORMALIZATION, SUM, END}
+
+    @functools.cached_property
+    def _in_branches(self) -> set[int]:
+        """The kernels of residual branches, where small is a choice."""
+        branches = residual_branches(self._graph)
+        return {id(kernel) for branch in branches for kernel in branch.kernels}
 
     def _departed(self, weight: MeasuredWeight) -> bool:
         """Whether the deviation is not the one that the initializer draws with."""
@@ -338,6 +346,30 @@ class Conditions:
         rounding = float(ml_dtypes.finfo(values.dtype).eps)  # type: ignore[no-untyped-call]
         return shape_tail(values, drawn, rounding) < self._false_alarms
 
+    def _constant(self, weight: MeasuredWeight) -> AuditFinding:
+        value = float(weight.values.flat[0])
+        numbers = f"all values are {value:.4g}"
+        chosen = weight.initializer is not None and weight.drawn is None
+        # A matrix of another name may be a gate, or what is added to another.
+        is_end = self._graph.after(weight.owned.variable) <= {SUM, END}
+        may_be_0 = is_end or not weight.name.endswith("kernel")
+        if chosen and value == 0 and may_be_0:
+            return _chosen(weight, numbers)
+        cause = cause_of(weight, departed=not chosen)
+        return finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
+
+    def _bias(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+        largest = float(np.max(np.abs(weight.values), initial=0.0))
+        if largest <= _LARGEST_BIAS:
+            return
+        numbers = f"values of up to {largest:.4g} beside a signal of deviation 1"
+        is_output = self._graph.after(weight.owned.variable) == {END}
+        if is_output and _is_linear(weight.owned.layer) and weight.initializer:
+            yield _chosen(weight, numbers)  # such as the mean of what is to be predicted
+        else:
+            cause = cause_of(weight, departed=_is_zeros(weight.initializer))
+            yield finding(weight, Condition.SCALE, ERROR, numbers, cause)
+
 
 def finding(
     weight: MeasuredWeight, condition: Condition, severity: str, numbers: str, cause: str
@@ -363,31 +395,7 @@ def _chosen(weight: MeasuredWeight, numbers: str) -> AuditFinding:
     return AuditFinding(path, condition, NOTE, numbers, cause, "none if it was meant so")
 
 
-def _constant(weight: MeasuredWeight, behind: Set[str]) -> AuditFinding:
-    value = float(weight.values.flat[0])
-    numbers = f"all values are {value:.4g}"
-    chosen = weight.initializer is not None and weight.drawn is None
-    ends = LAST in behind or (behind and behind <= {SUM, END})
-    # A matrix of another name may be a gate, or what is added to another.
-    if chosen and value == 0 and (ends or not weight.name.endswith("kernel")):
-        return _chosen(weight, numbers)
-    cause = cause_of(weight, departed=not chosen)
-    return finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
-
-
-def _bias(weight: MeasuredWeight, behind: Set[str]) -> Iterator[AuditFinding]:
-    largest = float(np.max(np.abs(weight.values), initial=0.0))
-    if largest <= _LARGEST_BIAS:
-        return
-    numbers = f"values of up to {largest:.4g} beside a signal of deviation 1"
-    if behind - {LAST} == {END} and _is_linear(weight.owned.layer) and weight.initializer:
-        yield _chosen(weight, numbers)  # such as the mean of what is to be predicted
-    else:
-        cause = cause_of(weight, departed=_is_zeros(weight.initializer))
-        yield finding(weight, Condition.SCALE, ERROR, numbers, cause)
-
-
-def _gamma(weight: MeasuredWeight, _behind: Set[str]) -> Iterator[AuditFinding]:
+def _gamma(weight: MeasuredWeight) -> Iterator[AuditFinding]:
     largest = float(np.max(np.abs(weight.values), initial=0.0))
     low, high = _GAMMAS
     if largest > high:
@@ -497,12 +505,9 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
         and math.prod(owned.variable.shape)
     ]
     count = len(measured)
-    conditions = Conditions(limit(_SHARE, _TESTS * count), _SHARE / max(1, count))
-    surroundings = Surroundings(model, weights)
-    findings = [
-        list(conditions.of(weight, surroundings.behind(weight.owned)))
-        for weight in measured
-    ]
+    allowed = limit(_SHARE, _TESTS * count)
+    conditions = Conditions(Graph(model), allowed, _SHARE / max(1, count))
+    findings = [list(conditions.of(weight)) for weight in measured]
     for index, copy in _between_weights(measured):
         findings[index].append(copy)
     rows, heeded, ignored = [], [], []

@@ -18,19 +18,10 @@ from keras_fanwise.backends.tap import (
     kept_state,
     tapped,
 )
+from keras_fanwise.diagnostics.batches import batch_for, given, normal_values, sizes
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.fans.layers import unit_axes
-from keras_fanwise.graph.batches import Arguments, batch_for, given, normal_values, sizes
-from keras_fanwise.graph.branches import residual_branches
-from keras_fanwise.graph.graph import (
-    Anatomy,
-    OpenedGraph,
-    activation_of,
-    is_chain,
-    is_zero,
-    measured_layers,
-    sums,
-)
+from keras_fanwise.graph.graph import Arguments, Graph
 from keras_fanwise.reports.diagnosis import LayerSignal, SignalReport
 from keras_fanwise.seam.weights import NOT_BUILT, all_weights, has_kernel
 
@@ -100,18 +91,8 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
         calls = _sent_drawn(model) if x is None else _sent_given(model, x, y)
         measured = [call for call in calls if call.forward]
         rows = [call.row() for call in measured]
-        anatomy = Anatomy(
-            activations=[activation_of(call.layer) for call in measured],
-            zeros=[
-                row.dead == 1 and is_zero(call.layer)
-                for call, row in zip(measured, rows, strict=True)
-            ],
-            chain=is_chain(model),
-            sums=sums(model),
-            # Once for both directions.
-            branches=functools.cache(lambda: len(residual_branches(OpenedGraph(model)))),
-        )
-    return judge(rows, anatomy, name=model.name)
+        layers = [call.layer for call in measured]
+        return judge(rows, layers, Graph(model), name=model.name)
 
 
 def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_MeasuredCall"]:
@@ -152,6 +133,25 @@ def _check_loss(model: keras.Layer, x: Any) -> None:
             f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
             f"model={model}"
         )
+
+
+def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
+    """The layers of a model, and in place of models inside it their layers, with paths.
+
+    Keras puts the name of a model before those of the layers that it builds, and not of
+    those that have nothing to build; here it stands before all of them, or none.
+    """
+    inner = model.layers if isinstance(model, keras.Model) else []
+    if not inner:
+        return {model: model.path or model.name}
+    scopes = [(layer.path or "").rpartition("/")[0] for layer in inner]
+    scope = next((one for one in scopes if one.rpartition("/")[2] == model.name), "")
+    paths: dict[keras.Layer, str] = {}
+    for layer in inner:
+        for measured, path in measured_layers(layer).items():
+            whole = f"{scope}/{path}" if scope and "/" not in path else path
+            paths.setdefault(measured, whole)
+    return paths
 
 
 class _MeasuredCall:

@@ -3,12 +3,15 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median_high, median_low
 from typing import NamedTuple
 
+import keras
+
 from keras_fanwise.diagnostics.statistics import limit
-from keras_fanwise.graph.graph import Anatomy, own_gain
+from keras_fanwise.graph.branches import residual_branches
+from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.reports.diagnosis import (
     LayerSignal,
     SignalFinding,
@@ -17,6 +20,7 @@ from keras_fanwise.reports.diagnosis import (
     Verdict,
     trend_text,
 )
+from keras_fanwise.seam.weights import Role, role, weights_within
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 _LIMIT = 100.0
@@ -33,14 +37,8 @@ def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
     """By what each layer multiplies, if the values support that there is such a number.
 
     It is the last value by the first, to the power of 1 / layers, as of a random walk.
-
-    Args:
-        depths: from one end to the other, each once.
-        values: positive, one for each depth.
-
-    Returns:
-        The rate, or `None` of fewer than five depths, and where neither the median of the
-        steps nor that of steps over two or three layers is within a factor of 1.25 of it.
+    `None` of fewer than five depths, and where neither the median of the steps nor that of
+    steps over two or three layers is within a factor of 1.25 of it.
 
     Example:
 
@@ -86,24 +84,16 @@ def remedy(
     largest: Step,
     steps: Sequence[Step],
     activations: Sequence[str],
-    branches: Callable[[], int],
+    graph: Graph,
 ) -> str:
-    """What to change.
-
-    Args:
-        verdict: vanishing or exploding.
-        trend: of the signal.
-        largest: the step that does the most of it.
-        steps: all of them.
-        activations: of the hidden layers that have one.
-        branches: counts the residual ones.
-    """
+    """What to change, from all steps, the largest of them and the hidden activations."""
     if _is_a_jump(trend, largest, len(steps)):
         return (
             f"look at the weights of {largest.path}, which does most of it: audit(model) "
             "tells whether their scale fits the layer"
         )
-    if verdict is Verdict.EXPLODING and (count := branches()) > 1:
+    exploding = verdict is Verdict.EXPLODING
+    if exploding and (count := len(residual_branches(graph))) > 1:
         return (
             f"let the {count} residual branches begin small: initialize(model, recipe, "
             'residual="depth") divides the last weight of each by the square root of their '
@@ -126,6 +116,14 @@ def remedy(
         f"write kernel_initializer={_initializer(name)} for the hidden layers: the gain of "
         f"their activation, {name}"
     )
+
+
+def own_gain(activation: str) -> str | None:
+    """How the scale is written for an activation that is none of Keras's."""
+    if not activation or hasattr(keras.activations, activation):
+        return None
+    known = activation if activation.isidentifier() else "activation"
+    return f"gain({known}) ** 2"
 
 
 def _initializer(activation: str) -> str:
@@ -170,16 +168,16 @@ class _Way(NamedTuple):
     stds: list[float]
 
 
-def judge(rows: Sequence[LayerSignal], anatomy: Anatomy, *, name: str = "") -> SignalReport:
-    """The report of what was measured, with trends, verdicts and findings.
-
-    Args:
-        rows: one for each call of a layer, in their order, without verdicts.
-        anatomy: of the model, its lists as long as `rows`.
-        name: of the model.
-    """
+def judge(
+    rows: Sequence[LayerSignal],
+    layers: Sequence[keras.Layer],
+    graph: Graph,
+    *,
+    name: str = "",
+) -> SignalReport:
+    """The report of what was measured: of each call of a layer its row, and the layer."""
     deviations = limit(_FALSE_ALARMS, len(rows))
-    chosen = _chosen_zeros(rows, anatomy)
+    chosen = _chosen_zeros(rows, layers)
     rows = [
         row._replace(verdicts=() if zero else _verdicts(row, deviations))
         for row, zero in zip(rows, chosen, strict=True)
@@ -187,13 +185,13 @@ def judge(rows: Sequence[LayerSignal], anatomy: Anatomy, *, name: str = "") -> S
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
     directions = ("forward", "backward")
-    ways = [_way(direction, rows, explained, anatomy) for direction in directions]
+    ways = [_way(direction, rows, explained, graph) for direction in directions]
     if not all(math.isfinite(row.std) for row in rows):
         ways[1] = _Way("backward", [], [])  # gradients tell nothing then
     trends = {}
     for way in ways:
-        trend = _trend(way, rows, anatomy)
-        found = list(_of_trend(way, trend, anatomy, rows)) if trend else []
+        trend = _trend(way, rows, graph)
+        found = list(_of_trend(way, trend, rows, layers, graph)) if trend else []
         findings += found
         trends[way.name] = trend and _clear(trend, way.name, rows, found)
     return SignalReport(rows, findings, trends["forward"], trends["backward"], name=name)
@@ -206,7 +204,7 @@ def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
     return (Verdict.DEAD,) if row.dead == 1 or row.dead > by_chance else ()
 
 
-def _chosen_zeros(rows: Sequence[LayerSignal], anatomy: Anatomy) -> list[bool]:
+def _chosen_zeros(rows: Sequence[LayerSignal], layers: Sequence[keras.Layer]) -> list[bool]:
     """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
 
     A kernel or a γ of 0 is such a choice if another branch goes on beside it, or nothing
@@ -215,11 +213,20 @@ def _chosen_zeros(rows: Sequence[LayerSignal], anatomy: Anatomy) -> list[bool]:
     last = max((row.depth for row in rows), default=0)
     goes_on = {row.depth: row.dead < 1 for row in rows}  # what the last row there says
     chosen: list[bool] = []
-    for row, zero in zip(rows, anatomy.zeros, strict=True):
+    for row, layer in zip(rows, layers, strict=True):
         inherited = bool(chosen) and chosen[-1]
         place = row.depth == last or goes_on[row.depth]
-        chosen.append(row.dead == 1 and place and (zero or inherited))
+        chosen.append(row.dead == 1 and place and (inherited or _is_zero(layer)))
     return chosen
+
+
+def _is_zero(layer: keras.Layer) -> bool:
+    """Whether a kernel or a scale of the layer is 0, so that it gives nothing yet."""
+    passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
+    return any(
+        role(owned) in passed and not keras.ops.convert_to_numpy(owned.variable.value).any()
+        for owned in weights_within(layer)
+    )
 
 
 def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
@@ -246,7 +253,7 @@ def _finding(
 
 
 def _way(
-    direction: str, rows: Sequence[LayerSignal], explained: bool, anatomy: Anatomy
+    direction: str, rows: Sequence[LayerSignal], explained: bool, graph: Graph
 ) -> _Way:
     """Without the zeros, if they are explained: by dead units, or by choice.
 
@@ -261,13 +268,18 @@ def _way(
         known = list(itertools.dropwhile(lambda pair: not pair[1], known))
     if explained:
         known = [pair for pair in known if pair[1]]
-    near = min(_BRANCH, len(known) // 3) if anatomy.sums else 0
-    if near:
+    near = min(_BRANCH, len(known) // 3)
+    if near and any(_is_between_layers(one) for one in graph.sums):
         stds = [std for _, std in known]
         first = stds.index(max(stds[:near]))
         last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
         known = known[first : last + 1]
     return _Way(direction, [place for place, _ in known], [std for _, std in known])
+
+
+def _is_between_layers(call: Call) -> bool:
+    """Whether a model makes the call, and not a layer, of which the end alone is seen."""
+    return all(isinstance(holder, keras.Model) for holder in call.holders)
 
 
 def _std(row: LayerSignal, direction: str) -> float | None:
@@ -291,16 +303,16 @@ def _places(rows: Sequence[LayerSignal]) -> Iterator[_Place]:
         yield _Place(kernel, used[-1] if used else [kernel, *same][-1])
 
 
-def _trend(way: _Way, rows: Sequence[LayerSignal], anatomy: Anatomy) -> Trend | None:
+def _trend(way: _Way, rows: Sequence[LayerSignal], graph: Graph) -> Trend | None:
     places, stds = way.places, way.stds
     if len(places) < 2:
         return None
     depths = [place.row.depth for place in places]
     first, last = places[0].row, places[-1].row
     low = stds[0] / _LIMIT / _averaged(way, rows)
-    slope = rate(depths, stds) if anatomy.chain and all(stds) else None
+    slope = rate(depths, stds) if all(stds) else None
     return Trend(
-        rate=slope if slope and _is_shown(slope, way, rows) else None,
+        rate=slope if slope and _is_shown(slope, way, rows) and graph.is_chain else None,
         layers=abs(depths[-1] - depths[0]),
         total=stds[-1] / stds[0] if stds[0] else 0.0,
         level=stds[0],
@@ -350,7 +362,11 @@ def _averaged(way: _Way, rows: Sequence[LayerSignal]) -> float:
 
 
 def _of_trend(
-    way: _Way, trend: Trend, anatomy: Anatomy, rows: Sequence[LayerSignal]
+    way: _Way,
+    trend: Trend,
+    rows: Sequence[LayerSignal],
+    layers: Sequence[keras.Layer],
+    graph: Graph,
 ) -> Iterator[SignalFinding]:
     end = trend.level * trend.total
     if end and trend.low <= end <= trend.high:
@@ -363,11 +379,15 @@ def _of_trend(
     numbers = f"std {trend_text(trend)}; the largest step is × {step.ratio:.3g}"
     hidden = {place.kernel.depth for place in way.places}
     activations = [
-        name
-        for row, name in zip(rows, anatomy.activations, strict=True)
-        if name and row.depth in hidden
+        found.activation
+        for row, layer in zip(rows, layers, strict=True)
+        # The gates of recurrent layers are another matter.
+        if row.depth in hidden and not isinstance(layer, keras.layers.RNN)
+        for owned in weights_within(layer)
+        for call in graph.calls_of(owned.variable)
+        if role(owned).is_matrix and (found := graph.activation_after(call))
     ]
-    text = remedy(verdict, trend, step, steps, activations, anatomy.branches)
+    text = remedy(verdict, trend, step, steps, activations, graph)
     yield SignalFinding(verdict, way.name, step.path, numbers, text)
 
 

@@ -1,257 +1,48 @@
-"""What a model says of its layers that explains its signal."""
+"""How a model is wired: every call of a layer or an operation, and what it takes.
+
+`keras.ops` and Python's operators are calls as those of layers are. Models that are made
+of calls are read as Keras has recorded them; layers and models with a `call` of their own,
+and those layers of Keras that hold others, are opened on symbolic tensors.
+"""
 
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_fanwise.arguments import snake_case
 from keras_fanwise.backends.private_keras import (
+    RecordedEnds,
     SymbolicCall,
     all_layers,
     own_variables,
-    predecessors,
+    recorded_ends,
     symbolic_call,
     symbolic_calls,
 )
 from keras_fanwise.backends.tap import intercepted_calls
-from keras_fanwise.graph.batches import shapes_for, sizes
 from keras_fanwise.seam.weights import (
-    OwnedWeight,
-    Role,
     has_kernel,
     is_of_keras,
     role,
     weights_within,
 )
 
+# What a signal can meet after a layer, before the next layer with a kernel.
+NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
+
 # Of the kernels of a chain so many stand on its longest path: a residual network has a few
 # more, at its shortcuts.
 _CHAIN = 0.8
 # Layers that are an activation, and have it in their name alone.
 _ACTIVATIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
-
-
-class Anatomy(NamedTuple):
-    """What explains the signal of a model.
-
-    Attributes:
-        activations: that of each measured call; `None` where it is linear or unknown.
-        zeros: whether all that a call gives is 0 because a kernel or a γ is 0.
-        chain: whether the kernels stand one behind the other, and not side by side.
-        sums: how many additions there are.
-        branches: counts those that are residual, which takes a while.
-    """
-
-    activations: list[str | None]
-    zeros: list[bool]
-    chain: bool = True
-    sums: int = 0
-    branches: Callable[[], int] = lambda: 0
-
-
-def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
-    """The layers of a model, and in place of models inside it their layers, with paths.
-
-    Keras puts the name of a model before those of the layers that it builds, and not of
-    those that have nothing to build; here it stands before all of them, or none.
-    """
-    inner = model.layers if isinstance(model, keras.Model) else []
-    if not inner:
-        return {model: model.path or model.name}
-    scopes = [(layer.path or "").rpartition("/")[0] for layer in inner]
-    scope = next((one for one in scopes if one.rpartition("/")[2] == model.name), "")
-    paths: dict[keras.Layer, str] = {}
-    for layer in inner:
-        for measured, path in measured_layers(layer).items():
-            whole = f"{scope}/{path}" if scope and "/" not in path else path
-            paths.setdefault(measured, whole)
-    return paths
-
-
-def activation_of(layer: keras.Layer) -> str | None:
-    """The name of a layer's activation, which need not be one of Keras's."""
-    if isinstance(layer, keras.layers.RNN):  # whose gates are another matter
-        return None
-    function = getattr(layer, "activation", None)
-    own = str(getattr(function, "__name__", "linear"))
-    name = _ACTIVATIONS.get(type(layer).__name__, own)
-    return None if name == "linear" else name
-
-
-def own_gain(activation: str) -> str | None:
-    """How the scale is written for an activation that is none of Keras's."""
-    if hasattr(keras.activations, activation):
-        return None
-    known = activation if activation.isidentifier() else "activation"
-    return f"gain({known}) ** 2"
-
-
-def is_zero(layer: keras.Layer) -> bool:
-    """Whether a kernel or a scale of the layer is 0, so that it gives nothing yet."""
-    passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
-    return any(
-        role(owned) in passed and not keras.ops.convert_to_numpy(owned.variable.value).any()
-        for owned in weights_within(layer)
-    )
-
-
-def is_chain(model: keras.Layer) -> bool:
-    """Whether the kernels of a model stand one behind the other.
-
-    Of models without a graph that can be read it is taken for granted.
-    """
-    longest, kernels = _longest_path(model)
-    return longest >= _CHAIN * kernels
-
-
-def _longest_path(model: keras.Layer) -> tuple[int, int]:
-    """The most kernels that a signal passes, and how many there are."""
-    edges = predecessors(model)
-    if edges is None:
-        kernels = sum(map(has_kernel, measured_layers(model)))
-        return kernels, kernels
-    ends: dict[int, int] = {}
-    kernels = 0
-    for operation, before in edges:  # from the inputs on
-        longest, inside = 0, 0
-        if isinstance(operation, keras.Layer):
-            longest, inside = _longest_path(operation)
-        kernels += inside
-        ends[id(operation)] = longest + max((ends.get(id(o), 0) for o in before), default=0)
-    return max(ends.values(), default=0), kernels
-
-
-def sums(model: keras.Layer) -> int:
-    """How many additions the graph of a model has."""
-    edges = predecessors(model) or []
-    return sum(
-        sums(operation)
-        if isinstance(operation, keras.Model)
-        else type(operation).__name__ == "Add"
-        for operation, _ in edges
-    )
-
-
-# What a signal can meet behind a layer, before the next layer with a kernel.
-NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
-# Of the last layer with a kernel inside a layer of somebody: a branch may end there.
-LAST = "last"
-
-_SUMS = ("Add", "Average", "Subtract")
-
-
-class Surroundings:
-    """Where the layers of a model stand in it, from the weights and the graph.
-
-    Of functional and sequential models the graph is known. Of others the order of the
-    weights has to do: what is made next is taken for what comes next.
-
-    Args:
-        model: that has the weights.
-        weights: all of them.
-    """
-
-    def __init__(self, model: keras.Layer, weights: Sequence[OwnedWeight]) -> None:
-        self._model = model
-        self._owners = list(dict.fromkeys(owned.layer for owned in weights))
-        # The layers with kernels inside each layer, in their order.
-        self._inside: dict[int, list[keras.Layer]] = {}
-        for owned in weights:
-            for holder in owned.holders:
-                inside = self._inside.setdefault(id(holder), [])
-                if role(owned).is_matrix and owned.layer not in inside[-1:]:
-                    inside.append(owned.layer)
-        self._behind: dict[int, list[Any]] = {}
-        self._entries: dict[int, list[Any]] = {}
-        self._parents: dict[int, keras.Layer] = {}
-        holders = dict.fromkeys(holder for owned in weights for holder in owned.holders)
-        for graph in holders:
-            edges = predecessors(graph)
-            if edges is not None:
-                self._add(graph, edges)
-        self._memory: dict[int, frozenset[str]] = {}
-
-    def _add(self, graph: keras.Layer, edges: list[tuple[Any, list[Any]]]) -> None:
-        for operation, before in edges:
-            self._parents[id(operation)] = graph
-            if not before:
-                self._entries.setdefault(id(graph), []).append(operation)
-            for one in before:
-                self._behind.setdefault(id(one), []).append(operation)
-
-    def behind(self, owned: OwnedWeight) -> frozenset[str]:
-        """What a signal meets behind the layer of a weight, on all of its ways.
-
-        Layers without kernels, such as activations and pooling, are passed through.
-        `LAST` comes on top of that.
-        """
-        behind = self._met(owned)
-        return behind | {LAST} if self._is_last(owned) else behind
-
-    def _is_last(self, owned: OwnedWeight) -> bool:
-        *outer, layer = owned.holders
-        if not outer or isinstance(outer[-1], keras.Model) or is_of_keras(outer[-1]):
-            return False
-        inside = self._inside[id(outer[-1])]
-        return len(inside) > 1 and inside[-1] is layer
-
-    def _met(self, owned: OwnedWeight) -> frozenset[str]:
-        inner = [one for one in owned.holders if not isinstance(one, keras.Model)]
-        if any(_is_normalization(sub) for one in inner for sub in all_layers(one)):
-            return frozenset([NORMALIZATION])
-        nodes = [one for one in owned.holders if id(one) in self._parents]
-        if not nodes or isinstance(nodes[-1], keras.Model):
-            return self._by_order(owned.layer)
-        node = nodes[-1]
-        if id(node) not in self._memory:
-            self._memory[id(node)] = frozenset(self._ahead(node, set()))
-        return self._memory[id(node)]
-
-    def _ahead(self, node: Any, seen: set[int]) -> Iterator[str]:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        following = self._behind.get(id(node), [])
-        for operation in following:
-            yield from self._at(operation, seen)
-        if not following:
-            parent = self._parents[id(node)]
-            if id(parent) in self._parents:
-                yield from self._ahead(parent, seen)
-            else:
-                yield END if parent is self._model else KERNEL
-
-    def _at(self, operation: Any, seen: set[int]) -> Iterator[str]:
-        if id(operation) in self._entries:
-            for entry in self._entries[id(operation)]:
-                yield from self._at(entry, seen)
-        elif _is_normalization(operation):
-            yield NORMALIZATION
-        elif type(operation).__name__ in _SUMS:
-            yield SUM
-        elif isinstance(operation, keras.Layer) and has_kernel(operation):
-            yield KERNEL
-        else:
-            yield from self._ahead(operation, seen)
-
-    def _by_order(self, layer: keras.Layer) -> frozenset[str]:
-        place = self._owners.index(layer) + 1
-        if place == len(self._owners):
-            # A layer alone may have anything behind it.
-            return frozenset([END if isinstance(self._model, keras.Model) else KERNEL])
-        following = self._owners[place]
-        return frozenset([NORMALIZATION if _is_normalization(following) else KERNEL])
-
-
-def _is_normalization(operation: Any) -> bool:
-    # By name: other packages have their own, and Keras some as operations.
-    return "norm" in type(operation).__name__.lower()
-
-
+# Of `keras.ops` and layers, those that are not linear and no activation by name.
+_NONLINEAR = ("Abs", "Exp", "Maximum", "Minimum", "PReLU", "Power", "Square")
 _PRODUCTS = (
     "Conv",
     "ConvTranspose",
@@ -262,46 +53,58 @@ _PRODUCTS = (
     "SeparableConv",
     "Tensordot",
 )
-# Of `keras.ops` and layers, those that are not linear and no activation by name.
-_NONLINEAR = ("Abs", "Exp", "Maximum", "Minimum", "PReLU", "Power", "ReLU", "Square")
+# Those of Keras's layers that hold others and can be opened.
+_OPEN = tuple(
+    getattr(keras.layers, name)
+    for name in ("MultiHeadAttention", "GroupQueryAttention", "Lambda")
+)
+_SAMPLES = 2
 
 
-class Step:
-    """One call of an operation; several of one layer are several steps.
+def activation_of(layer: keras.Layer) -> str:
+    """The name of a layer's activation, which need not be one of Keras's; "" of none."""
+    function = getattr(layer, "activation", None)
+    if function is None:
+        return _ACTIVATIONS.get(type(layer).__name__, "")
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return "" if name == "linear" else name
+
+
+@dataclass(eq=False, repr=False)
+class Call:
+    """One call of an operation; several of one layer are several calls.
 
     Attributes:
         operation: a layer, or one of `keras.ops`; `None` for an input of the model.
-        before: the steps whose outputs it takes, in the order of its arguments.
+        inputs: the calls whose outputs it takes, in the order of its arguments.
         holders: the layers that call it, from the model inwards.
         weights: that it applies.
-        shape: of what it gives first.
+        shape: of what it gives first; sizes that the model leaves open may be `None`.
         dtype: likewise.
-        is_signal: whether it gives floats that come of floats: not a mask.
         place: in the order of the calls.
+        is_signal: whether it gives floats that come of floats: not a mask.
     """
 
-    def __init__(
-        self,
-        operation: Any,
-        before: Sequence["Step"],
-        holders: tuple[keras.Layer, ...],
-        weights: Sequence[keras.Variable],
-        output: keras.KerasTensor,
-        place: int,
-    ) -> None:
-        self.operation = operation
-        self.before = tuple(before)
-        self.holders = holders
-        self.weights = tuple(weights)
-        self.shape = tuple(output.shape)
-        self.dtype = keras.backend.standardize_dtype(output.dtype)
-        self.place = place
+    operation: Any
+    inputs: tuple["Call", ...]
+    holders: tuple[keras.Layer, ...]
+    weights: tuple[keras.Variable, ...]
+    shape: tuple[int | None, ...]
+    dtype: str
+    place: int
+
+    def __post_init__(self) -> None:
         # Not by recursion: networks are deep.
         self.is_signal: bool = "float" in self.dtype and (
-            not self.before
-            or isinstance(operation, keras.Layer)
-            or any(step.is_signal for step in self.before)
+            not self.inputs
+            or isinstance(self.operation, keras.Layer)
+            or any(call.is_signal for call in self.inputs)
         )
+
+    @property
+    def signals(self) -> list["Call"]:
+        """The inputs that are signals."""
+        return [call for call in self.inputs if call.is_signal]
 
     @property
     def kind(self) -> str:
@@ -321,35 +124,50 @@ class Step:
         """What the signal is multiplied by as by a matrix, the last one last."""
         layer = self.operation
         if not isinstance(layer, keras.Layer):
-            return [w for w in self.weights if is_product(layer) and is_factor(w)]
+            return [w for w in self.weights if _is_product(layer) and _is_factor(w)]
         within = list(weights_within(layer))
         return [owned.variable for owned in within if role(owned).is_matrix]
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it multiplies by a matrix, or looks signals up in a table."""
+        layer = self.operation
+        return bool(self.kernels) or (isinstance(layer, keras.Layer) and has_kernel(layer))
 
     @functools.cached_property
     def gamma(self) -> keras.Variable | None:
         """A scale that the signal is multiplied by, unit by unit."""
-        if self.kind == "Multiply":
-            own = self.weights
-        elif self.kind == "RMSNormalization" and is_of_keras(self.operation):
-            own = tuple(weight for weight in self.weights if weight.name == "scale")
-        else:
-            own = tuple(weight for weight in self.weights if weight.name == "gamma")
+        own = [
+            weight
+            for weight in self.weights
+            if self.kind == "Multiply" or weight.name in ("gamma", "scale")
+        ]
         return own[0] if len(own) == 1 and not self.kernels else None
 
     @functools.cached_property
     def activation(self) -> str:
         """The name of a function that is not linear; of somebody's own, of its class."""
         if isinstance(self.operation, keras.Layer):
-            function = getattr(self.operation, "activation", None)
-            if function is keras.activations.linear:
-                return ""
-            if function is not None:
-                return str(getattr(function, "__name__", type(function).__name__))
+            name = activation_of(self.operation)
+            if name or getattr(self.operation, "activation", None) is not None:
+                return name
             if self.kernels and not is_of_keras(self.operation):
                 return self.kind
         name = snake_case(self.kind)
         nonlinear = hasattr(keras.activations, name) or self.kind in _NONLINEAR
         return name if nonlinear and name != "linear" else ""
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it adds signals, subtracts them or takes their mean.
+
+        Of operations with a constant or with a weight there is no other signal.
+        """
+        if self.kind not in ("Add", "Subtract") and not isinstance(
+            self.operation, keras.layers.Average
+        ):
+            return False
+        return self.is_signal and len(self.inputs) > 1
 
     @property
     def grows(self) -> bool:
@@ -359,42 +177,213 @@ class Step:
         return self.kind.startswith(("UpSampling", "Resiz"))
 
 
-def is_product(operation: Any) -> bool:
+def _is_product(operation: Any) -> bool:
     """Whether an operation of `keras.ops` multiplies by a matrix or convolves."""
     return type(operation).__name__ in _PRODUCTS
 
 
-def is_factor(weight: keras.Variable) -> bool:
+def _is_factor(weight: keras.Variable) -> bool:
     """Whether a weight can be a matrix in a product of `keras.ops`."""
     return len(weight.shape) > 1 and "float" in str(weight.dtype)
 
 
-# Those of Keras's layers that hold others and can be opened.
-_OPEN = tuple(
-    getattr(keras.layers, name)
-    for name in ("MultiHeadAttention", "GroupQueryAttention", "Lambda")
-)
-_SAMPLES = 2
+class Graph:
+    """The calls of a model, and what follows from how they take each other's outputs.
 
-
-class OpenedGraph:
-    """The steps of a model.
-
-    Attributes:
-        steps: in an order in which each comes after those that it needs.
-        unopened: layers that may hide operations, with what was in the way.
+    Nothing is looked at before the first question, and nothing twice. The model is not
+    changed; it is not to be changed while the graph is in use.
 
     Args:
         model: a built model or layer.
     """
 
     def __init__(self, model: keras.Layer) -> None:
-        self.steps: list[Step] = []
+        self.model = model
+
+    @functools.cached_property
+    def _reader(self) -> "_Reader":
+        return _Reader(self.model)
+
+    @property
+    def calls(self) -> list[Call]:
+        """In an order in which each comes after those that it needs."""
+        return self._reader.calls
+
+    @property
+    def unopened(self) -> list[tuple[keras.Layer, str]]:
+        """Layers that may hide calls, with what was in the way."""
+        return self._reader.unopened
+
+    def results_of(self, layer: keras.Layer) -> list[list[Call]]:
+        """For each call of a layer, the calls that give its outputs.
+
+        That is the call itself, but of a layer that was opened the last ones inside it.
+        """
+        return self._reader.results.get(id(layer), [])
+
+    @functools.cached_property
+    def sums(self) -> list[Call]:
+        """Where signals are added, whoever adds them and however it is written."""
+        return [call for call in self.calls if call.is_sum]
+
+    @functools.cached_property
+    def _following(self) -> dict[Call, list[Call]]:
+        following: dict[Call, list[Call]] = {call: [] for call in self.calls}
+        for call in self.calls:
+            for one in dict.fromkeys(call.inputs):
+                following[one].append(call)
+        return following
+
+    @functools.cached_property
+    def _needed(self) -> list[int]:
+        """Of each call a bit for each that it comes of, itself among them, by its place."""
+        needed: list[int] = []
+        for call in self.calls:
+            bits = 1 << call.place
+            for one in call.inputs:
+                bits |= needed[one.place]
+            needed.append(bits)
+        return needed
+
+    def leads_to(self, one: Call, other: Call) -> bool:
+        """Whether what a call gives has come of what another gave, or they are the same.
+
+        Two calls of which neither leads to the other stand side by side.
+        """
+        return bool(self._needed[other.place] >> one.place & 1)
+
+    def between(self, one: Call, other: Call) -> list[Call]:
+        """All calls on the ways from one, which is left out, to another."""
+        calls = self.calls[one.place + 1 : other.place + 1]
+        return [c for c in calls if self.leads_to(one, c) and self.leads_to(c, other)]
+
+    @functools.cached_property
+    def _kernel_calls(self) -> Counter[Call]:
+        """How many layers with kernels, that a model calls, give their results there."""
+        return Counter(
+            results[-1]
+            for layer in dict.fromkeys(map(_measured, self.calls))
+            if isinstance(layer, keras.Layer) and has_kernel(layer)
+            for results in self.results_of(layer)
+            if results
+        )
+
+    @functools.cached_property
+    def longest_path(self) -> int:
+        """The most layers with kernels, of those that a model calls, that one path has."""
+        longest: dict[Call, int] = {}
+        for call in self.calls:
+            before = max((longest[one] for one in call.inputs), default=0)
+            longest[call] = before + self._kernel_calls[call]
+        return max(longest.values(), default=0)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the kernels stand one after the other, and not side by side.
+
+        Of models that could not be opened it is taken for granted.
+        """
+        return self.longest_path >= _CHAIN * self._kernel_calls.total()
+
+    def calls_of(self, weight: keras.Variable) -> list[Call]:
+        """Those that apply a weight."""
+        return self._calls_of.get(id(weight), [])
+
+    @functools.cached_property
+    def _calls_of(self) -> dict[int, list[Call]]:
+        calls: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for weight in call.weights:
+                calls.setdefault(id(weight), []).append(call)
+        return calls
+
+    def after(self, weight: keras.Variable) -> frozenset[str]:
+        """What a signal meets after the calls that apply a weight, on all of its ways.
+
+        Calls without kernels, such as activations and pooling, are passed through. The set
+        is empty where nothing is known, in what could not be opened of a model.
+        """
+        # After a layer alone may come anything.
+        end = END if isinstance(self.model, keras.Model) else KERNEL
+        stack = list(self.calls_of(weight))
+        if not stack:
+            return frozenset({end} - {END})
+        met, seen = set(), set(stack)
+        while stack:
+            following = [one for one in self._following[stack.pop()] if one.is_signal]
+            met |= {self._at(call) for call in following} or {end}
+            new = {call for call in following if not self._at(call)} - seen
+            seen |= new
+            stack += new
+        return frozenset(met - {""})
+
+    def _at(self, call: Call) -> str:
+        """What a call is for `after`, and nothing if it is passed through."""
+        if any(map(_is_normalization, (call.operation, *call.holders))):
+            return NORMALIZATION
+        if call.is_sum:
+            return SUM
+        return KERNEL if call.has_kernel else ""
+
+    def activation_after(self, call: Call) -> Call | None:
+        """The call that applies an activation to what a call gives: itself, or a later one.
+
+        `None` where it meets a kernel, a sum or another signal before, ends or parts.
+        """
+        while not call.activation:
+            following = [one for one in self._following[call] if one.is_signal]
+            if len(following) != 1:
+                return None
+            (call,) = following
+            if call.kernels or len(call.signals) > 1:
+                return None
+        return call
+
+    def activation_before(self, call: Call) -> Call | None:
+        """The call whose activation gives what a call takes; `None` as there."""
+        while len(call.signals) == 1:
+            (call,) = call.signals
+            if call.activation or call.kernels:
+                return call if call.activation else None
+        return None
+
+
+def _is_normalization(operation: Any) -> bool:
+    # By name: other packages have their own, and Keras some as operations. What has a
+    # kernel may normalize that, or somewhere inside.
+    is_named = "norm" in type(operation).__name__.lower()
+    return is_named and not (isinstance(operation, keras.Layer) and has_kernel(operation))
+
+
+def _measured(call: Call) -> Any:
+    """The layer that a model calls, of all that a call is in."""
+    around = (*call.holders, call.operation)
+    return next((one for one in around if not isinstance(one, keras.Model)), None)
+
+
+class _Reader:
+    """Reads the calls of a model: as Keras has recorded them, or by opening the model."""
+
+    def __init__(self, model: keras.Layer) -> None:
+        self.calls: list[Call] = []
         self.unopened: list[tuple[keras.Layer, str]] = []
+        self.results: dict[int, list[list[Call]]] = {}
+        # By the id of the tensor that they give.
+        self._known: dict[int, Call] = {}
         # Those that are being opened, from the model inwards; and for each call inside.
         self._holders: tuple[keras.Layer, ...] = ()
         self._holders_of: dict[int, tuple[keras.Layer, ...]] = {}
         self._hidden: dict[int, list[keras.Variable]] = {}
+        # What the layers that were opened gave.
+        self._opened: list[tuple[keras.Layer, list[keras.KerasTensor]]] = []
+        recorded = recorded_ends(model)
+        if recorded is None or any(map(_can_be_opened, all_layers(model))):
+            self._open_model(model)
+        if recorded is not None and not self.calls:
+            inputs = [self._add_call(None, (), (), (), [one]) for one in recorded.inputs]
+            self._add_recorded(recorded, inputs, (model,))
+
+    def _open_model(self, model: keras.Layer) -> None:
         error: Exception | None = None
         with (
             symbolic_calls(model),
@@ -402,27 +391,34 @@ class OpenedGraph:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # of masks, which are not followed
-            try:
-                for size in sizes(model):
-                    args, kwargs = shapes_for(model, _SAMPLES, size)
-                    self.unopened.clear()
-                    try:
-                        calls = self._open(model, args, kwargs)[1]
-                    except Exception as caught:
-                        error = caught
-                        continue
-                    self._add_steps(_tensors((args, kwargs)), calls)
-                    return
-            except ValueError as caught:  # the model does not say what it takes
-                error = caught
+            for size in (SIZE, LARGE_SIZE):
+                try:
+                    return self._add_opened(model, size)
+                except Exception as caught:
+                    error = error or caught
         self.unopened = [(model, _line(error))]
+
+    def _add_opened(self, model: keras.Layer, size: int) -> None:
+        self.unopened, self._opened, self._holders_of, self._hidden = [], [], {}, {}
+        size = largest_size(model, size)
+        args, kwargs = keras.tree.map_structure(
+            lambda tensor: keras.KerasTensor(filled(tensor, _SAMPLES, size), tensor.dtype),
+            tuple(arguments_of(model)),
+        )
+        calls = self._open(model, args, kwargs)[1]
+        for tensor in _tensors((args, kwargs)):
+            self._add_call(None, (), (), (), [tensor])
+        for call in calls:
+            self._add(call, (model,))
+        for layer, outputs in self._opened:
+            self._add_results(layer, outputs)
 
     def _called(
         self, original: Callable[..., Any], layer: keras.Layer, args: Any, kwargs: Any
     ) -> Any:
         """Opens a layer where it can be, in place of calling it."""
         if (
-            not _can_be_opened(layer)
+            not (_can_be_opened(layer) or recorded_ends(layer))
             or layer in self._holders
             or not _tensors((args, kwargs))
         ):
@@ -452,14 +448,15 @@ class OpenedGraph:
         self._find_hidden(
             layer, [c for c in calls if self._holders_of[c.number] == holders]
         )
+        self._opened.append((layer, _tensors(outputs)))
         return outputs, calls
 
     def _find_hidden(self, layer: keras.Layer, calls: Sequence[SymbolicCall]) -> None:
         """Kernels that a layer turns into tensors before it multiplies by them."""
         seen = {id(weight) for call in calls for weight in _weights(call)}
-        products = [call for call in calls if is_product(call.operation) and _values(call)]
+        products = [call for call in calls if _is_product(call.operation) and _values(call)]
         for weight in own_variables(layer):
-            if not is_factor(weight) or id(weight) in seen:
+            if not _is_factor(weight) or id(weight) in seen:
                 continue
             size = math.prod(weight.shape)
             for call in products:
@@ -467,26 +464,53 @@ class OpenedGraph:
                     self._hidden.setdefault(call.number, []).append(weight)
                     break
 
-    def _add_steps(
-        self, inputs: Sequence[keras.KerasTensor], calls: Sequence[SymbolicCall]
-    ) -> None:
-        known: dict[int, Step] = {}
-        for tensor in inputs:
-            known[id(tensor)] = Step(None, (), (), (), tensor, len(self.steps))
-            self.steps.append(known[id(tensor)])
-        for call in calls:
-            tensors = _tensors((call.args, call.kwargs))
-            before = [known[id(tensor)] for tensor in tensors if id(tensor) in known]
-            holders = self._holders_of[call.number]
-            first = call.outputs[0]
+    def _add_call(
+        self,
+        operation: Any,
+        inputs: Sequence[Call],
+        holders: tuple[keras.Layer, ...],
+        weights: Sequence[keras.Variable],
+        outputs: Sequence[keras.KerasTensor],
+    ) -> Call:
+        shape = tuple(outputs[0].shape)
+        dtype = keras.backend.standardize_dtype(outputs[0].dtype)
+        before, place = tuple(inputs), len(self.calls)
+        call = Call(operation, before, holders, tuple(weights), shape, dtype, place)
+        self.calls.append(call)
+        self._known |= dict.fromkeys(map(id, outputs), call)
+        return call
+
+    def _add(self, call: SymbolicCall, holders: tuple[keras.Layer, ...]) -> None:
+        tensors = _tensors((call.args, call.kwargs))
+        inputs = [self._known[id(one)] for one in tensors if id(one) in self._known]
+        holders = self._holders_of.get(call.number, holders)
+        recorded = recorded_ends(call.operation)
+        if recorded is not None:
+            inner = self._add_recorded(recorded, inputs, (*holders, call.operation))
+            self._known |= zip(map(id, call.outputs), inner, strict=True)
+        else:
             weights = [*_weights(call), *self._hidden.get(call.number, ())]
-            step = Step(call.operation, before, holders, weights, first, len(self.steps))
-            self.steps.append(step)
-            known |= dict.fromkeys(map(id, call.outputs), step)
+            self._add_call(call.operation, inputs, holders, weights, call.outputs)
+        self._add_results(call.operation, call.outputs)
+
+    def _add_recorded(
+        self, ends: RecordedEnds, inputs: Sequence[Call], holders: tuple[keras.Layer, ...]
+    ) -> list[Call]:
+        """What gives the outputs of a model, of which Keras has recorded the calls."""
+        self._known |= zip(map(id, ends.inputs), inputs, strict=False)
+        for call in _in_order(ends.outputs, ends.inputs):
+            self._add(call, holders)
+        return [self._known[id(tensor)] for tensor in ends.outputs]
+
+    def _add_results(self, layer: Any, outputs: Sequence[keras.KerasTensor]) -> None:
+        calls = {self._known[id(one)] for one in outputs if id(one) in self._known}
+        results = sorted(calls, key=lambda call: call.place)
+        self.results.setdefault(id(layer), []).append(results)
 
 
 def _can_be_opened(layer: keras.Layer) -> bool:
-    return not is_of_keras(layer) or isinstance(layer, _OPEN)
+    is_own = not is_of_keras(layer) and recorded_ends(layer) is None
+    return is_own or isinstance(layer, _OPEN)
 
 
 def _in_order(
@@ -522,11 +546,8 @@ def _tensors(structure: Any) -> list[keras.KerasTensor]:
 def _weights(call: SymbolicCall) -> list[keras.Variable]:
     if isinstance(call.operation, keras.Layer):
         return list(call.operation.weights)
-    return [
-        value
-        for value in keras.tree.flatten((call.args, call.kwargs))
-        if isinstance(value, keras.Variable)
-    ]
+    flat = keras.tree.flatten((call.args, call.kwargs))
+    return [value for value in flat if isinstance(value, keras.Variable)]
 
 
 def _values(call: SymbolicCall) -> list[Any]:
@@ -538,3 +559,70 @@ def _values(call: SymbolicCall) -> list[Any]:
 def _line(error: Exception | None) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
+
+
+# Where a model leaves a dimension open; and where that is too short for it, as for sound.
+SIZE, LARGE_SIZE = 32, 1024
+
+
+class Arguments(NamedTuple):
+    """Of a call of a model."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def filled(tensor: keras.KerasTensor, samples: int, size: int) -> tuple[int, ...]:
+    """The shape of a tensor, with nothing left open."""
+    return (samples, *(length or size for length in tensor.shape[1:]))
+
+
+def arguments_of(model: keras.Layer) -> Arguments:
+    """A `KerasTensor` for each tensor, in the structure that the model takes.
+
+    Raises:
+        ValueError: the model does not say what it takes.
+    """
+    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
+        return Arguments((model.inputs[0],), {})
+    if getattr(model, "inputs", None):
+        return Arguments((model.input,), {})
+    config = model.get_build_config() or {}
+    if config.get("input_shape") is not None:
+        return Arguments((_of_shapes(config["input_shape"], model),), {})
+    if not config.get("shapes_dict"):
+        raise ValueError(
+            f"`x` must be given for {model.name!r}, which does not say what it takes. "
+            "Received: x=None"
+        )
+    # Keras names the shapes of several arguments after them.
+    named = {
+        name.removesuffix("_shape"): _of_shapes(shapes, model)
+        for name, shapes in config["shapes_dict"].items()
+    }
+    return Arguments((), named)
+
+
+def _of_shapes(shapes: Any, model: keras.Layer) -> Any:
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor(shape, model.compute_dtype), shapes
+    )
+
+
+def largest_size(model: keras.Layer, size: int) -> int:
+    """A size, or how long sequences may be, for all that the layers say of it."""
+    for layer in all_layers(model):
+        names = [name for name in dir(type(layer)) + list(vars(layer)) if _is_length(name)]
+        if "position" in f"{layer.name} {type(layer).__name__}".lower():
+            names.append("input_dim")
+        for length in (getattr(layer, name, None) for name in names):
+            if isinstance(length, int) and length > 0:
+                size = min(size, length)
+    return size
+
+
+def _is_length(name: str) -> bool:
+    """Such as `sequence_length` and `max_decoder_sequence_length`."""
+    return name == "sequence_length" or (
+        name.startswith("max_") and name.endswith("sequence_length")
+    )

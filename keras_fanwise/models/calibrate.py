@@ -19,8 +19,9 @@ from keras_fanwise.backends.tap import (
     kept_state,
     tapped,
 )
+from keras_fanwise.diagnostics.batches import batch_for, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
-from keras_fanwise.graph.batches import Arguments, batch_for, given
+from keras_fanwise.graph.graph import Arguments
 from keras_fanwise.models.initialize import all_or_none
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, has_kernel, owned_weights, role

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.private_keras import predecessors
 from keras_fanwise.fans.layers import Matrices, layer_matrices
+from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.activations import Criticality, criticality
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.normal import FanwiseNormal
@@ -190,12 +191,6 @@ _CRITICAL_CONVOLUTIONS = tuple(
 )
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _WITH_KERNEL = (keras.layers.Dense, *_CRITICAL_CONVOLUTIONS, *_DEPTHWISE)
-# Activations with an argument or a weight of their own.
-_ACTIVATIONS = tuple(
-    getattr(keras.layers, name)
-    for name in ("Activation", "ReLU", "LeakyReLU", "ELU")
-    if hasattr(keras.layers, name)
-)
 
 
 def critical_rules(subject: Subject) -> list[Rule]:
@@ -204,17 +199,18 @@ def critical_rules(subject: Subject) -> list[Rule]:
     Raises:
         ValueError: the network is not plain, or an activation has no critical point.
     """
-    stages = _stages(subject.model)
+    stages = _stages(subject.graph)
     depth = sum(stage.activation is not None for stage in stages)
     points: dict[Any, Criticality] = {}
-    for stage in stages:
-        if stage.activation is not None and stage.activation not in points:
-            points[stage.activation] = _point(stage, depth)
     rules: list[Rule] = []
-    before: Any = None
+    before: Criticality | None = None
     for stage in stages:
-        rules += _rules(stage, points.get(before), points.get(stage.activation))
-        before = stage.activation
+        after: Criticality | None = None
+        if stage.activation is not None:
+            key = _key(stage.activation)
+            points[key] = after = points.get(key) or _point(stage, depth)
+        rules += _rules(stage, before, after)
+        before = after
     return rules
 
 
@@ -225,61 +221,52 @@ class _Stage(NamedTuple):
     activation: Callable[..., Any] | keras.Layer | None
 
 
-def _stages(model: keras.Layer) -> list[_Stage]:
-    kernels: list[keras.Layer] = []
-    activations: list[list[Any]] = []
-    for layer in _in_line(model):
-        if isinstance(layer, _WITH_KERNEL):
-            kernels.append(layer)
-            own = layer.activation
-            activations.append([] if own is keras.activations.linear else [own])
-        elif isinstance(layer, _ACTIVATIONS):
-            if activations:
-                own = getattr(layer, "activation", layer)
-                activations[-1].append(own)
-        elif layer.weights:
+def _stages(graph: Graph) -> list[_Stage]:
+    stages: list[tuple[keras.Layer, list[Any]]] = []
+    for call in _in_line(graph):
+        if isinstance(call.operation, _WITH_KERNEL):
+            stages.append((call.operation, []))
+        elif call.weights:
             allowed = (
                 "a plain network for the recipe 'critical': of layers with weights only "
                 "dense layers and convolutions, plain, transposed or depthwise"
             )
-            raise fail(ValueError, "model", allowed, _named(layer))
-    if not kernels:
+            raise fail(ValueError, "model", allowed, _named(call.operation))
+        if call.activation and stages:
+            own = getattr(call.operation, "activation", None)
+            stages[-1][1].append(own or call.operation)
+    if not stages:
         allowed = "one with dense layers or convolutions for the recipe 'critical'"
-        raise fail(ValueError, "model", allowed, model.name)
-    for layer, several in zip(kernels, activations, strict=True):
-        if len(several) > 1:
+        raise fail(ValueError, "model", allowed, _named(graph.model))
+    for layer, activations in stages:
+        if len(activations) > 1:
             allowed = "one with at most one activation after each layer"
             raise fail(ValueError, "model", allowed, _named(layer))
-    activations[-1] = []
-    return [
-        _Stage(layer, several[0] if several else None)
-        for layer, several in zip(kernels, activations, strict=True)
-    ]
+    stages[-1][1].clear()
+    return [_Stage(layer, next(iter(own), None)) for layer, own in stages]
 
 
-def _in_line(model: keras.Layer) -> list[keras.Layer]:
-    """The layers of a model in which each takes the output of the one before."""
-    pairs = predecessors(model)
-    if pairs is None:
-        allowed = "a sequential or functional model for the recipe 'critical'"
-        raise fail(ValueError, "model", allowed, _named(model))
-    line: list[keras.Layer] = []
-    last: Any = None
-    for operation, before in pairs:
-        if (before and (len(before) > 1 or before[0] is not last)) or (
-            last is not None and not before
-        ):
+def _in_line(graph: Graph) -> list[Call]:
+    """The calls of a model in which each takes the output of the one before."""
+    if not graph.calls:
+        allowed = "one that can be called on symbolic tensors for the recipe 'critical'"
+        raise fail(ValueError, "model", allowed, _named(graph.model))
+    for before, call in itertools.pairwise(graph.calls):
+        if call.inputs != (before,):
             allowed = (
                 "a plain network for the recipe 'critical', without branches, in which "
                 "each layer takes the output of the one before"
             )
-            raise fail(ValueError, "model", allowed, _named(operation))
-        last = operation
-        if isinstance(operation, (keras.Sequential, keras.Model)):
-            line += _in_line(operation)
-        elif isinstance(operation, keras.Layer):
-            line.append(operation)
-    return line
+            raise fail(ValueError, "model", allowed, _named(call.operation or graph.model))
+    return graph.calls
+
+
+def _key(activation: Any) -> Any:
+    """What is the same of activations that do the same."""
+    if not isinstance(activation, keras.Operation):
+        return activation
+    config = {**activation.get_config(), "name": ""}
+    return type(activation), repr(config)
 
 
 def _named(operation: Any) -> str:
@@ -293,7 +280,7 @@ def _point(stage: _Stage, depth: int) -> Criticality:
             return criticality(activation)
         except ValueError:  # it is critical along a line
             return criticality(activation, q=1 / depth)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         allowed = (
             "of activations with a critical point for the recipe 'critical', such as relu, "
             "tanh, gelu and selu"
@@ -310,7 +297,7 @@ def _rules(
     if before is not None:
         # E[φ²], as σ_w² E[φ²] + σ_b² = q.
         comes = (before.q - before.bias_variance) / before.weight_variance
-    if before is not None and before is after:
+    if before is not None and before == after:
         scale, biases, _ = before
     else:
         # From the variance of what comes to that which the next activation wants.

@@ -8,7 +8,7 @@ import keras
 
 from keras_fanwise.arguments import fail, printable
 from keras_fanwise.graph.branches import Branch, additions
-from keras_fanwise.graph.graph import OpenedGraph
+from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.counterparts import scaled
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
@@ -54,7 +54,7 @@ def residual_ends(model: keras.Layer) -> ResidualReport:
     [('a/kernel',), ('b/kernel',)]
     """
     owners = {id(o.variable): type(o.layer).__name__ for o in owned_weights(model)}
-    graph = OpenedGraph(model)
+    graph = Graph(model)
     rows = [_row(branch, owners) for branch in additions(graph)]
     rows += [
         ResidualBranch(layer.path or layer.name, status="unopened", reason=reason)

@@ -10,7 +10,7 @@ import keras
 
 from keras_fanwise.arguments import choice, fail, glob_matches, nearest, snake_case
 from keras_fanwise.graph.branches import Branch, residual_branches
-from keras_fanwise.graph.graph import END, OpenedGraph, Surroundings
+from keras_fanwise.graph.graph import END, Graph
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
@@ -33,9 +33,9 @@ class Subject:
         self.notes: dict[str, None] = {}
 
     @functools.cached_property
-    def graph(self) -> OpenedGraph:
-        """Its operations."""
-        return OpenedGraph(self.model)
+    def graph(self) -> Graph:
+        """How it is wired."""
+        return Graph(self.model)
 
     @functools.cached_property
     def branches(self) -> list[Branch]:
@@ -50,14 +50,13 @@ class Subject:
     @functools.cached_property
     def heads(self) -> set[int]:
         """The kernels that the output comes from, with nothing after them, by their ids."""
-        surroundings = Surroundings(self.model, self.weights)
         inside = {id(kernel) for branch in self.branches for kernel in branch.kernels}
         return {
             id(owned.variable)
             for owned in self.weights
             if role(owned).is_matrix
             and id(owned.variable) not in inside
-            and surroundings.behind(owned) == {END}
+            and self.graph.after(owned.variable) == {END}
         }
 
 

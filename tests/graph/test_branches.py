@@ -49,6 +49,44 @@ def test_other_additions_are_not_taken_for_residual_ones(name):
     assert not [row for row in report.rows if row.status == "unopened"]
 
 
+def block(join):
+    """A branch of two kernels, joined in some way, and a gate for those that want one."""
+    x = inputs = keras.Input((WIDTH,))
+    value = layers.Dense(WIDTH, name="value")(layers.Dense(16, "relu")(x))
+    gate = layers.Dense(WIDTH, name="gate")(x)
+    return keras.Model(inputs, layers.Dense(1)(join(x, value, gate)))
+
+
+JOINED = {
+    "a difference": lambda x, value, _: x - value,
+    "the other difference": lambda x, value, _: value - x,
+    "a layer's difference": lambda x, value, _: layers.Subtract()([x, value]),
+    "a mean": lambda x, value, _: layers.Average()([x, value]),
+    "halves": lambda x, value, _: 0.5 * (x + value),
+    "a constant": lambda x, value, _: x + 0.1 * value,
+    "an operation": lambda x, value, _: ops.subtract(x, value),
+    "a gate first": lambda x, value, gate: x + ops.sigmoid(gate) * value,
+    "a gate last": lambda x, value, gate: x + value * ops.sigmoid(gate),
+    "a gate of its own kind": lambda x, value, gate: x + ops.silu(gate) * value,
+    "two functions": lambda x, value, gate: x + ops.sigmoid(gate) * ops.tanh(value),
+}
+
+
+@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
+def test_a_branch_however_it_is_joined(join):
+    (row,) = kf.residual_ends(block(join)).rows
+    assert row.status == "residual"
+    assert row.last == ("value/kernel",)
+    assert not row.reason
+
+
+def test_a_difference_of_signals_may_compare_them():
+    inputs = keras.Input((WIDTH,))
+    one, other = (layers.Dense(4, "relu")(inputs) for _ in range(2))
+    model = keras.Model(inputs, layers.Dense(1)(ops.abs(one - other)))
+    assert kf.residual_ends(model).rows == []
+
+
 def test_with_zeros_there_a_branch_adds_nothing():
     model, _ = plain_blocks()
     x = np.random.default_rng(0).standard_normal((4, WIDTH)).astype("float32")

@@ -12,35 +12,34 @@ import numpy as np
 from keras_fanwise.backends.arrays import dtype_name, to_tensor
 from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
 from keras_fanwise.backends.tap import LayerCall, is_concrete, tapped
+from keras_fanwise.graph.graph import (
+    LARGE_SIZE,
+    SIZE,
+    Arguments,
+    arguments_of,
+    filled,
+    largest_size,
+)
 from keras_fanwise.sampling.sampler import DTYPES, draw, stream_key
 
 _SAMPLES = 32
 # Of a model for large images fewer samples, such that the batch has so many values.
 _MOST_VALUES = 2**20
-# Where the model leaves a dimension open; and where that is too short for it, as for sound.
-_SIZE, _LARGE_SIZE = 32, 1024
 # All draws are the same in every call.
 _SEED = 0
 
 
-class Arguments(NamedTuple):
-    """Of a call of a model."""
-
-    positional: tuple[Any, ...]
-    named: dict[str, Any]
-
-
 def sizes(model: keras.Layer) -> tuple[int, ...]:
     """What dimensions that the model leaves open may be, the one to try first at first."""
-    tensors = keras.tree.flatten(tuple(_arguments(model)))
+    tensors = keras.tree.flatten(tuple(arguments_of(model)))
     # Images of that size would take long, and 32 pixels suit what takes any size.
     if any(None in tensor.shape[1:] and len(tensor.shape) < 4 for tensor in tensors):
-        return _SIZE, _LARGE_SIZE
-    return (_SIZE,)
+        return SIZE, LARGE_SIZE
+    return (SIZE,)
 
 
 @contextlib.contextmanager
-def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
+def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
     Sizes that the model leaves open are `size`, or what the shortest position embedding of
@@ -53,9 +52,9 @@ def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
     Raises:
         ValueError: the model does not say what it takes.
     """
-    arguments = _arguments(model)
+    arguments = arguments_of(model)
     tensors = keras.tree.flatten(tuple(arguments))
-    size = min([size, *_positions(model)])
+    size = largest_size(model, size)
     samples = _samples(model, tensors, size)
     limits = _limits(model, size)
     with contextlib.ExitStack() as stack:
@@ -64,26 +63,11 @@ def batch_for(model: keras.Layer, size: int = _SIZE) -> Iterator[Arguments]:
                 tap = functools.partial(_with_indices, number)
                 stack.enter_context(tapped([layer], tap))
         drawn = [
-            _values(number, tensor, _shape(tensor, samples, size), limits)
+            _values(number, tensor, filled(tensor, samples, size), limits)
             for number, tensor in enumerate(tensors)
         ]
         first, others = keras.tree.pack_sequence_as(tuple(arguments), drawn)
         yield Arguments(first, others)
-
-
-def shapes_for(model: keras.Layer, samples: int, size: int) -> Arguments:
-    """As `batch_for`, without values: a `KerasTensor` for each tensor.
-
-    Raises:
-        ValueError: the model does not say what it takes.
-    """
-    arguments = _arguments(model)
-    size = min([size, *_positions(model)])
-    first, others = keras.tree.map_structure(
-        lambda tensor: keras.KerasTensor(_shape(tensor, samples, size), tensor.dtype),
-        tuple(arguments),
-    )
-    return Arguments(first, others)
 
 
 def given(x: Any) -> Any:
@@ -114,52 +98,6 @@ def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
     return keras.ops.cast(values, dtype)
 
 
-def _arguments(model: keras.Layer) -> Arguments:
-    """A `KerasTensor` for each tensor, in the structure that the model takes."""
-    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
-        return Arguments((model.inputs[0],), {})
-    if getattr(model, "inputs", None):
-        return Arguments((model.input,), {})
-    config = model.get_build_config() or {}
-    if config.get("input_shape") is not None:
-        return Arguments((_tensors(config["input_shape"], model),), {})
-    if not config.get("shapes_dict"):
-        raise ValueError(
-            f"`x` must be given for {model.name!r}, which does not say what it takes. "
-            "Received: x=None"
-        )
-    # Keras names the shapes of several arguments after them.
-    named = {
-        name.removesuffix("_shape"): _tensors(shapes, model)
-        for name, shapes in config["shapes_dict"].items()
-    }
-    return Arguments((), named)
-
-
-def _tensors(shapes: Any, model: keras.Layer) -> Any:
-    return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor(shape, model.compute_dtype), shapes
-    )
-
-
-def _positions(model: keras.Layer) -> Iterator[int]:
-    """How long sequences may be, for all that the layers say of it."""
-    for layer in all_layers(model):
-        names = [name for name in dir(type(layer)) + list(vars(layer)) if _is_length(name)]
-        if "position" in f"{layer.name} {type(layer).__name__}".lower():
-            names.append("input_dim")
-        for length in (getattr(layer, name, None) for name in names):
-            if isinstance(length, int) and length > 0:
-                yield length
-
-
-def _is_length(name: str) -> bool:
-    """Such as `sequence_length` and `max_decoder_sequence_length`."""
-    return name == "sequence_length" or (
-        name.startswith("max_") and name.endswith("sequence_length")
-    )
-
-
 def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
     fixed: list[int] = [t.shape[0] for t in tensors if t.shape and t.shape[0]]
     # A model that was built by a call tells the size of that batch, and takes any, but
@@ -167,12 +105,8 @@ def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
     stateful = any(getattr(layer, "stateful", False) for layer in all_layers(model))
     if fixed and (stateful or getattr(model, "inputs", None)):
         return fixed[0]
-    values = sum(math.prod(_shape(tensor, 1, size)[1:]) for tensor in tensors)
+    values = sum(math.prod(filled(tensor, 1, size)[1:]) for tensor in tensors)
     return max(2, min(_SAMPLES, _MOST_VALUES // max(1, values)))
-
-
-def _shape(tensor: Any, samples: int, size: int) -> tuple[int, ...]:
-    return (samples, *(length or size for length in tensor.shape[1:]))
 
 
 class _Limits(NamedTuple):

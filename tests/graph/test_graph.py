@@ -1,0 +1,342 @@
+"""How a model is wired, next to what the model does when it is called."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_fanwise.backends.tap import tapped
+from keras_fanwise.diagnostics.batches import batch_for
+from keras_fanwise.diagnostics.signal import measured_layers
+from keras_fanwise.graph import graph as graph_module
+from keras_fanwise.graph.graph import END, KERNEL, NORMALIZATION, SUM, Graph
+
+from support.architectures import build
+from support.models import values_of
+from support.residual_models import OTHERS, RESIDUAL, WIDTH, Block, Own
+
+KINDS = ("branched", "residual", "several inputs", "transformer", "separable")
+
+
+def outputs_of(model, batch, disturbed=None):
+    """What each layer gives at its only call, with noise at one of them."""
+    outputs = {}
+
+    def tap(call):
+        given = call.output()
+        if call.layer is disturbed:
+            noise = np.random.default_rng(0).normal(size=given.shape)
+            given = given + ops.convert_to_tensor(noise, given.dtype)
+        outputs[call.layer] = values_of(given)
+        return given
+
+    with tapped(measured_layers(model), tap):
+        model(*batch.positional, **batch.named)
+    return outputs
+
+
+def changed_by(model, batch):
+    """For each layer the layers whose outputs change when its own does."""
+    before = outputs_of(model, batch)
+    for layer, values in before.items():
+        if "float" in str(values.dtype):
+            after = outputs_of(model, batch, layer)
+            yield layer, {one for one in after if (after[one] != before[one]).any()}
+
+
+def reached(graph, model, layer):
+    """The same, by the graph."""
+    (starts,) = graph.results_of(layer)
+    return {
+        other
+        for other in measured_layers(model)
+        for results in graph.results_of(other)
+        if any(graph.leads_to(a, b) for a, b in itertools.product(starts, results))
+    }
+
+
+def wired():
+    """Models whose layers are called once each."""
+    yield from (pytest.param(lambda kind=kind: build(kind, 1), id=kind) for kind in KINDS)
+    for name in ("transformer", "squeeze and excite", "layer scale", "subclassed"):
+        yield pytest.param(lambda name=name: RESIDUAL[name]()[0], id=name)
+    for name in ("unet", "pyramid", "gates", "two towers"):
+        yield pytest.param(OTHERS[name], id=name)
+
+
+@pytest.mark.parametrize("make", list(wired()))
+def test_what_a_call_leads_to_is_what_changes_with_it(make):
+    model = make()
+    graph = Graph(model)
+    assert not graph.unopened
+    for weight in model.trainable_weights:  # 0 lets no change through
+        if not values_of(weight).any():
+            weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    with batch_for(model) as batch:
+        found = dict(changed_by(model, batch))
+    assert len(found) > 2
+    for layer, changed in found.items():
+        assert reached(graph, model, layer) == changed
+    # A graph that lacks what one call takes is found out.
+    taken = next(call for call in graph.calls[::-1] if len(call.inputs) == 1)
+    taken.inputs = ()
+    graph.__dict__.pop("_needed")
+    assert any(reached(graph, model, layer) != changed for layer, changed in found.items())
+
+
+# Without those that have layers to open.
+RECORDED = ["resnet", "nested", "plain blocks", *OTHERS]
+RECORDED.remove("summed embeddings")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_keras_has_recorded_is_what_a_call_does(name, monkeypatch):
+    model = {**OTHERS, **RESIDUAL}[name]()
+    model = model[0] if isinstance(model, tuple) else model
+
+    def wiring():
+        """Which call of which layer leads to which."""
+        graph = Graph(model)
+        calls = [
+            (layer.name, number, results)
+            for layer in measured_layers(model)
+            for number, results in enumerate(graph.results_of(layer))
+        ]
+        pairs = {
+            (one[:2], other[:2])
+            for one, other in itertools.product(calls, calls)
+            if any(graph.leads_to(a, b) for a in one[2] for b in other[2])
+        }
+        return pairs, graph.calls[-1].shape[0]
+
+    recorded, samples = wiring()
+    assert samples is None
+    monkeypatch.setattr(
+        graph_module, "_can_be_opened", lambda layer: isinstance(layer, keras.Model)
+    )
+    opened, samples = wiring()
+    assert samples == 2
+    without_inputs = {pair for pair in recorded if "input" not in pair[0][0] + pair[1][0]}
+    assert without_inputs == opened
+    assert len(opened) > 3
+
+
+def chain(*after):
+    """A kernel, what comes after it, and two more kernels."""
+    x = inputs = keras.Input((WIDTH,))
+    for layer in (layers.Dense(WIDTH, name="it"), *after):
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.Dense(3)(x)))
+
+
+def with_sum(join):
+    x = inputs = keras.Input((WIDTH,))
+    x = join(x, layers.Dense(WIDTH, name="it")(x))
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+class InCall(layers.Layer):
+    """Two kernels with a function between them, and none of it to be seen from outside."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+        self.it = layers.Dense(WIDTH, name="it")
+        self.other = layers.Dense(WIDTH, name="other")
+
+    def build(self, shape):
+        self.it.build(shape)
+        self.other.build(shape)
+
+    def call(self, x):
+        return self.other(self.function(self.it(x)))
+
+
+def by_hand(x):
+    """A layer normalization in operations."""
+    return (x - ops.mean(x, -1, keepdims=True)) / ops.std(x, -1, keepdims=True)
+
+
+AFTER = {
+    "a kernel": (chain, {KERNEL}),
+    "a kernel through others": (
+        lambda: chain(layers.ReLU(), layers.Dropout(0.1)),
+        {KERNEL},
+    ),
+    "a normalization": (lambda: chain(layers.BatchNormalization()), {NORMALIZATION}),
+    "a sum": (lambda: with_sum(lambda x, f: layers.Add()([x, f])), {SUM}),
+    "an operator": (lambda: with_sum(lambda x, f: x - f), {SUM}),
+    "a constant, which is no sum": (lambda: with_sum(lambda x, f: f + 1.0), {KERNEL}),
+    "a gate and a sum": (lambda: with_sum(lambda x, f: x + ops.sigmoid(f) * x), {SUM}),
+    "the end": (
+        lambda: keras.Sequential([keras.Input((2,)), layers.Dense(3, name="it")]),
+        {END},
+    ),
+    "a softmax at the end": (
+        lambda: keras.Sequential(
+            [keras.Input((2,)), layers.Dense(3, name="it"), layers.Softmax()]
+        ),
+        {END},
+    ),
+    "a kernel in the same layer": (
+        lambda: chain(InCall(ops.relu, name="in_call")),
+        {KERNEL},
+    ),
+    "a block with a normalization first": (lambda: with_block(), {NORMALIZATION, SUM}),
+}
+
+
+def with_block():
+    x = inputs = keras.Input((6, WIDTH))
+    return keras.Model(inputs, Block(name="block")(layers.Dense(WIDTH, name="it")(x)))
+
+
+def weight_of(model, layer="it"):
+    return next(w for w in model.weights if w.path.endswith(f"{layer}/kernel"))
+
+
+@pytest.mark.parametrize(("make", "met"), AFTER.values(), ids=AFTER)
+def test_what_follows_a_weight(make, met):
+    model = make()
+    assert Graph(model).after(weight_of(model)) == met
+
+
+def test_of_what_cannot_be_opened_nothing_is_known():
+    class Values(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.it = layers.Dense(3, name="it")
+
+        def call(self, x):
+            return self.it(x) * float(values_of(x).max())
+
+    model = Values()
+    model(ops.ones((2, 3)))
+    graph = Graph(model)
+    assert [layer for layer, _ in graph.unopened] == [model]
+    assert graph.calls == []
+    assert graph.after(weight_of(model)) == set()
+    assert graph.is_chain  # it is taken for granted
+
+
+SUMS = {
+    "layer": lambda x, f: layers.Add()([x, f]),
+    "operator": lambda x, f: x + f,
+    "operation": lambda x, f: ops.add(x, f),
+    "difference": lambda x, f: x - f,
+    "the other difference": lambda x, f: f - x,
+    "difference of layers": lambda x, f: layers.Subtract()([x, f]),
+    "mean": lambda x, f: layers.Average()([x, f]),
+    "halves": lambda x, f: 0.5 * (x + f),
+    "a constant factor": lambda x, f: x + 0.1 * f,
+    "a negative one": lambda x, f: x + (-f),
+}
+
+
+@pytest.mark.parametrize("join", SUMS.values(), ids=SUMS)
+def test_a_sum_however_it_is_written(join):
+    model = with_sum(join)
+    (found,) = Graph(model).sums
+    assert found.is_signal
+
+
+NO_SUMS = {
+    "a constant": lambda x, f: f + 1.0,
+    "one minus": lambda x, f: x * (1.0 - f),
+    "a product": lambda x, f: x * f,
+    "side by side": lambda x, f: ops.concatenate([x, f]),
+}
+
+
+@pytest.mark.parametrize("join", NO_SUMS.values(), ids=NO_SUMS)
+def test_what_is_no_sum(join):
+    assert Graph(with_sum(join)).sums == []
+
+
+def towers(*depths):
+    inputs = keras.Input((WIDTH,))
+    ends = []
+    for depth in depths:
+        x = inputs
+        for _ in range(depth):
+            x = layers.Dense(4)(x)
+        ends.append(x)
+    return keras.Model(inputs, layers.Dense(1)(ops.concatenate(ends)))
+
+
+def test_the_longest_path():
+    graph = Graph(towers(2, 5, 3))
+    assert graph.longest_path == 6
+    assert not graph.is_chain
+    assert Graph(towers(12, 1)).is_chain
+
+
+def test_a_layer_that_others_are_in_is_one_step_of_a_path():
+    model = chain(*(InCall(ops.relu) for _ in range(3)))
+    assert Graph(model).longest_path == 1 + 3 + 2
+    assert Graph(model).is_chain
+
+
+def test_a_layer_called_side_by_side_is_no_chain():
+    shared = layers.Dense(4)
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    x = ops.concatenate([shared(shared(one)) for one in inputs])
+    graph = Graph(keras.Model(inputs, layers.Dense(1)(x)))
+    assert len(graph.results_of(shared)) == 4
+    assert graph.longest_path == 3
+    assert not graph.is_chain
+
+
+ACTIVATIONS = {
+    "its own": (lambda: chain(), ""),
+    "a layer": (lambda: chain(layers.LeakyReLU()), "leaky_relu"),
+    "a layer after a normalization": (
+        lambda: chain(layers.BatchNormalization(), layers.Activation("gelu")),
+        "gelu",
+    ),
+    "an operation": (lambda: chain(layers.Lambda(ops.tanh)), "tanh"),
+    "an operation inside a call": (lambda: chain(InCall(ops.relu)), "relu"),
+    "after a sum, of the sum": (lambda: with_sum(lambda x, f: ops.relu(x + f)), ""),
+    "of a gate": (lambda: with_sum(lambda x, f: x * ops.sigmoid(f)), "sigmoid"),
+}
+
+
+@pytest.mark.parametrize(("make", "name"), ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_whose_activation_comes_after(make, name):
+    model = make()
+    graph = Graph(model)
+    weights = [w for w in model.weights if w.path.endswith("it/kernel")]
+    (call,) = graph.calls_of(weights[-1])
+    found = graph.activation_after(call)
+    assert (found.activation if found else "") == name
+
+
+def test_whose_activation_comes_before():
+    model = chain(InCall(ops.relu, name="in_call"), layers.ReLU(name="last"))
+    graph = Graph(model)
+    (other,) = graph.calls_of(weight_of(model, "other"))
+    assert graph.activation_before(other).activation == "relu"
+    assert graph.activation_before(other).holders[-1].name == "in_call"
+    (it,) = graph.calls_of(weight_of(model, "in_call/it"))
+    assert graph.activation_before(it) is None
+
+
+def test_inside_which_layers_a_call_happens():
+    model = RESIDUAL["transformer"]()[0]
+    graph = Graph(model)
+    block = model.get_layer("block_0")
+    (call,) = graph.calls_of(block.attention.output_dense.kernel)
+    assert call.holders == (model, block, block.attention)
+    (results,) = graph.results_of(block)
+    assert all(block in one.holders for one in results)
+
+
+def test_nothing_is_read_before_the_first_question(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        graph_module._Reader, "__init__", lambda _, model: read.append(model)
+    )
+    Graph(Own())
+    assert read == []
