@@ -252,27 +252,31 @@ def _block_moments(block: Any, scale: float = 1.0) -> Moments:
             numbers = _numbers(np, block.astype(np.float64), scale)
     else:
         wide = keras.ops.cast(block, "float64")
-        numbers = keras.ops.convert_to_numpy(_numbers(keras.ops, wide, scale))
-    mean, square, smallest, largest, sign = map(float, numbers)
+        numbers = [
+            keras.ops.cast(number, "float64") for number in _numbers(keras.ops, wide, scale)
+        ]
+        numbers = keras.ops.convert_to_numpy(keras.ops.stack(numbers))  # all at once
+    mean, square, smallest, largest, above, below = map(float, numbers)
     return Moments(
         block.shape[0],
         scale * mean,
         scale * math.sqrt(square),
         scale * smallest,
         scale * largest,
-        (1 + sign) / 2,
+        0.5 + (above - below) / block.shape[0] / 2,
     )
 
 
-def _numbers(arrays: Any, block: Any, scale: float) -> Any:
+def _numbers(arrays: Any, block: Any, scale: float) -> list[Any]:
     block = block if scale == 1 else block / scale
     # Keras's mean of float64 is that of float32 on PyTorch, and a product of vectors wakes
     # a thread of BLAS on every core.
     size = block.shape[0]
     mean = arrays.sum(block) / size
     square = arrays.sum(arrays.square(block - mean)) / size
-    sign = arrays.sum(arrays.sign(block)) / size
-    return arrays.stack([mean, square, arrays.min(block), arrays.max(block), sign])
+    extremes = arrays.min(block), arrays.max(block)
+    signs = arrays.sum(block > 0), arrays.sum(block < 0)
+    return [mean, square, *extremes, *signs]
 
 
 def _dead(tensor: Any, unit_axis: int) -> float:
