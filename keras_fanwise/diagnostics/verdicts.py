@@ -71,7 +71,7 @@ _NAMED = {"relu": "fanwise_he_normal", "relu6": "fanwise_he_normal"}
 _NAMED |= {"selu": "fanwise_lecun_normal"}
 
 
-class Step(NamedTuple):
+class KernelRatio(NamedTuple):
     """What a kernel multiplies the signal by, and the layer that has it."""
 
     ratio: float
@@ -81,8 +81,8 @@ class Step(NamedTuple):
 def remedy(
     verdict: Verdict,
     trend: Trend,
-    largest: Step,
-    steps: Sequence[Step],
+    largest: KernelRatio,
+    steps: Sequence[KernelRatio],
     activations: Sequence[str],
     graph: Graph,
 ) -> str:
@@ -134,7 +134,7 @@ def _initializer(activation: str) -> str:
     return f'FanwiseVarianceScaling(gain("{activation}") ** 2)'
 
 
-def _is_a_jump(trend: Trend, largest: Step, steps: int) -> bool:
+def _is_a_jump(trend: Trend, largest: KernelRatio, steps: int) -> bool:
     """Whether one step of several does most of what all of them do."""
     if not trend.total or not largest.ratio:
         return True
@@ -150,21 +150,21 @@ _BRANCH = 6
 _SHOWN = 1.5
 
 
-class _Place(NamedTuple):
+class _HiddenDepth(NamedTuple):
     """A hidden depth: the row of its kernel, and the row of what it passes on."""
 
     kernel: LayerSignal
     row: LayerSignal
 
 
-class _Way(NamedTuple):
+class _Profile(NamedTuple):
     """The hidden layers in the order in which a signal comes through them.
 
     `stds` has the standard deviation at each: positive, or 0 where it does not come.
     """
 
     name: str
-    places: list[_Place]
+    points: list[_HiddenDepth]
     stds: list[float]
 
 
@@ -185,15 +185,15 @@ def judge(
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
     directions = ("forward", "backward")
-    ways = [_way(direction, rows, explained, graph) for direction in directions]
+    profiles = [_profile(direction, rows, explained, graph) for direction in directions]
     if not all(math.isfinite(row.std) for row in rows):
-        ways[1] = _Way("backward", [], [])  # gradients tell nothing then
+        profiles[1] = _Profile("backward", [], [])  # gradients tell nothing then
     trends = {}
-    for way in ways:
-        trend = _trend(way, rows, graph)
-        found = list(_of_trend(way, trend, rows, layers, graph)) if trend else []
+    for profile in profiles:
+        trend = _trend(profile, rows, graph)
+        found = list(_of_trend(profile, trend, rows, layers, graph)) if trend else []
         findings += found
-        trends[way.name] = trend and _clear(trend, way.name, rows, found)
+        trends[profile.name] = trend and _clear(trend, profile.name, rows, found)
     return SignalReport(rows, findings, trends["forward"], trends["backward"], name=name)
 
 
@@ -215,8 +215,8 @@ def _chosen_zeros(rows: Sequence[LayerSignal], layers: Sequence[keras.Layer]) ->
     chosen: list[bool] = []
     for row, layer in zip(rows, layers, strict=True):
         inherited = bool(chosen) and chosen[-1]
-        place = row.depth == last or goes_on[row.depth]
-        chosen.append(row.dead == 1 and place and (inherited or _is_zero(layer)))
+        goes_on_beside = row.depth == last or goes_on[row.depth]
+        chosen.append(row.dead == 1 and goes_on_beside and (inherited or _is_zero(layer)))
     return chosen
 
 
@@ -252,17 +252,17 @@ def _finding(
     return SignalFinding(verdict, direction, rows[0].name, numbers + others, verdict.remedy)
 
 
-def _way(
+def _profile(
     direction: str, rows: Sequence[LayerSignal], explained: bool, graph: Graph
-) -> _Way:
+) -> _Profile:
     """Without the zeros, if they are explained: by dead units, or by choice.
 
     Of models with additions neither end is inside a branch, whose scale is its own.
     """
-    places = list(_places(rows))
+    points = list(_hidden_depths(rows))
     if direction == "backward":
-        places.reverse()
-    pairs = [(place, _std(place.row, direction)) for place in places]
+        points.reverse()
+    pairs = [(point, _std(point.row, direction)) for point in points]
     known = [(p, std) for p, std in pairs if std is not None and math.isfinite(std)]
     if explained or any(std for _, std in known):
         known = list(itertools.dropwhile(lambda pair: not pair[1], known))
@@ -274,7 +274,7 @@ def _way(
         first = stds.index(max(stds[:near]))
         last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
         known = known[first : last + 1]
-    return _Way(direction, [place for place, _ in known], [std for _, std in known])
+    return _Profile(direction, [point for point, _ in known], [std for _, std in known])
 
 
 def _is_between_layers(call: Call) -> bool:
@@ -286,7 +286,7 @@ def _std(row: LayerSignal, direction: str) -> float | None:
     return row.std if direction == "forward" else row.gradient_std
 
 
-def _places(rows: Sequence[LayerSignal]) -> Iterator[_Place]:
+def _hidden_depths(rows: Sequence[LayerSignal]) -> Iterator[_HiddenDepth]:
     """Each hidden depth, with the last row that is still of the shape of its kernel's.
 
     That is what a normalization, an activation and an addition have made of it. Pooling
@@ -300,19 +300,21 @@ def _places(rows: Sequence[LayerSignal]) -> Iterator[_Place]:
         same = [row for row in others if row.shape == kernel.shape]
         # What is of no use to the model, such as a statistic, is passed on to nobody.
         used = [row for row in [kernel, *same] if row.gradient_std]
-        yield _Place(kernel, used[-1] if used else [kernel, *same][-1])
+        yield _HiddenDepth(kernel, used[-1] if used else [kernel, *same][-1])
 
 
-def _trend(way: _Way, rows: Sequence[LayerSignal], graph: Graph) -> Trend | None:
-    places, stds = way.places, way.stds
-    if len(places) < 2:
+def _trend(profile: _Profile, rows: Sequence[LayerSignal], graph: Graph) -> Trend | None:
+    points, stds = profile.points, profile.stds
+    if len(points) < 2:
         return None
-    depths = [place.row.depth for place in places]
-    first, last = places[0].row, places[-1].row
-    low = stds[0] / _LIMIT / _averaged(way, rows)
+    depths = [point.row.depth for point in points]
+    first, last = points[0].row, points[-1].row
+    low = stds[0] / _LIMIT / _averaged(profile, rows)
     slope = rate(depths, stds) if all(stds) else None
     return Trend(
-        rate=slope if slope and _is_shown(slope, way, rows) and graph.is_chain else None,
+        rate=slope
+        if slope and _is_shown(slope, profile, rows) and graph.is_chain
+        else None,
         layers=abs(depths[-1] - depths[0]),
         total=stds[-1] / stds[0] if stds[0] else 0.0,
         level=stds[0],
@@ -323,14 +325,16 @@ def _trend(way: _Way, rows: Sequence[LayerSignal], graph: Graph) -> Trend | None
     )
 
 
-def _is_shown(slope: float, way: _Way, rows: Sequence[LayerSignal]) -> bool:
+def _is_shown(slope: float, profile: _Profile, rows: Sequence[LayerSignal]) -> bool:
     """Whether a rate is about what any rows of the first and the last depth show."""
-    first, last = (way.places[end].row.depth for end in (0, -1))
+    first, last = (profile.points[end].row.depth for end in (0, -1))
     logarithms = {
         depth: [
             math.log(std)
             for row in rows
-            if row.depth == depth and (std := _std(row, way.name)) and math.isfinite(std)
+            if row.depth == depth
+            and (std := _std(row, profile.name))
+            and math.isfinite(std)
         ]
         for depth in (first, last)
     }
@@ -341,13 +345,13 @@ def _is_shown(slope: float, way: _Way, rows: Sequence[LayerSignal]) -> bool:
     )
 
 
-def _averaged(way: _Way, rows: Sequence[LayerSignal]) -> float:
+def _averaged(profile: _Profile, rows: Sequence[LayerSignal]) -> float:
     """By how much an average over positions makes the signal smaller on its way.
 
     The gradient of a mean over n positions is a nth of it at each of them, and the standard
     deviation of a mean of n independent values is that of one by the square root of n.
     """
-    ends = sorted((way.places[0].row, way.places[-1].row), key=rows.index)
+    ends = sorted((profile.points[0].row, profile.points[-1].row), key=rows.index)
     between = rows[rows.index(ends[0]) : rows.index(ends[1]) + 1]
     rank = len(ends[1].shape)
     wider = [i for i, row in enumerate(between[:-1]) if len(row.shape) > rank]
@@ -358,11 +362,11 @@ def _averaged(way: _Way, rows: Sequence[LayerSignal]) -> float:
     if values == math.prod(after.shape[1:]):  # which puts them in a row
         return 1.0
     positions = max(1.0, values / before.units)
-    return positions if way.name == "backward" else math.sqrt(positions)
+    return positions if profile.name == "backward" else math.sqrt(positions)
 
 
 def _of_trend(
-    way: _Way,
+    profile: _Profile,
     trend: Trend,
     rows: Sequence[LayerSignal],
     layers: Sequence[keras.Layer],
@@ -372,12 +376,12 @@ def _of_trend(
     if end and trend.low <= end <= trend.high:
         return
     verdict = Verdict.EXPLODING if end > trend.high else Verdict.VANISHING
-    steps = list(_steps(way))
+    steps = list(_kernel_ratios(profile))
     largest = max if verdict is Verdict.EXPLODING else min
     # Without any step nothing arrives at all.
-    step = largest(steps, default=Step(0.0, way.places[0].kernel.name))
+    step = largest(steps, default=KernelRatio(0.0, profile.points[0].kernel.name))
     numbers = f"std {trend_text(trend)}; the largest step is × {step.ratio:.3g}"
-    hidden = {place.kernel.depth for place in way.places}
+    hidden = {point.kernel.depth for point in profile.points}
     activations = [
         found.activation
         for row, layer in zip(rows, layers, strict=True)
@@ -388,15 +392,15 @@ def _of_trend(
         if role(owned).is_matrix and (found := graph.activation_after(call))
     ]
     text = remedy(verdict, trend, step, steps, activations, graph)
-    yield SignalFinding(verdict, way.name, step.path, numbers, text)
+    yield SignalFinding(verdict, profile.name, step.path, numbers, text)
 
 
-def _steps(way: _Way) -> Iterator[Step]:
+def _kernel_ratios(profile: _Profile) -> Iterator[KernelRatio]:
     """What each kernel multiplies by: a gradient is changed by the kernel it came from."""
-    for before, after in itertools.pairwise(zip(way.places, way.stds, strict=True)):
-        changed = after[0] if way.name == "forward" else before[0]
+    for before, after in itertools.pairwise(zip(profile.points, profile.stds, strict=True)):
+        changed = after[0] if profile.name == "forward" else before[0]
         if before[1] and math.isfinite(after[1] / before[1]):
-            yield Step(after[1] / before[1], changed.kernel.name)
+            yield KernelRatio(after[1] / before[1], changed.kernel.name)
 
 
 def _clear(
