@@ -11,7 +11,7 @@ import keras
 
 from keras_fanwise.diagnostics.statistics import limit
 from keras_fanwise.graph.branches import residual_branches
-from keras_fanwise.graph.graph import Call, Graph
+from keras_fanwise.graph.graph import Graph
 from keras_fanwise.reports.diagnosis import (
     LayerSignal,
     SignalFinding,
@@ -269,17 +269,15 @@ def _profile(
     if explained:
         known = [pair for pair in known if pair[1]]
     near = min(_BRANCH, len(known) // 3)
-    if near and any(_is_between_layers(one) for one in graph.sums):
+    # Of a layer that adds inside, the end alone is seen.
+    if near and any(
+        all(isinstance(one, keras.Model) for one in call.holders) for call in graph.sums
+    ):
         stds = [std for _, std in known]
         first = stds.index(max(stds[:near]))
         last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
         known = known[first : last + 1]
     return _Profile(direction, [point for point, _ in known], [std for _, std in known])
-
-
-def _is_between_layers(call: Call) -> bool:
-    """Whether a model makes the call, and not a layer, of which the end alone is seen."""
-    return all(isinstance(holder, keras.Model) for holder in call.holders)
 
 
 def _std(row: LayerSignal, direction: str) -> float | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_fanwise.arguments import snake_case
 from keras_fanwise.backends.private_keras import (
@@ -26,18 +27,12 @@ from keras_fanwise.backends.private_keras import (
     symbolic_calls,
 )
 from keras_fanwise.backends.tap import intercepted_calls
-from keras_fanwise.seam.weights import (
-    has_kernel,
-    is_of_keras,
-    role,
-    weights_within,
-)
+from keras_fanwise.seam.weights import has_kernel, is_of_keras, role, weights_within
 
 # What a signal can meet after a layer, before the next layer with a kernel.
 NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
 
-# Of the kernels of a chain so many stand on its longest path: a residual network has a few
-# more, at its shortcuts.
+# Of the kernels of a chain so many are on its longest path; others are at its shortcuts.
 _CHAIN = 0.8
 # Layers that are an activation, and have it in their name alone.
 _ACTIVATIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
@@ -124,7 +119,8 @@ class Call:
         """What the signal is multiplied by as by a matrix, the last one last."""
         layer = self.operation
         if not isinstance(layer, keras.Layer):
-            return [w for w in self.weights if _is_product(layer) and _is_factor(w)]
+            is_product = self.kind in _PRODUCTS
+            return [w for w in self.weights if is_product and len(w.shape) > 1]
         within = list(weights_within(layer))
         return [owned.variable for owned in within if role(owned).is_matrix]
 
@@ -175,16 +171,6 @@ class Call:
         if "Transpose" in self.kind:
             return self.kind.startswith("Conv")
         return self.kind.startswith(("UpSampling", "Resiz"))
-
-
-def _is_product(operation: Any) -> bool:
-    """Whether an operation of `keras.ops` multiplies by a matrix or convolves."""
-    return type(operation).__name__ in _PRODUCTS
-
-
-def _is_factor(weight: keras.Variable) -> bool:
-    """Whether a weight can be a matrix in a product of `keras.ops`."""
-    return len(weight.shape) > 1 and "float" in str(weight.dtype)
 
 
 class Graph:
@@ -454,15 +440,16 @@ class _Reader:
     def _find_hidden(self, layer: keras.Layer, calls: Sequence[SymbolicCall]) -> None:
         """Kernels that a layer turns into tensors before it multiplies by them."""
         seen = {id(weight) for call in calls for weight in _weights(call)}
-        products = [call for call in calls if _is_product(call.operation) and _values(call)]
+        products = {
+            call.number: {math.prod(one.shape) for one in _flat(call) if ops.is_tensor(one)}
+            for call in calls
+            if type(call.operation).__name__ in _PRODUCTS
+        }
         for weight in own_variables(layer):
-            if not _is_factor(weight) or id(weight) in seen:
-                continue
-            size = math.prod(weight.shape)
-            for call in products:
-                if any(math.prod(value.shape) == size for value in _values(call)):
-                    self._hidden.setdefault(call.number, []).append(weight)
-                    break
+            if len(weight.shape) > 1 and id(weight) not in seen:
+                size = math.prod(weight.shape)
+                numbers = (number for number, sizes in products.items() if size in sizes)
+                self._hidden.setdefault(next(numbers, 0), []).append(weight)
 
     def _add_call(
         self,
@@ -481,11 +468,11 @@ class _Reader:
         return call
 
     def _add(self, call: SymbolicCall, holders: tuple[keras.Layer, ...]) -> None:
-        tensors = _tensors((call.args, call.kwargs))
+        tensors = _tensors(_flat(call))
         inputs = [self._known[id(one)] for one in tensors if id(one) in self._known]
         holders = self._holders_of.get(call.number, holders)
         recorded = recorded_ends(call.operation)
-        if recorded is not None:
+        if recorded is not None and len(recorded.inputs) <= len(inputs):
             inner = self._add_recorded(recorded, inputs, (*holders, call.operation))
             self._known |= zip(map(id, call.outputs), inner, strict=True)
         else:
@@ -533,8 +520,7 @@ def _in_order(
             calls.append(call)
         else:
             stack.append((tensor, True))
-            needed = _tensors((call.args, call.kwargs))
-            stack += [(one, False) for one in reversed(needed)]
+            stack += [(one, False) for one in reversed(_tensors(_flat(call)))]
     return calls
 
 
@@ -543,17 +529,14 @@ def _tensors(structure: Any) -> list[keras.KerasTensor]:
     return [value for value in flat if isinstance(value, keras.KerasTensor)]
 
 
+def _flat(call: SymbolicCall) -> list[Any]:
+    return list(keras.tree.flatten((call.args, call.kwargs)))
+
+
 def _weights(call: SymbolicCall) -> list[keras.Variable]:
     if isinstance(call.operation, keras.Layer):
         return list(call.operation.weights)
-    flat = keras.tree.flatten((call.args, call.kwargs))
-    return [value for value in flat if isinstance(value, keras.Variable)]
-
-
-def _values(call: SymbolicCall) -> list[Any]:
-    """The arguments of a call that are tensors with values."""
-    arguments = keras.tree.flatten((call.args, call.kwargs))
-    return [value for value in arguments if keras.ops.is_tensor(value)]
+    return [value for value in _flat(call) if isinstance(value, keras.Variable)]
 
 
 def _line(error: Exception | None) -> str:

@@ -340,3 +340,22 @@ def test_nothing_is_read_before_the_first_question(monkeypatch):
     )
     Graph(Own())
     assert read == []
+
+
+def test_a_model_inside_a_model_called_with_inputs_in_a_mapping():
+    parts = {name: keras.Input((4,), name=name) for name in "ab"}
+    a, b = (layers.Dense(4, name=f"of_{name}")(x) for name, x in parts.items())
+    inner = keras.Model(parts, layers.Dense(2, name="out")(a * b))
+    x = inputs = keras.Input((4,))
+    first = layers.Dense(4, name="first")(x)
+    second = layers.Dense(4, name="second")(x)
+    graph = Graph(keras.Model(inputs, inner({"b": second, "a": first})))
+
+    def led(one, other):
+        (start,), (end,) = (graph.results_of(layer)[0] for layer in (one, other))
+        return graph.leads_to(start, end)
+
+    outer = {call.path: call.operation for call in graph.calls if call.operation}
+    assert led(outer["first"], inner.get_layer("of_a"))
+    assert not led(outer["first"], inner.get_layer("of_b"))
+    assert led(outer["second"], inner.get_layer("out"))
