@@ -15,7 +15,7 @@ from keras_fanwise.backends.private_keras import unfilled_variables
 from keras_fanwise.initializers.base import FanwiseInitializer
 
 from support.models import MODELS, arrays, equal, sequential, subclassed, values_of
-from support.processes import needs, run_python
+from support.processes import fewer_by_default, needs, run_python
 
 layers = keras.layers
 initializers = keras.initializers
@@ -28,9 +28,12 @@ OF_KERAS = (
 )
 
 
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
+FIRST = ("subclassed", "sequential", "nested", "attention", "half_precision")
+
+
+@pytest.fixture(params=fewer_by_default(MODELS, *FIRST))
 def make(request):
-    return request.param
+    return MODELS[request.param]
 
 
 @pytest.fixture

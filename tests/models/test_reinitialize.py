@@ -171,6 +171,7 @@ def test_orthogonal(shape):
     assert report.rows[0].std_asked == pytest.approx(np.sqrt(np.mean(matrix**2)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_orthogonal_matrices_are_uniform_over_the_group():
     """The trace of a uniform orthogonal n × n matrix has mean 0 and variance 1."""
     layer = layers.SimpleRNNCell(6)
