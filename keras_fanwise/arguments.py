@@ -11,7 +11,7 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,11 +27,6 @@ def printable(text: str) -> str:
 
     The names in a file are other people's: a line break in them would break a table, and
     a terminal would obey a control character.
-
-    Example:
-
-    >>> print(printable("γ\\n\\x1b[31m"))
-    γ\\n\\x1b[31m
     """
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1]
@@ -97,24 +92,20 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
 
 def integers(name: str, values: Any, allowed: str) -> tuple[int, ...]:
     """`values` as a tuple of ints, if it is a list or tuple of integers."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise fail(TypeError, name, allowed, values)
-    result = []
-    for value in values:
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            result.append(operator.index(value))
-        except TypeError:
-            raise fail(TypeError, name, allowed, values) from None
-    return tuple(result)
+    try:
+        several = list(values)
+        if isinstance(values, (str, bytes)) or bool in map(type, several):
+            raise TypeError
+        return tuple(map(operator.index, several))
+    except TypeError:
+        raise fail(TypeError, name, allowed, values) from None
 
 
 def dimensions(shape: Any) -> tuple[int, ...]:
     """`shape` as a tuple of ints, if every dimension is known and not negative."""
     allowed = "a list or tuple of integers that are 0 or more"
     result = integers("shape", shape, allowed)
-    if any(dimension < 0 for dimension in result):
+    if min(result, default=0) < 0:
         raise fail(ValueError, "shape", allowed, shape)
     return result
 
@@ -141,20 +132,9 @@ def globs_of(name: str, value: Any, paths: Sequence[str]) -> list[str]:
     return list(globs)
 
 
-_NUMBER = re.compile(r"_([1-9][0-9]*)")
-# Bidirectional puts one of these before the name of its layer.
-_DIRECTIONS = ("", "forward_", "backward_")
-
-
 @functools.lru_cache
 def snake_case(name: str) -> str:
-    """What Keras calls an object of a class of this name.
-
-    Example:
-
-    >>> snake_case("FanwiseHeNormal"), snake_case("Conv2DTranspose")
-    ('fanwise_he_normal', 'conv2d_transpose')
-    """
+    """What Keras calls an object of a class of this name: `conv2d_transpose`."""
     name = re.sub(r"\W+", "", name)
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -170,20 +150,8 @@ def split_number(layer: keras.Layer) -> tuple[str, int] | None:
 
     Keras names layers after their class and numbers them through the process: `dense`,
     `dense_1`, `dense_2`. A name that looks otherwise is a user's.
-
-    Example: of a `Dense`, `dense_7` can be Keras's, `dense_0` and `head_7` cannot.
-
-    >>> names = ("dense_7", "dense", "dense_0", "head_7")
-    >>> [split_number(keras.layers.Dense(1, name=name)) for name in names]
-    [('dense', 7), ('dense', 0), None, None]
     """
+    # Bidirectional puts one of two words before the name of its layer.
     base = snake_case(type(layer).__name__)
-    for direction in _DIRECTIONS:
-        if layer.name.startswith(direction + base):
-            number = layer.name[len(direction + base) :]
-            if not number:
-                return direction + base, 0
-            match = _NUMBER.fullmatch(number)
-            if match:
-                return direction + base, int(match[1])
-    return None
+    match = re.fullmatch(f"((?:forward_|backward_)?{base})(?:_([1-9][0-9]*))?", layer.name)
+    return (match[1], int(match[2] or 0)) if match else None

@@ -9,22 +9,15 @@ import numpy as np
 
 from keras_fanwise.arguments import fail
 
-# Makes the part of a tensor at an index: a slice of each axis, or `None` for the whole.
-Part = Callable[[Sequence[slice] | None], np.ndarray]
+# Makes the part of a tensor at an index, a slice of each axis.
+Part = Callable[[Sequence[slice]], np.ndarray]
 
 
 def placed(shape: Sequence[int], sharding: Any, part: Part) -> Any:
     """A JAX array of which each process makes the shards that it holds.
 
-    Shards are made one after the other, those that several devices hold once.
-
-    Args:
-        shape: of the whole.
-        sharding: a `jax.sharding.Sharding`.
-        part: makes a shard.
-
-    Raises:
-        ValueError: JAX cannot divide the shape so.
+    Shards are made one after the other, those that several devices hold once. JAX raises a
+    ValueError if it cannot divide the shape so.
     """
     import jax
 
@@ -59,14 +52,8 @@ def sharding_of(layout: Any) -> Iterator[Any]:
     `SeedGenerator` has none, and could not be read there. Inside this context manager
     the axes are automatic again, and JAX demands nothing.
 
-    Args:
-        layout: a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or
-            whatever has one as its `sharding`. Over an abstract mesh it means the
-            current one.
-
-    Raises:
-        TypeError: `layout` is none of these.
-        ValueError: the backend is not JAX, or there is no current mesh.
+    A layout is a `keras.distribution.TensorLayout`, a `jax.sharding.Sharding`, or whatever
+    has one as its `sharding`. Over an abstract mesh it means the current one.
     """
     backend = keras.backend.backend()
     if backend != "jax":

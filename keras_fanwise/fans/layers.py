@@ -7,11 +7,14 @@ input and output channels, g for groups, m for the depth multiplier, n for gates
 units.
 """
 
+import dataclasses
 import functools
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -21,33 +24,21 @@ from keras_fanwise.arguments import dimensions, fail
 from keras_fanwise.fans.counting import Equation, Fans, axes_fans, shape_fans
 
 
-class Matrices(NamedTuple):
-    """A weight as a stack of matrices, from inputs to outputs.
+@dataclasses.dataclass(frozen=True)
+class Matrices:
+    """A weight as a stack of matrices, from inputs to outputs."""
 
-    Attributes:
-        shape: of the weight, with axes split in two where they hold several matrices.
-        batch: the axes of that shape along which the matrices stand.
-        inputs: those of the rows of a matrix.
-        outputs: those of its columns.
-        taps: of these axes, those of the receptive field of a convolution.
-        strides: of the convolution, one for each tap axis.
-        causal: whether the last tap, not the middle one, sees its own position.
-        parts: what the matrices of a stack belong to: `"gates"`, `"groups"`, `"channels"`,
-            `"labels"` of an equation or `"units"`.
-        is_lookup: whether an input picks one of the rows, and is not multiplied by all.
-        unit_axes: of an equation, the axes of the layer's output, from its end, along which
-            `batch` and `outputs` stand; `None` if their number is not known.
-    """
-
-    shape: tuple[int, ...]
-    batch: tuple[int, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    taps: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    causal: bool = False
-    parts: str = ""
-    is_lookup: bool = False
+    shape: tuple[int, ...]  # of the weight, with axes split that hold several matrices
+    batch: tuple[int, ...]  # the axes of that shape along which the matrices stand
+    inputs: tuple[int, ...]  # those of the rows of a matrix
+    outputs: tuple[int, ...]  # those of its columns
+    taps: tuple[int, ...] = ()  # of these axes, the receptive field of a convolution
+    strides: tuple[int, ...] = ()  # of the convolution, one for each tap axis
+    causal: bool = False  # whether the last tap, not the middle one, sees its own position
+    parts: str = ""  # a stack of "gates", "groups", "channels", "labels" or "units"
+    is_lookup: bool = False  # an input picks one of the rows, and is not multiplied by all
+    # Of an equation, the axes of the layer's output, from its end, along which `batch` and
+    # `outputs` stand; `None` if their number is not known.
     unit_axes: tuple[int, ...] | None = ()
 
     @property
@@ -55,7 +46,7 @@ class Matrices(NamedTuple):
         """Whether it is a convolution that runs backwards."""
         return bool(self.taps) and self.taps[0] in self.outputs
 
-    @property
+    @functools.cached_property
     def fans(self) -> Fans:
         """The fans of each of the matrices.
 
@@ -63,21 +54,16 @@ class Matrices(NamedTuple):
         turn only if the stride is 1: on average it lies under one in `prod(strides)`.
         Dilation spreads the taps and does not change their number.
         """
-        inputs: float = 1 if self.is_lookup else self._size(self.inputs)
-        outputs: float = self._size(self.outputs)
-        if self.taps:
-            taps, strides = self._size(self.taps), math.prod(self.strides)
-            if self.is_transposed:
-                inputs = _ratio(inputs * taps, strides)
-            else:
-                outputs = _ratio(outputs * taps, strides)
-        return Fans(inputs, outputs)
+        inputs = 1 if self.is_lookup else self._size(self.inputs)
+        outputs = self._size(self.outputs)
+        taps, strides = self._size(self.taps), math.prod(self.strides)
+        if self.is_transposed:
+            return Fans(_ratio(inputs * taps, strides), outputs)
+        # The taps of a convolution are among its inputs.
+        return Fans(inputs, _ratio(outputs * taps, strides))
 
     def _size(self, axes: tuple[int, ...]) -> int:
-        size, shape = 1, self.shape
-        for axis in axes:
-            size *= shape[axis]
-        return size
+        return math.prod(self.shape[axis] for axis in axes)
 
     @property
     def stack_shape(self) -> tuple[int, int, int]:
@@ -110,7 +96,7 @@ class Matrices(NamedTuple):
             start = size - shape[axis]
             start = start if self.causal else start // 2
             index[axis] = slice(start, start + shape[axis])
-        return self._replace(shape=tuple(shape)), tuple(index)
+        return dataclasses.replace(self, shape=tuple(shape)), tuple(index)
 
     def unit_factors(self, factors: np.ndarray) -> np.ndarray:
         """A number for each unit, in the order of the output, in a shape like `shape`."""
@@ -121,19 +107,92 @@ class Matrices(NamedTuple):
         return factors.reshape(ones)
 
 
-def _ratio(number: float, divisor: int) -> float:
+def _ratio(number: int, divisor: int) -> float:
     """An integer where it is one."""
     return number // divisor if number % divisor == 0 else number / divisor
 
 
+# Each of these makes the matrices of a shape, or `None` where the shape is another than the
+# layer should have. What they gave is kept, with its fans.
+
+
+@functools.lru_cache
+def _side_by_side(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] = (),
+    parts: str = "",
+    count: int = 1,
+    *,
+    outputs: int = 0,
+    causal: bool = False,
+    is_transposed: bool = False,
+    is_lookup: bool = False,
+) -> Matrices | None:
+    """So many matrices, or of so many outputs each, along the last axis, after taps."""
+    taps = tuple(range(len(strides)))
+    last = len(taps) + 1
+    if len(shape) != last + 1 or shape[last] % (outputs or count):
+        return None
+    count = shape[last] // outputs if outputs else count
+    split = (*shape[:last], count, shape[last] // count)
+    front, back = tuple(range(last)), (last + 1,)
+    if is_transposed:
+        front, back = back, front
+    return Matrices(split, (last,), front, back, taps, strides, causal, parts, is_lookup)
+
+
+@functools.lru_cache
+def _channels(shape: tuple[int, ...], strides: tuple[int, ...]) -> Matrices | None:
+    """(*k, i, m): i convolutions side by side, each from 1 channel to m."""
+    rank = len(strides)
+    taps = tuple(range(rank))
+    if len(shape) != rank + 2:
+        return None
+    return Matrices(shape, (rank,), taps, (rank + 1,), taps, strides, parts="channels")
+
+
+@functools.lru_cache
+def _of_equation(
+    equation: str, shape: tuple[int, ...], factor: int | None = None
+) -> Matrices | None:
+    """Labels that the kernel shares with the input alone are inputs, and so on.
+
+    A label of all three is a batch label: each of its values has a matrix of its own. One
+    of the input alone is summed before the kernel sees it, and counts in neither.
+    """
+    terms = Equation.of(equation)
+    inputs, kernel, output = terms if factor is None else terms.of_lora()[factor]
+    if len(shape) != len(kernel):
+        return None
+    # A label that stands twice in the kernel takes its diagonal: one dimension.
+    sizes = dict(zip(kernel, shape, strict=True))
+    axes = list(enumerate(sizes))
+    # From the end: what an ellipsis stands for is in front, or else of an unknown number.
+    units = tuple(output.index(label) - len(output) for label in sizes if label in output)
+    is_open = "..." in equation.partition("->")[2].lstrip(".")
+    return Matrices(
+        tuple(sizes.values()),
+        tuple(axis for axis, label in axes if label in inputs and label in output),
+        tuple(axis for axis, label in axes if label not in output),
+        tuple(axis for axis, label in axes if label not in inputs),
+        parts="labels",
+        unit_axes=None if is_open else units,
+    )
+
+
+def shape_matrices(shape: Sequence[int]) -> Matrices | None:
+    """By Keras's rule; `None` for shapes of less than two axes."""
+    return _side_by_side(tuple(shape), (1,) * (len(shape) - 2)) if len(shape) > 1 else None
+
+
 def _matrix(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """(i, o)."""
-    return Matrices(shape, (), (0,), (1,)) if len(shape) == 2 else None
+    return _side_by_side(shape)
 
 
 def _lookup(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """(v, d): of v rows, a token reads one, of d numbers."""
-    return Matrices(shape, (), (0,), (1,), is_lookup=True) if len(shape) == 2 else None
+    return _side_by_side(shape, is_lookup=True)
 
 
 def _units(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices:
@@ -145,46 +204,14 @@ def _dense(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """(i, o), of which quantization to 4 bits packs one axis."""
     if getattr(layer, "quantization_mode", None) and layer.input_spec is not None:
         shape = (layer.input_spec.axes[-1], layer.units)
-    return _matrix(layer, shape)
+    return _side_by_side(shape)
 
 
 def _einsum(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """By its equation, of the shape that it had before quantization."""
     if getattr(layer, "quantization_mode", None):
         shape = tuple(getattr(layer, "original_kernel_shape", shape))
-    found = _of_equation(Equation.of(layer.equation), shape)
-    if found is not None and "..." in layer.equation.partition("->")[2].lstrip("."):
-        return found._replace(unit_axes=None)  # axes of unknown number follow the units
-    return found
-
-
-def _einsum_lora(layer: layers.Layer, shape: tuple[int, ...], part: int) -> Matrices | None:
-    return _of_equation(Equation.of(layer.equation).of_lora()[part], shape)
-
-
-@functools.lru_cache
-def _of_equation(equation: Equation, shape: tuple[int, ...]) -> Matrices | None:
-    """Labels that the kernel shares with the input alone are inputs, and so on.
-
-    A label of all three is a batch label: each of its values has a matrix of its own. One
-    of the input alone is summed before the kernel sees it, and counts in neither.
-    """
-    if len(shape) != len(equation.kernel):
-        return None
-    # A label that stands twice in the kernel takes its diagonal: one dimension.
-    sizes = dict(zip(equation.kernel, shape, strict=True))
-    inputs, output = equation.inputs, equation.output
-    axes = list(enumerate(sizes))
-    # From the end: what an ellipsis stands for is in front.
-    units = tuple(output.index(label) - len(output) for label in sizes if label in output)
-    return Matrices(
-        tuple(sizes.values()),
-        tuple(axis for axis, label in axes if label in inputs and label in output),
-        tuple(axis for axis, label in axes if label not in output),
-        tuple(axis for axis, label in axes if label not in inputs),
-        parts="labels",
-        unit_axes=units,
-    )
+    return _of_equation(layer.equation, shape)
 
 
 def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
@@ -192,45 +219,8 @@ def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     return _side_by_side(shape, (), "gates", outputs=layer.units)
 
 
-def _conv_transpose(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(*k, o, i): a convolution run backwards, from its outputs to its inputs."""
-    found = _side_by_side(shape, layer.strides)
-    return found and found._replace(inputs=found.outputs, outputs=found.inputs)
-
-
 def _depthwise(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    """(*k, i, m): i convolutions side by side, each from 1 channel to m."""
-    strides, rank = tuple(layer.strides), len(layer.strides)
-    taps = tuple(range(rank))
-    if len(shape) != rank + 2:
-        return None
-    return Matrices(shape, (rank,), taps, (rank + 1,), taps, strides, parts="channels")
-
-
-def _side_by_side(
-    shape: tuple[int, ...],
-    strides: Sequence[int] = (),
-    parts: str = "",
-    *,
-    count: int = 1,
-    outputs: int = 0,
-    causal: bool = False,
-) -> Matrices | None:
-    """So many matrices, or of so many outputs each, along the last axis, after taps."""
-    taps = tuple(range(len(strides)))
-    last = len(taps) + 1
-    if len(shape) != last + 1 or shape[last] % (outputs or count):
-        return None
-    count = shape[last] // outputs if outputs else count
-    split, inputs = (*shape[:last], count, shape[last] // count), tuple(range(last))
-    return Matrices(
-        split, (last,), inputs, (last + 1,), taps, tuple(strides), causal, parts
-    )
-
-
-def shape_matrices(shape: Sequence[int]) -> Matrices | None:
-    """By Keras's rule; `None` for shapes of less than two axes."""
-    return _side_by_side(tuple(shape), (1,) * (len(shape) - 2)) if len(shape) > 1 else None
+    return _channels(shape, layer.strides)
 
 
 # The matrices of a weight, from its layer and its shape (`None` if the shape is not what
@@ -248,28 +238,27 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("EinsumDense",): {
         "kernel": _einsum,
         "bias": "kernel",
-        "lora_kernel_a": lambda layer, shape: _einsum_lora(layer, shape, 0),
-        "lora_kernel_b": lambda layer, shape: _einsum_lora(layer, shape, 1),
+        "lora_kernel_a": lambda layer, shape: _of_equation(layer.equation, shape, 0),
+        "lora_kernel_b": lambda layer, shape: _of_equation(layer.equation, shape, 1),
     },
     ("Conv1D", "Conv2D", "Conv3D"): {
         # (*k, i/g, o): the outputs of a group stand side by side.
         "kernel": lambda layer, shape: _side_by_side(
-            shape,
-            layer.strides,
-            "groups",
-            count=layer.groups,
-            causal=layer.padding == "causal",
+            shape, layer.strides, "groups", layer.groups, causal=layer.padding == "causal"
         ),
         "bias": "kernel",
         # (*k, i/g, rank): all groups use it, each for hidden units of its own.
         "lora_kernel_a": lambda layer, shape: _side_by_side(shape, layer.strides),
         # (rank, o): the hidden units of a group feed the outputs of that group.
         "lora_kernel_b": lambda layer, shape: _side_by_side(
-            shape, (), "groups", count=layer.groups
+            shape, (), "groups", layer.groups
         ),
     },
     ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"): {
-        "kernel": _conv_transpose,
+        # (*k, o, i): a convolution run backwards, from its outputs to its inputs.
+        "kernel": lambda layer, shape: _side_by_side(
+            shape, layer.strides, is_transposed=True
+        ),
         "bias": "kernel",
     },
     ("DepthwiseConv1D", "DepthwiseConv2D"): {"kernel": _depthwise, "bias": "kernel"},
@@ -309,7 +298,6 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("Attention",): dict.fromkeys(("scale", "concat_score_weight"), _units),
     ("PReLU",): {"alpha": _units},
     ("GroupNormalization", "LayerNormalization"): {"gamma": _units, "beta": _units},
-    # Its moving statistics, and those of its renormalization.
     ("BatchNormalization",): {
         **dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), _units),
         **dict.fromkeys(("moving_stddev", "renorm_mean", "renorm_stddev"), _units),
@@ -319,12 +307,11 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("SpectralNormalization",): {"vector_u": _units},
 }
 
-# By layer class, then by weight name. Subclasses inherit.
+# By layer class, then by weight name. Subclasses inherit. The oldest Keras has not all.
 TABLE: dict[type, Mapping[str, Row]] = {
     getattr(layers, name): rows
     for names, rows in _ROWS.items()
     for name in names
-    # RMSNormalization is newer than the oldest Keras supported.
     if hasattr(layers, name)
 }
 
@@ -358,7 +345,7 @@ _FansRule = TypeVar("_FansRule", bound=FansRule)
 _registered: dict[type, FansRule] = {}
 
 
-def layer_fans(layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
+def layer_fans(layer: layers.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
     """The fans of a weight of a layer.
 
     For the linear map that the weight is part of, `fan_in` is the mean number of
@@ -397,36 +384,27 @@ def layer_fans(layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
     >>> layer_fans(layer, "kernel", (3, 3, 64, 1))
     Fans(fan_in=9, fan_out=9)
     """
-    if not isinstance(layer, keras.layers.Layer):
+    if not isinstance(layer, layers.Layer):
         raise fail(TypeError, "layer", "a keras.layers.Layer", layer)
     if not isinstance(weight_name, str):
         raise fail(TypeError, "weight_name", "a string", weight_name)
     shape = dimensions(shape)
-    for answer in _answers(layer, weight_name, shape):
-        if answer is not None:
-            return answer.fans if isinstance(answer, Matrices) else answer
-    return shape_fans(shape)
+    answer = _answer(layer, weight_name, shape)
+    if answer is None:
+        return shape_fans(shape)
+    return answer.fans if isinstance(answer, Matrices) else answer
 
 
 def layer_matrices(
-    layer: keras.layers.Layer, weight_name: str, shape: Sequence[int]
+    layer: layers.Layer, weight_name: str, shape: Sequence[int]
 ) -> Matrices | None:
-    """The matrices that a weight of a layer is made of, by the table or by Keras's rule.
-
-    `None` for weights of less than two axes.
-
-    Example: the four gates of an LSTM.
-
-    >>> import keras
-    >>> layer_matrices(keras.layers.LSTMCell(8), "kernel", (5, 32)).stack_shape
-    (4, 5, 8)
-    """
+    """By the table, or else by Keras's rule; `None` for weights of less than two axes."""
     shape = tuple(shape)
     return known_matrices(layer, weight_name, shape) or shape_matrices(shape)
 
 
 def known_matrices(
-    layer: keras.layers.Layer, weight_name: str, shape: tuple[int, ...]
+    layer: layers.Layer, weight_name: str, shape: tuple[int, ...]
 ) -> Matrices | None:
     """Those that the table tells, in the order of `layer_fans`, and not Keras's rule.
 
@@ -435,35 +413,32 @@ def known_matrices(
     """
     if len(shape) < 2:
         return None
-    answers = _answers(layer, weight_name, shape)
-    found = next((answer for answer in answers if answer is not None), None)
+    found = _answer(layer, weight_name, shape)
     if isinstance(found, Matrices) and math.prod(found.shape) == math.prod(shape):
         return found
     return None
 
 
-def keras_fans(layer: keras.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
-    """The fans that the initializers of the installed Keras count: by the shape alone.
+# From 3.15 on Keras counts all labels of the kernel of an `EinsumDense` that reach the
+# output as outputs, and the others as inputs.
+_KERAS_COUNTS_LABELS = (
+    "input_axes" in inspect.signature(keras.initializers.VarianceScaling).parameters
+)
 
-    But for the kernel of an `EinsumDense`: from 3.15 on all its labels that reach the
-    output count as outputs, and the others as inputs.
-    """
-    if (
-        isinstance(layer, keras.layers.EinsumDense)
-        and weight_name == "kernel"
-        and hasattr(keras.initializers.VarianceScaling(), "input_axes")
-    ):
-        equation = Equation.of(layer.equation)
-        outputs = [i for i, label in enumerate(equation.kernel) if label in equation.output]
-        inputs = [i for i in range(len(shape)) if i not in outputs]
-        if len(shape) == len(equation.kernel):  # not packed by quantization
+
+def keras_fans(layer: layers.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
+    """The fans that the initializers of the installed Keras count: by the shape alone."""
+    is_einsum = isinstance(layer, layers.EinsumDense) and weight_name == "kernel"
+    if is_einsum and _KERAS_COUNTS_LABELS:
+        _, kernel, output = Equation.of(layer.equation)
+        if len(shape) == len(kernel):  # not packed by quantization
+            outputs = [axis for axis, label in enumerate(kernel) if label in output]
+            inputs = [axis for axis in range(len(shape)) if axis not in outputs]
             return axes_fans(shape, inputs, outputs)
     return shape_fans(shape)
 
 
-def unit_axes(
-    layer: keras.layers.Layer, matrices: Matrices | None, rank: int
-) -> tuple[int, ...]:
+def unit_axes(layer: layers.Layer, matrices: Matrices | None, rank: int) -> tuple[int, ...]:
     """The axes of a layer's output of this rank along which its units stand, in order.
 
     Those are its channels, but for an equation, which the matrices of its kernel tell.
@@ -510,7 +485,9 @@ def register_fans(*layer_classes: type) -> Callable[[_FansRule], _FansRule]:
     >>> layer_fans(Neighbours(), "kernel", (3, 64))
     Fans(fan_in=3, fan_out=3)
     """
-    if not layer_classes or not all(map(_is_layer_class, layer_classes)):
+    if not layer_classes or not all(
+        isinstance(cls, type) and issubclass(cls, layers.Layer) for cls in layer_classes
+    ):
         allowed = "one or more subclasses of keras.layers.Layer"
         raise fail(TypeError, "layer_classes", allowed, layer_classes)
 
@@ -524,57 +501,45 @@ def register_fans(*layer_classes: type) -> Callable[[_FansRule], _FansRule]:
     return decorate
 
 
-def _is_layer_class(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, keras.layers.Layer)
-
-
-def _answers(
-    layer: keras.layers.Layer, name: str, shape: tuple[int, ...]
-) -> Iterator[Matrices | Fans | None]:
-    """What each source says in turn."""
+def _answer(
+    layer: layers.Layer, name: str, shape: tuple[int, ...]
+) -> Matrices | Fans | None:
+    """What the first says that knows the weight."""
     for cls in type(layer).__mro__:
         if cls in _registered:
-            yield _checked(_registered[cls](layer, name, shape), _registered[cls])
-        if cls in TABLE:
-            yield _by_row(TABLE[cls].get(name), layer, shape)
-    if is_convolutional_cell(layer):
-        yield _by_row(CONVOLUTIONAL_CELL.get(name), layer, shape)
-
-
-def _by_row(
-    row: Row | None, layer: keras.layers.Layer, shape: tuple[int, ...]
-) -> Matrices | Fans | None:
-    if row is None:
-        return None
-    if callable(row):
-        return row(layer, shape)
-    # `layer.kernel` fails until a layer is built; the list of its weights does not.
-    for weight in layer.weights:
-        if weight.name == row:
-            return layer_fans(layer, weight.name, weight.shape)
+            answer = _registered[cls](layer, name, shape)
+            if answer is not None:
+                return _checked(answer, _registered[cls])
+        if cls in TABLE and name in TABLE[cls]:
+            found = _by_row(TABLE[cls][name], layer, shape)
+            if found is not None:
+                return found
+    if is_convolutional_cell(layer) and name in CONVOLUTIONAL_CELL:
+        return _by_row(CONVOLUTIONAL_CELL[name], layer, shape)
     return None
 
 
-def _checked(fans: Any, rule: FansRule) -> Fans | None:
-    """The answer of a registered rule, which is other people's code."""
-    if fans is None:
-        return None
+def _by_row(
+    row: Row, layer: layers.Layer, shape: tuple[int, ...]
+) -> Matrices | Fans | None:
+    if callable(row):
+        return row(layer, shape)
+    # `layer.kernel` fails until a layer is built; the list of its weights does not.
+    kernels = [weight for weight in layer.weights if weight.name == row]
+    return layer_fans(layer, row, kernels[0].shape) if kernels else None
+
+
+def _checked(answer: Any, rule: FansRule) -> Fans:
+    """The answer of a rule, which is other people's code, in Python's own numbers."""
     name = getattr(rule, "__qualname__", repr(rule))
     allowed = f"keras_fanwise.Fans of two finite numbers of 0 or more, or None, from {name}"
-    if not isinstance(fans, Fans):
-        raise fail(TypeError, "fans", allowed, fans)
-    plain = [_plain(fan) for fan in fans]
-    if not all(0 <= fan < math.inf for fan in plain):
-        raise fail(ValueError, "fans", allowed, fans)
+    if not isinstance(answer, Fans):
+        raise fail(TypeError, "fans", allowed, answer)
+    plain = [
+        int(fan) if isinstance(fan, numbers.Integral) else float(fan)
+        for fan in answer
+        if isinstance(fan, numbers.Real)
+    ]
+    if len(plain) < 2 or not all(0 <= fan <= sys.float_info.max for fan in plain):
+        raise fail(ValueError, "fans", allowed, answer)
     return Fans(*plain)
-
-
-def _plain(fan: Any) -> float:
-    """A number of any library as Python's own; what is no number is not finite."""
-    if not isinstance(fan, numbers.Real):
-        return math.nan
-    try:
-        number = float(fan)
-    except OverflowError:
-        return math.inf
-    return int(fan) if isinstance(fan, numbers.Integral) else number

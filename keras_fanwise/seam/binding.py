@@ -20,8 +20,7 @@ from keras_fanwise.seam.record import attributes_holding, record
 def is_ours(initializer: Any) -> bool:
     """Whether an initializer, or a class of them, has this package's protocol.
 
-    By a method, not by its class: the seam may meet the classes of a later import of the
-    package.
+    By a method, as the seam may meet the classes of a later import of the package.
     """
     return hasattr(initializer, "weight_seed")
 
@@ -29,10 +28,7 @@ def is_ours(initializer: Any) -> bool:
 class Bound(keras.initializers.Initializer):
     """What Keras is handed for one weight; the layer keeps the initializer itself.
 
-    Args:
-        initializer: one of this package, or of somebody else with such inside. It is
-            shared, not copied.
-        site: the weight that is filled.
+    That is one of this package, or of somebody else with such inside.
     """
 
     def __init__(self, initializer: Any, site: Site) -> None:
@@ -60,7 +56,6 @@ class Bound(keras.initializers.Initializer):
         return replaced_inside(initializer, bound)(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """That of the initializer."""
         return dict(getattr(self._initializer, "get_config", dict)())
 
 
@@ -82,12 +77,11 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
         deferrer: is asked about every weight. What it puts in the place of its initializer
             and has a method `watch` is told which variable was made.
     """
-    if not hasattr(keras.Layer.add_weight, _MARK):
-        keras.Layer.add_weight = _wrapped(keras.Layer.add_weight)
-    setattr(keras.Layer.add_weight, _MARK, (resolver, deferrer))
+    original = keras.Layer.add_weight
+    if hasattr(original, _MARK):
+        setattr(original, _MARK, (resolver, deferrer))
+        return
 
-
-def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def add_weight(self: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         # In every Keras that takes them by position they stand in this order.
@@ -97,8 +91,10 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(arguments.get("shape"), str):  # a name: Keras tells what is wrong
             return original(self, *args, **kwargs)
         identifier = arguments.get("initializer")
-        if identifier is None:
-            identifier = _default(self, arguments.get("dtype"))
+        if identifier is None:  # as Keras does
+            dtype = arguments.get("dtype") or self.variable_dtype
+            is_float = "float" in keras.backend.standardize_dtype(dtype)
+            identifier = "glorot_uniform" if is_float else "zeros"
         resolver, deferrer = getattr(add_weight, _MARK)
         initializer = _resolved(identifier, self, resolver)
         bound = _bound(initializer, self, arguments.get("shape"), kwargs)
@@ -115,13 +111,8 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
             filler.watch(variable)
         return variable
 
-    return add_weight
-
-
-def _default(layer: keras.Layer, dtype: Any) -> str:
-    """What `add_weight` uses for a weight of which nobody said how to fill it."""
-    dtype = keras.backend.standardize_dtype(dtype or layer.variable_dtype)
-    return "glorot_uniform" if "float" in dtype else "zeros"
+    setattr(add_weight, _MARK, (resolver, deferrer))
+    keras.Layer.add_weight = add_weight
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import gc
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TypeVar
@@ -96,21 +96,17 @@ class Retrofit(_Block):
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             allowed = "a function that is no generator, whose body runs when it is called"
             raise fail(TypeError, "function", allowed, function)
-        if inspect.iscoroutinefunction(function):
 
-            @functools.wraps(function)
-            async def inside(*args: Any, **kwargs: Any) -> Any:
-                with Retrofit(self.orthogonal):
-                    return await function(*args, **kwargs)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with Retrofit(self.orthogonal):
+                return function(*args, **kwargs)
 
-        else:
+        async def inside_task(*args: Any, **kwargs: Any) -> Any:
+            with Retrofit(self.orthogonal):
+                return await function(*args, **kwargs)
 
-            @functools.wraps(function)
-            def inside(*args: Any, **kwargs: Any) -> Any:
-                with Retrofit(self.orthogonal):
-                    return function(*args, **kwargs)
-
-        return inside
+        is_task = inspect.iscoroutinefunction(function)
+        return functools.wraps(function)(inside_task if is_task else inside)
 
 
 def _count_retrofits(more: int) -> None:
@@ -192,19 +188,14 @@ class SkipInit(_Block):
     def __init__(self) -> None:
         super().__init__()
         self.drawn: list[str] = []
-        # Weak: a model that is dropped within the block is not drawn.
-        self._deferrals: list[weakref.ref[Deferral]] = []
-
-    def add(self, deferral: "Deferral") -> None:
-        """Another weight that is not drawn now."""
-        self._deferrals.append(weakref.ref(deferral))
+        self.deferrals: list[weakref.ref[Deferral]] = []
 
     def __exit__(self, *error: object) -> None:
         """Draws what nothing has filled; raises the first error when the rest has drawn."""
         super().__exit__(*error)
-        if any(reference() for reference in self._deferrals):
+        if any(reference() for reference in self.deferrals):
             gc.collect()  # models hold themselves until then
-        alive = [reference() for reference in self._deferrals]
+        alive = [reference() for reference in self.deferrals]
         pending = [each for each in alive if each is not None and each.is_pending()]
         errors: list[Exception] = []
         for deferral in pending:
@@ -212,7 +203,7 @@ class SkipInit(_Block):
                 self.drawn += deferral.draw()
             except Exception as error:
                 errors.append(error)
-        self._deferrals.clear()
+        self.deferrals.clear()
         if errors:
             raise errors[0]
 
@@ -243,35 +234,41 @@ class Deferral(keras.initializers.Initializer):
         self._state: Any = None
         self._is_unfilled = False
         # Weak: the variable holds this, until it is filled or the block ends.
-        self._reference: weakref.ref[keras.Variable] | None = None
+        self._variable: Callable[[], keras.Variable | None] = lambda: None
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Zeros that take no memory before they are written, or read on some devices."""
         dtype = keras.backend.standardize_dtype(dtype)
-        if not self._block.is_open or dtype not in DTYPES:
-            return self._draw_now(shape, dtype, layout)
-        if is_stateless():
+        is_drawn = not self._block.is_open or dtype not in DTYPES
+        if not is_drawn and is_stateless():
             return keras.ops.zeros(shape, dtype=dtype)
-        if layout is None:
-            self._advance()
-            values = unfilled(shape, dtype)
-        else:
-            with sharding_of(layout) as sharding:
-                self._advance()
-                values = placed(shape, sharding, functools.partial(_part, dtype=dtype))
-        self._is_unfilled = True
-        return values
+        no_sharding = contextlib.nullcontext()
+        with no_sharding if layout is None else sharding_of(layout) as sharding:
+            if is_drawn:
+                values = self._initializer(shape, dtype=dtype)
+                return values if sharding is None else distribute(values, sharding)
+            if self._generator is not None:  # the next weight has its own values
+                self._state = snapshot(self._generator.state)
+                self._generator.next()
+            self._is_unfilled = True
+            if sharding is None:
+                return unfilled(shape, dtype)
+            return placed(
+                shape,
+                sharding,
+                lambda index: unfilled_array([i.stop - i.start for i in index], dtype),
+            )
 
     def get_config(self) -> dict[str, Any]:
-        """That of the initializer."""
         return dict(self._initializer.get_config())
 
     def watch(self, variable: keras.Variable) -> None:
         """Learns when a value is assigned to the weight, which must now be made."""
-        self._reference = weakref.ref(variable)
+        self._variable = weakref.ref(variable)
         # On the instance, past what backends do about attributes; gone after the block.
         object.__setattr__(variable, "assign", self._assign)
-        self._block.add(self)
+        # Weak: a model that is dropped within the block is not drawn.
+        self._block.deferrals.append(weakref.ref(self))
 
     def is_pending(self) -> bool:
         """Whether the weight is to be drawn, for all that is known; ends the watch."""
@@ -284,15 +281,17 @@ class Deferral(keras.initializers.Initializer):
     def draw(self) -> list[str]:
         """Draws the weight, and gives its path; neither if it is gone, or filled."""
         variable = self._variable()
-        if variable is None or _is_filled(variable):
+        # Filled past `assign`, for instance by a state dict of PyTorch.
+        if variable is None or any(map(np.count_nonzero, local_parts(variable.value))):
             return []
-        with self._state_of_old():
+        with contextlib.ExitStack() as stack:
+            if self._generator is not None:  # as it was when the weight was made
+                state = self._generator.state
+                stack.callback(state.assign, snapshot(state))
+                state.assign(self._state)
             values = drawn_as_built(variable, self._initializer)
         variable.assign(values)
         return [variable.path]
-
-    def _variable(self) -> keras.Variable | None:
-        return None if self._reference is None else self._reference()
 
     def _assign(self, value: Any) -> Any:
         variable = self._variable()
@@ -304,41 +303,6 @@ class Deferral(keras.initializers.Initializer):
             self._is_unfilled = False
             vars(variable).pop("assign", None)
         return result
-
-    def _draw_now(self, shape: Sequence[int], dtype: str, layout: Any) -> Any:
-        if layout is None:
-            return self._initializer(shape, dtype=dtype)
-        with sharding_of(layout) as sharding:
-            return distribute(self._initializer(shape, dtype=dtype), sharding)
-
-    def _advance(self) -> None:
-        """What a draw does to a generator, so that the next weight has its own values."""
-        if self._generator is not None:
-            self._state = snapshot(self._generator.state)
-            self._generator.next()
-
-    @contextlib.contextmanager
-    def _state_of_old(self) -> Iterator[None]:
-        """The generator as it was when the weight was made."""
-        if self._generator is None:
-            yield
-            return
-        state = self._generator.state
-        now = snapshot(state)
-        state.assign(self._state)
-        try:
-            yield
-        finally:
-            state.assign(now)
-
-
-def _part(index: Sequence[slice] | None, dtype: str) -> np.ndarray:
-    return unfilled_array([each.stop - each.start for each in index or ()], dtype)
-
-
-def _is_filled(variable: keras.Variable) -> bool:
-    """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
-    return any(np.count_nonzero(part) for part in local_parts(variable.value))
 
 
 def skip_init() -> SkipInit:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,15 +24,9 @@ def install() -> None:
     that it has given so far are also those of layers of other models.
     """
     original = keras.Layer.__init__
-    if not hasattr(original, _MARK):
-        wrapper = _wrapped(original)
-        setattr(wrapper, _MARK, True)
-        keras.Layer.__init__ = wrapper
-        # On the class, so that all layers have the same attributes, whoever made them.
-        setattr(keras.Layer, _FROM_USER, False)
+    if hasattr(original, _MARK):
+        return
 
-
-def _wrapped(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: keras.Layer, *args: Any, **kwargs: Any) -> None:
         # A config says all three of any layer, and may hold a name that Keras made. Of a
@@ -47,15 +41,10 @@ def _wrapped(original: Callable[..., None]) -> Callable[..., None]:
 
     # Keras reads the arguments of constructors without following wrappers.
     init.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    return init
-
-
-def is_named_by_user(layer: keras.Layer) -> bool:
-    """Whether a user gave the layer its name, as far as is known.
-
-    Not of a layer that was made from a config: the name in it may be any.
-    """
-    return bool(getattr(layer, _FROM_USER))
+    setattr(init, _MARK, True)
+    keras.Layer.__init__ = init
+    # On the class, so that all layers have the same attributes, whoever made them.
+    setattr(keras.Layer, _FROM_USER, False)
 
 
 # What Keras calls a weight that nobody named, before the number.
@@ -64,7 +53,7 @@ _NUMBERED = re.compile(rf"^{_UNNAMED}_\d+$")
 
 
 def weight_name(layer: keras.Layer, name: str | None) -> str:
-    """The name of a weight that is about to be added to a layer.
+    """Of one that is about to be added to a layer.
 
     Keras numbers weights that nobody named through all layers; the place in the layer is
     the same whenever it is built.
@@ -85,10 +74,11 @@ def seam_key(layer: keras.Layer, name: str, shape: Sequence[int]) -> str:
     segments: list[str] = []
     parent = None
     for scope, owner in owners:
-        if _is_unnamed_sequential(owner):
-            owner = None
-        else:
-            segments.append(_segment(owner, parent, True) if owner is not None else scope)
+        # Whether it is in the path of its layers depends on how it was made.
+        if isinstance(owner, keras.Sequential) and _made_by_keras(owner, True):
+            parent = None
+            continue
+        segments.append(scope if owner is None else _segment(owner, parent, True))
         parent = owner
     ordinal = sum(variable.name == name for variable in own_variables(layer))
     return _key([*segments, _with_number(name, ordinal)], shape)
@@ -104,10 +94,11 @@ def model_keys(weights: Sequence[OwnedWeight]) -> list[str]:
     ordinals: Counter[str] = Counter()
     keys = []
     for owned in weights:
-        segments = [
-            _segment(holder, _parent(owned.holders[:place], holder), False)
-            for place, holder in enumerate(owned.holders[1:], 1)
-        ]
+        segments = []
+        for place, layer in enumerate(owned.holders[1:], 1):
+            inside_out = reversed(owned.holders[:place])
+            has_it = (each for each in inside_out if layer in sublayers(each))
+            segments.append(_segment(layer, next(has_it, None), False))
         name = _NUMBERED.sub(_UNNAMED, owned.variable.name)
         key = _key([*segments, name], owned.variable.shape)
         # Weights of one name in one layer, or in layers of one name.
@@ -128,24 +119,8 @@ def _segment(layer: keras.Layer, parent: keras.Layer | None, users_are_known: bo
 
 
 def _made_by_keras(layer: keras.Layer, users_are_known: bool) -> tuple[str, int] | None:
-    if users_are_known and is_named_by_user(layer):
-        return None
-    return split_number(layer)
-
-
-def _is_unnamed_sequential(layer: keras.Layer | None) -> bool:
-    """Whether it is in the path of its layers or not depends on how it was made."""
-    return isinstance(layer, keras.Sequential) and _made_by_keras(layer, True) is not None
-
-
-def _parent(holders: Sequence[keras.Layer], layer: keras.Layer) -> keras.Layer | None:
-    """The innermost of the holders that has a layer directly."""
-    inside_out = (
-        holder
-        for holder in reversed(holders)
-        if any(layer is sublayer for sublayer in sublayers(holder))
-    )
-    return next(inside_out, None)
+    is_of_user = users_are_known and getattr(layer, _FROM_USER)
+    return None if is_of_user else split_number(layer)
 
 
 def _with_number(name: str, number: int) -> str:

@@ -28,10 +28,10 @@ def record(variable: keras.Variable, initializer: Any) -> None:
 
 
 def recorded(variable: keras.Variable) -> Any:
-    """What `add_weight` was given to fill a weight.
+    """What that was; `None` if nobody knows it.
 
-    `None` if the weight was not made by it, or before the import of this package, or by a
-    one that held on to a large array and is gone.
+    So of a weight that `add_weight` did not make, or before the import of this package, or
+    whose initializer held on to a large array and is gone.
     """
     initializer = getattr(variable, _RECORD, None)
     return initializer() if isinstance(initializer, weakref.ref) else initializer
@@ -43,18 +43,11 @@ def _held(initializer: Any) -> Iterable[Any]:
         return [*contents(initializer).values(), *(initializer.__defaults__ or ())]
     if isinstance(initializer, functools.partial):
         return [*initializer.args, *initializer.keywords.values()]
-    return (
-        ()
-        if isinstance(initializer, type)
-        else getattr(initializer, "__dict__", {}).values()
-    )
+    return getattr(initializer, "__dict__", {}).values()
 
 
 def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
-    """The initializer that fills each weight; `None` where nobody knows it.
-
-    Those of layers that were built after the import of this package were recorded then.
-    """
+    """The initializer that fills each weight; `None` where nobody knows it."""
     twin = functools.cache(_initializers_of_twin)
     initializers = []
     for owned in weights:
@@ -112,7 +105,9 @@ def replace(
             filled = [place for place in inside if before[place] is value]
             filled = filled or [place for place in inside if _same(value, before[place])]
             new = [initializers[place] for place in filled]
-            if new and _is_one(new) and not _same(new[0], value):
+            if not new or not isinstance(new[0], keras.initializers.Initializer):
+                continue
+            if all(_same(new[0], each) for each in new) and not _same(new[0], value):
                 setattr(layer, name, new[0])
     for owned, initializer in zip(weights, initializers, strict=True):
         if initializer is not None:
@@ -140,28 +135,20 @@ def _copied(initializer: keras.initializers.VarianceScaling) -> dict[str, Any]:
     return {**initializer.get_config(), **axes, "seed": initializer.seed}
 
 
-def _is_one(initializers: Sequence[Any]) -> bool:
-    first = initializers[0]
-    return isinstance(first, keras.initializers.Initializer) and all(
-        _same(first, other) for other in initializers
-    )
-
-
 def _same(one: Any, other: Any) -> bool:
     """Whether two initializers are equal, by their classes and configs."""
     if one is other:
         return True
-    one, other = (_object(each) for each in (one, other))
+    one, other = (
+        keras.initializers.get(each) if isinstance(each, str) else each
+        for each in (one, other)
+    )
     if isinstance(one, keras.initializers.Initializer):
         return type(one) is type(other) and one.get_config() == other.get_config()
     if getattr(one, "__code__", None) is not getattr(other, "__code__", ()):
         return False
     inside, others = random_inside(one), random_inside(other)
     return 0 < len(inside) == len(others) and all(map(_same, inside, others))
-
-
-def _object(identifier: Any) -> Any:
-    return keras.initializers.get(identifier) if isinstance(identifier, str) else identifier
 
 
 def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
@@ -173,7 +160,9 @@ def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
     twin = functools.cache(_initializers_of_twin)
     answers = []
     for owned in weights:
-        layer, initializer = _saved_by_config(owned.holders), recorded(owned.variable)
+        # The outermost layer whose config is all that is saved of those inside it.
+        configs = (layer for layer in owned.holders if not _lists_layers(layer))
+        layer, initializer = next(configs, owned.holders[-1]), recorded(owned.variable)
         if layer is owned.layer and attributes_holding(layer, initializer):
             answers.append(False)
             continue
@@ -187,38 +176,28 @@ def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
     return answers
 
 
-def _saved_by_config(holders: Sequence[keras.Layer]) -> keras.Layer:
-    """The outermost layer whose config is all that is saved of those inside it."""
-    for layer in holders:
-        if not isinstance(layer, keras.Sequential) and not _is_functional(layer):
-            return layer
-    return holders[-1]
-
-
-def _is_functional(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.Model) and bool(getattr(layer, "operations", None))
+def _lists_layers(layer: keras.Layer) -> bool:
+    """Whether its config holds those of its layers: a functional model or a Sequential."""
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and bool(getattr(layer, "operations", None))
+    )
 
 
 def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
     if one is None or other is None:
         return False
-    one, other = (keras.initializers.get(each) for each in (one, other))
-    if _same(one, other):
+    both = [keras.initializers.get(each) for each in (one, other)]
+    if _same(*both):
         return True
-    if isinstance(one, keras.initializers.Initializer) or isinstance(
-        other, keras.initializers.Initializer
-    ):
+    if any(isinstance(each, keras.initializers.Initializer) for each in both):
         return False
     shape, dtype = tuple(variable.shape), variable.dtype
-    values = (keras.ops.convert_to_numpy(each(shape, dtype=dtype)) for each in (one, other))
+    values = (keras.ops.convert_to_numpy(each(shape, dtype=dtype)) for each in both)
     return bool(np.array_equal(*values))
 
 
 def _initializers_of_twin(layer: keras.Layer) -> list[tuple[str, Any]]:
-    """The weights of another layer of the same config: their names and initializers.
-
-    Also for layers that were built before this package was imported.
-    """
+    """The weights of another layer of the same config: their names and initializers."""
     # Some layers, such as stateful ones, make variables of values, which must be filled.
     for scope in (unfilled_variables(), contextlib.nullcontext()):
         try:

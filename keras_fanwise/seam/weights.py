@@ -14,16 +14,10 @@ NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras
 
 
 class OwnedWeight(NamedTuple):
-    """A weight and where it is.
+    """A weight and where it is."""
 
-    Attributes:
-        layer: the innermost layer that has it.
-        holders: all layers that have it, from the model inwards.
-        variable: the weight itself.
-    """
-
-    layer: keras.Layer
-    holders: tuple[keras.Layer, ...]
+    layer: keras.Layer  # the innermost that has it
+    holders: tuple[keras.Layer, ...]  # all that have it, from the model inwards
     variable: keras.Variable
 
 
@@ -57,9 +51,11 @@ def role(owned: OwnedWeight) -> Role:
     """
     layer, variable = owned.layer, owned.variable
     name, shape = str(variable.name), tuple(variable.shape)
-    if isinstance(layer, _COMPUTED) or not (
-        is_learned(layer, variable) or _is_quantized(layer, variable)
-    ):
+    # A quantized weight was learned, and is kept in integers now.
+    is_quantized = getattr(layer, "quantization_mode", None) and name.endswith(
+        ("kernel", "embeddings")
+    )
+    if isinstance(layer, _COMPUTED) or not (is_learned(layer, variable) or is_quantized):
         return Role.STATE
     if len(shape) > 1 and name.endswith(("kernel", "reverse_embeddings")):
         return Role.KERNEL
@@ -83,41 +79,29 @@ def role(owned: OwnedWeight) -> Role:
     return Role.KERNEL if shape in _matrices_for_inputs(layer) else Role.MATRIX
 
 
-def _is_quantized(layer: keras.Layer, variable: keras.Variable) -> bool:
-    """Whether it was learned, and is kept in integers now."""
-    return bool(
-        getattr(layer, "quantization_mode", None)
-        and str(variable.name).endswith(("kernel", "embeddings"))
-    )
-
-
 def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
     """The shapes of the matrices of a layer of one's own that its inputs can reach."""
     if is_of_keras(layer):
         return set()
     shapes = {tuple(variable.shape) for variable in own_variables(layer)}
     rest = {shape for shape in shapes if len(shape) == 2 and 1 not in shape}
-    units = _input_units(layer)
-    reached: set[tuple[int, ...]] = set()
-    while found := {shape for shape in rest if shape[0] in units}:
-        reached |= found
-        rest -= found
-        units.update(shape[1] for shape in found)
-    return reached
-
-
-def _input_units(layer: keras.Layer) -> set[int | None]:
-    """The last axes of all inputs that a layer was built for."""
+    # The last axes of all inputs that the layer was built for.
     config = layer.get_build_config() or {}
-    shapes = [config.get("input_shape"), config.get("shapes_dict")]
     units: set[int | None] = set()
 
     def add(shape: Any) -> None:
         if isinstance(shape, (tuple, list)) and shape:
             units.add(shape[-1])
 
-    keras.tree.map_shape_structure(add, shapes)
-    return units
+    keras.tree.map_shape_structure(
+        add, [config.get("input_shape"), config.get("shapes_dict")]
+    )
+    reached: set[tuple[int, ...]] = set()
+    while found := {shape for shape in rest if shape[0] in units}:
+        reached |= found
+        rest -= found
+        units.update(shape[1] for shape in found)
+    return reached
 
 
 def weights_within(layer: keras.Layer) -> Iterator[OwnedWeight]:
@@ -139,11 +123,7 @@ def is_of_keras(layer: Any) -> bool:
 
 
 def all_weights(model: keras.Layer) -> list[keras.Variable]:
-    """The weights of a model, as far as it is no layer of one of its own.
-
-    Raises:
-        ValueError: it is, or a layer inside it is.
-    """
+    """The weights of a model; a ValueError if a layer is inside itself."""
     try:
         return list(model.weights)
     except RecursionError:
