@@ -30,12 +30,9 @@ def on_host(function: _Function) -> _Function:
 def to_tensor(values: np.ndarray) -> Any:
     """A backend tensor of the same values, which takes over the memory of `values`.
 
-    TensorFlow and JAX would copy: `keras.ops.convert_to_tensor` does so on every
-    backend. On an accelerator the values are copied to it, as they must be.
-
-    Args:
-        values: an array in row-major order whose memory begins at a multiple of 64
-            bytes and which nobody else writes to.
+    TensorFlow and JAX would copy, as `keras.ops.convert_to_tensor` does on every backend.
+    The memory, in row-major order, begins at a multiple of 64 bytes, and nobody else writes
+    to it. On an accelerator the values are copied to it, as they must be.
     """
     backend = keras.backend.backend()
     if backend == "torch":
@@ -54,12 +51,7 @@ def to_tensor(values: np.ndarray) -> Any:
 
 
 def unfilled(shape: Sequence[int], dtype: str) -> Any:
-    """A backend tensor of zeros; on a CPU they take no memory before they are written.
-
-    Args:
-        shape: of the tensor.
-        dtype: one of the four float types.
-    """
+    """A backend tensor of zeros; on a CPU they take no memory before they are written."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -142,25 +134,15 @@ _SQUARES = (1e-140, 1e140)
 
 
 class Moments(NamedTuple):
-    """Of the values of a tensor.
+    """Of the values of a tensor; not a number where there are none."""
 
-    Attributes:
-        size: how many there are; of none, all others are not a number.
-        mean: not finite if a value is not.
-        std: the standard deviation; not finite if a value is not.
-        smallest: of the values.
-        largest: of the values.
-        positive: the share of positive values, zeros counted half.
-        dead: the share of the units that are 0 throughout.
-    """
-
-    size: int = 0
-    mean: float = math.nan
-    std: float = math.nan
+    size: int = 0  # how many values there are
+    mean: float = math.nan  # not finite if a value is not
+    std: float = math.nan  # likewise
     smallest: float = math.nan
     largest: float = math.nan
-    positive: float = math.nan
-    dead: float = 0.0
+    positive: float = math.nan  # the share of positive values, zeros counted half
+    dead: float = 0.0  # the share of the units that are 0 throughout
 
 
 def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
@@ -168,10 +150,7 @@ def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
 
     On JAX always on the host: it would compile its own operations for every new shape.
 
-    Args:
-        tensor: of the backend or of NumPy.
-        unit_axis: along which the units are, for the share of those that are dead; the
-            tensor is one unit if it has no other axis.
+    Units stand along `unit_axis`; a tensor without another axis is one unit.
 
     Example:
 
@@ -194,11 +173,7 @@ def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
 
 
 def pooled(parts: Iterable[Moments]) -> Moments:
-    """The moments of several tensors together.
-
-    Reference: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm
-    for computing sample variances".
-    """
+    """The moments of several tensors together (Chan, Golub and LeVeque 1979)."""
     parts = [part for part in parts if part.size]
     if len(parts) < 2:
         return parts[0] if parts else Moments()
@@ -211,12 +186,10 @@ def pooled(parts: Iterable[Moments]) -> Moments:
     mean = average(part.mean for part in parts)
     deviations = [math.hypot(part.std, part.mean - mean) for part in parts]
     # Of the largest, as the square of it may be too large.
-    largest = max(deviations)
+    std = largest = max(deviations)
     if 0 < largest < math.inf:
         squares = average((deviation / largest) ** 2 for deviation in deviations)
         std = largest * math.sqrt(squares)
-    else:
-        std = largest
     return Moments(
         size,
         mean,

@@ -43,14 +43,9 @@ from keras.src.models.functional import Functional
 def is_shape_inference(variable: keras.Variable) -> bool:
     """Whether Keras is only inferring shapes, so that no value drawn now is kept.
 
-    A model that creates its weights in `call` is traced once to learn their shapes.
-    Weights are not filled then but asked for placeholders, by a call of their
-    initializer that looks like any other. Keras has no public way to ask for this
-    state.
-
-    Args:
-        variable: one that would be read; in a stateless scope to which the caller gave
-            a value for it, values drawn from it are meant to be kept.
+    A model that creates its weights in `call` is traced once to learn their shapes, and
+    asks for placeholders then. Of a variable that has a value in a stateless scope, what is
+    drawn from it is meant to be kept.
     """
     return (
         in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
@@ -191,18 +186,10 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
 
 
 class SymbolicCall(NamedTuple):
-    """A call of an operation with `KerasTensor`s.
+    """A call of an operation with `KerasTensor`s."""
 
-    Attributes:
-        number: tells it from others of the model, and of the operation.
-        operation: a layer, or one of `keras.ops`.
-        args: of the call.
-        kwargs: of the call.
-        outputs: all that it gave.
-    """
-
-    number: int
-    operation: Any
+    number: int  # tells it from others of the model, and of the operation
+    operation: Any  # a layer, or one of `keras.ops`
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: list[Any]
@@ -266,8 +253,7 @@ def new_optimizer_state(
 ) -> list[tuple[keras.Variable, keras.Variable]]:
     """Each variable of a built optimizer, with that of a new one of the same config.
 
-    Those of the new one are not filled: read their `value` one at a time. Which weights it
-    has state for, an optimizer tells nobody in public.
+    Those of the new one are not filled: read their `value` one at a time.
     """
     # A LossScaleOptimizer of Keras 3.8 leaves the list to the one inside it.
     inner = getattr(optimizer, "inner_optimizer", optimizer)

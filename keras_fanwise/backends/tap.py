@@ -83,17 +83,10 @@ def _kept_modules(model: keras.Layer) -> Iterator[None]:
 
 
 class LayerCall(NamedTuple):
-    """One call of a layer, which is yet to run.
-
-    Attributes:
-        layer: that is called.
-        function: what it does.
-        args: what it takes.
-        kwargs: likewise, by name.
-    """
+    """One call of a layer, which is yet to run."""
 
     layer: keras.Layer
-    function: Callable[..., Any]
+    function: Callable[..., Any]  # what it does
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -106,17 +99,17 @@ class LayerCall(NamedTuple):
 
         The second is the first of a layer that does not call its `activation` once.
         """
-        activation = getattr(self.layer, "activation", None)
-        is_property = isinstance(getattr(type(self.layer), "activation", None), property)
-        if not callable(activation) or is_property:
+        layer = self.layer
+        is_property = isinstance(getattr(type(layer), "activation", None), property)
+        if not callable(getattr(layer, "activation", None)) or is_property:
             return (self.output(),) * 2
         taken: list[Any] = []
 
-        def watched(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        def watched(activation: Any, tensor: Any, /, *args: Any, **kwargs: Any) -> Any:
             taken.append(tensor)
             return activation(tensor, *args, **kwargs)
 
-        with _replaced(self.layer, "activation", watched):
+        with _replaced(layer, "activation", watched):
             output = self.output()
         return output, taken[0] if len(taken) == 1 else output
 
@@ -130,37 +123,40 @@ def tapped(
     Of several taps on a layer by one thread the last sees the calls, until it ends; what
     it sees of the others is their work, as `function`.
     """
+
+    def called(layer: keras.Layer, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return tap(LayerCall(layer, function, args, kwargs))
+
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            current = layer.call
-            if isinstance(current, _ByThread):
-                current = current.current()
-            called = functools.partial(_tapped, tap, layer, current)
-            stack.enter_context(_replaced(layer, "call", called))
+            replacement = functools.partial(called, layer)
+            stack.enter_context(_replaced(layer, "call", replacement))
         yield
 
 
-def _tapped(
-    tap: Callable[[LayerCall], Any],
-    layer: keras.Layer,
-    function: Callable[..., Any],
-    /,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    return tap(LayerCall(layer, function, args, kwargs))
+def intercepted_calls(
+    called: Callable[[Callable[..., Any], keras.Layer, tuple[Any, ...], Any], Any],
+) -> contextlib.AbstractContextManager[None]:
+    """Layers that this thread calls are called through `called`, until the block ends.
+
+    It takes what Keras does, the layer, and the arguments of the call.
+    """
+
+    def intercepted(original: Any, layer: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return called(original, layer, args, kwargs)
+
+    return _replaced(keras.Layer, "__call__", intercepted)
 
 
 _lock = threading.Lock()
-_intercepting = threading.RLock()
 
 
 class _ByThread:
-    """A function that a layer has as an attribute, replaced in some threads."""
+    """A function that a layer, or the class of layers, has, replaced in some threads."""
 
-    def __init__(self, layer: keras.Layer, name: str) -> None:
-        self.original = getattr(layer, name)
-        self.attributes = {name: vars(layer)[name]} if name in vars(layer) else {}
+    def __init__(self, owner: Any, name: str) -> None:
+        self.original = getattr(owner, name)
+        self.is_own = name in vars(owner)
         self.replacements: dict[int, list[Callable[..., Any]]] = {}
         functools.update_wrapper(self, self.original)
 
@@ -169,60 +165,41 @@ class _ByThread:
         function: Callable[..., Any] = replacements[-1] if replacements else self.original
         return function
 
+    def __get__(self, layer: Any, cls: Any = None) -> Any:
+        return self if layer is None else functools.partial(self, layer)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.current()(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def _replaced(
-    layer: keras.Layer, name: str, function: Callable[..., Any]
-) -> Iterator[None]:
-    """The attribute is `function` for this thread, and for all others what it was."""
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """This thread calls `function`, and all others what they did.
+
+    It takes what this thread called before, and then the arguments.
+    """
     thread = threading.get_ident()
+    # Past Keras and PyTorch, which keep account of what is assigned to a layer.
+    assign = setattr if isinstance(owner, type) else object.__setattr__
     with _lock:
-        by_thread = vars(layer).get(name)
+        by_thread = vars(owner).get(name)
         if not isinstance(by_thread, _ByThread):
-            by_thread = _ByThread(layer, name)
-            # Past Keras and PyTorch, which keep account of what is assigned to a layer.
-            object.__setattr__(layer, name, by_thread)
-        by_thread.replacements.setdefault(thread, []).append(function)
+            by_thread = _ByThread(owner, name)
+            assign(owner, name, by_thread)
+        mine = functools.partial(function, by_thread.current())
+        by_thread.replacements.setdefault(thread, []).append(mine)
     try:
         yield
     finally:
         with _lock:
-            by_thread.replacements[thread].remove(function)
+            by_thread.replacements[thread].remove(mine)
             if not by_thread.replacements[thread]:
                 del by_thread.replacements[thread]
             if not by_thread.replacements:
-                object.__delattr__(layer, name)
-                vars(layer).update(by_thread.attributes)
-
-
-@contextlib.contextmanager
-def intercepted_calls(
-    called: Callable[[Callable[..., Any], keras.Layer, tuple[Any, ...], Any], Any],
-) -> Iterator[None]:
-    """Layers that this thread calls are called through `called`, until the block ends.
-
-    Args:
-        called: takes what Keras does, the layer, and the arguments of the call.
-    """
-    thread = threading.get_ident()
-    # One thread at a time: what a class had before is given back in the right order.
-    with _intercepting:
-        original = keras.Layer.__call__
-
-        @functools.wraps(original)
-        def intercepted(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread:
-                return original(layer, *args, **kwargs)
-            return called(original, layer, args, kwargs)
-
-        keras.Layer.__call__ = intercepted
-        try:
-            yield
-        finally:
-            keras.Layer.__call__ = original
+                if by_thread.is_own:
+                    assign(owner, name, by_thread.original)
+                else:
+                    object.__delattr__(owner, name)
 
 
 class Watch(NamedTuple):
@@ -245,9 +222,8 @@ def forward_and_back(run: Run, cotangents: Cotangents) -> None:
     other, so that none needs to be kept.
 
     Args:
-        run: computes the results, and puts tensors through the tap that it is given.
-            A watch sees nothing of a tensor that has no values yet, because code that
-            calls the tap is being compiled.
+        run: computes the results, and puts tensors through the tap that it is given. A
+            watch sees nothing of a tensor without values: code is being compiled.
         cotangents: gives one for each result, of the same shape and type.
     """
     backends = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -6,6 +6,7 @@ import gc
 import inspect
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import ModuleType
@@ -30,32 +31,24 @@ from keras_fanwise.initializers.counterparts import (
 )
 from keras_fanwise.sampling.sampler import DTYPES
 
-_lock = threading.Lock()
-
-
 _AnyBlock = TypeVar("_AnyBlock", bound="_Block")
 
 
 class _Block:
     """A `with` block of the thread, or of the asynchronous task, that enters it."""
 
-    def __init__(self) -> None:
-        self._entries = 0
-
     @property
     def is_open(self) -> bool:
-        return self._entries > 0
+        return self in _open
 
     def __enter__(self: _AnyBlock) -> _AnyBlock:
-        with _lock:
-            self._entries += 1
+        _count(self, 1)
         _entered.set((*_open_blocks(_Block), self))
         return self
 
     def __exit__(self, *error: object) -> None:
         # Perhaps in another thread than the one that entered, which is then outside, too.
-        with _lock:
-            self._entries -= 1
+        _count(self, -1)
         entered = list(_entered.get())
         if self in entered:
             entered.remove(self)
@@ -65,6 +58,10 @@ class _Block:
 # The blocks that the thread, or the asynchronous task, has entered. Some may be closed by
 # now: in another thread, or after a task began that has a copy of this.
 _entered: ContextVar[tuple[_Block, ...]] = ContextVar("keras_fanwise_blocks", default=())
+# In all threads, how often each open block was entered, and what `get` was before them.
+_open: Counter[_Block] = Counter()
+_before: dict[ModuleType, Callable[[Any], Any]] = {}
+_lock = threading.Lock()
 
 
 def _open_blocks(kind: type[_AnyBlock]) -> list[_AnyBlock]:
@@ -72,25 +69,28 @@ def _open_blocks(kind: type[_AnyBlock]) -> list[_AnyBlock]:
     return [block for block in entered if isinstance(block, kind) and block.is_open]
 
 
-# How many blocks of `retrofit` there are in all threads, and what `get` was before.
-_retrofits = 0
-_before: dict[ModuleType, Callable[[Any], Any]] = {}
+def _count(block: _Block, entries: int) -> None:
+    """Replaces `keras.initializers.get` as long as a block of `retrofit` is open."""
+    with _lock:
+        _open[block] += entries
+        if not _open[block]:
+            del _open[block]
+        is_replaced = any(isinstance(each, Retrofit) for each in _open)
+        if is_replaced and not _before:
+            _before.update({module: module.get for module in initializer_modules()})
+            for module, get in _before.items():
+                setattr(module, "get", _replacing(get))  # noqa: B010
+        elif _before and not is_replaced:
+            for module, get in _before.items():
+                setattr(module, "get", get)  # noqa: B010
+            _before.clear()
 
 
 class Retrofit(_Block):
     """A `with` block, or the calls of a function that it decorates."""
 
     def __init__(self, orthogonal: bool) -> None:
-        super().__init__()
         self.orthogonal = orthogonal
-
-    def __enter__(self) -> "Retrofit":
-        _count_retrofits(1)
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        _count_retrofits(-1)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -107,19 +107,6 @@ class Retrofit(_Block):
 
         is_task = inspect.iscoroutinefunction(function)
         return functools.wraps(function)(inside_task if is_task else inside)
-
-
-def _count_retrofits(more: int) -> None:
-    """Replaces `keras.initializers.get` as long as there are any."""
-    global _retrofits
-    with _lock:
-        if not _retrofits:
-            _before.update({module: module.get for module in initializer_modules()})
-        _retrofits += more
-        for module, get in _before.items():
-            setattr(module, "get", _replacing(get) if _retrofits else get)  # noqa: B010
-        if not _retrofits:
-            _before.clear()
 
 
 def retrofit(*, orthogonal: bool = False) -> Retrofit:
@@ -178,15 +165,10 @@ def _replacing(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class SkipInit(_Block):
-    """A `with` block in which random weights are not drawn.
-
-    Attributes:
-        drawn: after the block, the paths of the weights that nothing filled in it, in the
-            order in which they were made.
-    """
+    """A `with` block in which random weights are not drawn."""
 
     def __init__(self) -> None:
-        super().__init__()
+        # The paths of the weights that nothing filled in the block, in order.
         self.drawn: list[str] = []
         self.deferrals: list[weakref.ref[Deferral]] = []
 
@@ -281,8 +263,7 @@ class Deferral(keras.initializers.Initializer):
     def draw(self) -> list[str]:
         """Draws the weight, and gives its path; neither if it is gone, or filled."""
         variable = self._variable()
-        # Filled past `assign`, for instance by a state dict of PyTorch.
-        if variable is None or any(map(np.count_nonzero, local_parts(variable.value))):
+        if variable is None or _is_filled(variable):
             return []
         with contextlib.ExitStack() as stack:
             if self._generator is not None:  # as it was when the weight was made
@@ -303,6 +284,11 @@ class Deferral(keras.initializers.Initializer):
             self._is_unfilled = False
             vars(variable).pop("assign", None)
         return result
+
+
+def _is_filled(variable: keras.Variable) -> bool:
+    """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
+    return any(np.count_nonzero(part) for part in local_parts(variable.value))
 
 
 def skip_init() -> SkipInit:
