@@ -20,24 +20,18 @@ COMMANDS = {
     "calibrate": "write the model with kernels scaled on a batch to a new file",
 }
 # Those of `keras_fanwise.recipes()`.
-RECIPES = (
-    "critical",
-    "dcgan",
-    "fixup",
-    "glorot",
-    "he",
-    "kaiming",
-    "lecun",
-    "normal",
-    "transformer",
-    "vit",
-)
+RECIPES = "critical, dcgan, fixup, glorot, he, kaiming, lecun, normal, transformer, vit"
 # As `keras_fanwise.calibrate` takes it.
 BY = ("layer", "unit")
-_DATA = (
+_BATCH = (
     "a batch to send, all of it: an array in a .npy file, or a .npz file with x or with "
     "the model's inputs by their names"
 )
+_DATA = {
+    "signal": f"{_BATCH}; with y in it, what comes back is the gradient of the loss that "
+    "the model is compiled with",
+    "calibrate": f"{_BATCH}; y is not used; by default a random batch is drawn",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as `keras_fanwise.cli.run` has it.
 
     Raises:
-        SystemExit: the arguments are wrong (2) or ask for help or the version (0), or a
-            signal came (128 and its number).
+        SystemExit: the arguments are wrong (2) or ask for help or the version (0).
     """
     options = _parser().parse_args(arguments)
     with _quiet_errors():
@@ -66,11 +59,7 @@ def _quiet_errors() -> Iterator[None]:
     An exception is told as ever, after the block.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        kept = os.dup(2)
-    except OSError:  # the caller has closed it
-        yield
-        return
+    kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -132,31 +121,19 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument(
             "--strict", action="store_true", help="exit code 1 for notes too"
         )
-    if name == "signal":
-        command.add_argument(
-            "--data",
-            type=_path,
-            metavar="FILE",
-            help=f"{_DATA}; with y in it, what comes back is the gradient of the loss that "
-            "the model is compiled with",
-        )
     if name in ("init", "calibrate"):
         command.add_argument("output", type=_path, help="the file to write")
+    if name in _DATA:
+        command.add_argument("--data", type=_path, metavar="FILE", help=_DATA[name])
     if name == "init":
         command.add_argument(
             "--recipe",
-            help=f"one of {', '.join(RECIPES)}, or an initializer for all kernels, such as "
+            help=f"one of {RECIPES}, or an initializer for all kernels, such as "
             "fanwise_he_uniform; by default every weight is drawn anew by the initializer "
             "that its layer was given",
         )
         command.add_argument("--seed", type=int, help="an integer, 0 or more")
     if name == "calibrate":
-        command.add_argument(
-            "--data",
-            type=_path,
-            metavar="FILE",
-            help=f"{_DATA}; y is not used; by default a random batch is drawn",
-        )
         command.add_argument(
             "--std",
             type=float,

@@ -1,4 +1,4 @@
-"""The command line, from parsed options to the exit code: files, output, signals."""
+"""The command line, from parsed options to the exit code: files and output."""
 
 import argparse
 import codecs
@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import signal
 import stat
 import sys
 import tempfile
@@ -18,7 +17,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import h5py
@@ -35,7 +33,6 @@ Arrays = dict[str, np.ndarray]
 _MODELS, _DATA, _FIGURES = (".keras", ".h5"), (".npy", ".npz"), (".pdf", ".png", ".svg")
 # What an output shows that has no such characters; of others, their numbers.
 _PLAIN = {"×": "x", "·": "*"}
-_SIGNALS = ("SIGHUP", "SIGINT", "SIGTERM")
 
 
 class BadInputError(Exception):
@@ -43,35 +40,21 @@ class BadInputError(Exception):
 
 
 def complain(message: str) -> None:
-    """Writes a line to the standard error, if there is one."""
-    # None if the caller has closed it: print would then write among the output.
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(f"keras-fanwise: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"keras-fanwise: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def write_output(text: str) -> None:
-    """Writes a text to the standard output, all of it or as much as the reader wants.
-
-    Raises:
-        BadInputError: it cannot be written.
-    """
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        _drop_output()
-        if not isinstance(error, BrokenPipeError):
-            message = f"the output cannot be written: {error.strerror}"
-            raise BadInputError(message) from error
-
-
-def _drop_output() -> None:
-    """What is left in the buffer would fail once more when the process ends."""
-    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    """Writes a text to the standard output, all of it or as much as the reader wants."""
+    with complaints("the output cannot be written: "):
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError as error:
+            # What is left in the buffer would fail once more when the process ends.
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise
 
 
 @contextlib.contextmanager
@@ -115,55 +98,16 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def clean_stop() -> Iterator[None]:
-    """Signals that stop the process let it leave its contexts first.
-
-    The exit code is a shell's for them, 128 and the number of the signal. Signals
-    that the caller ignores or handles are left alone.
-    """
-    handlers: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # only the main thread may
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)  # SIGHUP is not known to all systems
-            if number is not None and signal.getsignal(number) in _DEFAULTS:
-                handlers[number] = signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    # A second one would stop the cleaning.
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
 def new_file(path: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
     """Where to write a file that takes its place when the block has ended well.
 
     Whatever the block raises, what is at `path` is as it was. A file that exists keeps its
     mode, and a link goes on to point to it.
-
-    Args:
-        path: of the file; `None` for one that is not asked for.
-        overwrite: whether there may be a file already.
-
-    Yields:
-        A path in a new folder beside it.
-
-    Raises:
-        BadInputError: the file cannot be written.
     """
     if path is None:
         yield None
         return
-    with _naming(path, "written"):
+    with complaints(f"{path} cannot be written: "):
         end = Path(os.path.realpath(path))
         mode = _mode(path)
         if not end.parent.is_dir():
@@ -174,7 +118,7 @@ def new_file(path: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
     with beside as folder:
         whole = Path(folder, f"new{path.suffix}")
         yield whole
-        with _naming(path, "written"):
+        with complaints(f"{path} cannot be written: "):
             if mode is not None:
                 whole.chmod(mode)
             os.replace(whole, end)
@@ -194,19 +138,10 @@ def _mode(path: Path) -> int | None:
 
 def _check_readable(path: Path) -> None:
     """What reads it later hides why it cannot be read."""
-    with _naming(path, "read"):
+    with complaints(f"{path} cannot be read: "):
         if _mode(path) is None:
             raise BadInputError(f"no such file: {path}")
         path.open("rb").close()
-
-
-@contextlib.contextmanager
-def _naming(path: Path, done: str) -> Iterator[None]:
-    """Errors of the system name paths that nobody asked for: this one in their place."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be {done}: {error.strerror}") from error
 
 
 _LAMBDA = "it holds a Lambda layer, which could run any code"
@@ -223,15 +158,7 @@ _BOLD = re.compile(r"\x1b\[[01]m")  # as Keras prints some messages
 
 
 def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A002 (Keras's name)
-    """Loads a model, in Keras's safe mode.
-
-    Args:
-        path: of a .keras or .h5 file.
-        compile: whether the model is compiled as it was.
-
-    Raises:
-        BadInputError: there is no file, or it holds no model that can be loaded.
-    """
+    """The model in a .keras or .h5 file, loaded in Keras's safe mode."""
     _check_suffix("model", path)
     _check_readable(path)
     with complaints(f"{path} cannot be loaded: "), quiet():
@@ -291,29 +218,14 @@ def _refuse_lambda(path: Path) -> None:
     # Keras 3.8 loads them from .h5 files in safe mode, too.
     with h5py.File(path) as file:
         config = file.attrs.get("model_config", "null")
-    if "Lambda" in _values_of("class_name", json.loads(config)):
+    classes: list[Any] = []
+    json.loads(config, object_hook=lambda part: classes.append(part.get("class_name")))
+    if "Lambda" in classes:
         raise BadInputError(f"{path} cannot be loaded: {_LAMBDA}")
 
 
-def _values_of(name: str, content: Any) -> Iterator[Any]:
-    """What stands under a name, at any depth of what JSON holds."""
-    if isinstance(content, dict):
-        if name in content:
-            yield content[name]
-        content = list(content.values())
-    if isinstance(content, list):
-        for item in content:
-            yield from _values_of(name, item)
-
-
 def load_data(path: Path) -> Arrays:
-    """Reads the arrays of a .npz file by name, or the one of a .npy file as x.
-
-    Nothing in it is run.
-
-    Raises:
-        BadInputError: there is no file, or it holds no arrays of numbers.
-    """
+    """The arrays of a .npz file by name, or the one of a .npy file as x."""
     if path.suffix not in _DATA:
         raise BadInputError(f"the data must be a .npy or .npz file: {path}")
     _check_readable(path)
@@ -328,14 +240,8 @@ def load_data(path: Path) -> Arrays:
     return arrays
 
 
-def batch_of(
-    arrays: dict[str, np.ndarray], model: keras.Model, path: Path
-) -> tuple[Any, Any]:
-    """What the model takes, and what its results are compared with or `None`.
-
-    Raises:
-        BadInputError: the names of the arrays in the file are not the names of the inputs.
-    """
+def batch_of(arrays: Arrays, model: keras.Model, path: Path) -> tuple[Any, Any]:
+    """What the model takes, and what its results are compared with or `None`."""
     inputs = getattr(model, "inputs", None) or []
     names = [tensor.name for tensor in inputs]
     x = dict(arrays)
@@ -351,19 +257,10 @@ def batch_of(
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs the command.
-
-    Args:
-        options: as `keras_fanwise_command.parse` gives them.
-
-    Returns:
-        The exit code: 0, or 1 if `audit` has errors (with `--strict`, or notes) or
-        `signal` findings, or 2 for bad input.
-
-    Raises:
-        SystemExit: a signal came (128 and its number).
+    """The exit code: 0, 1 for errors of `audit` (with `--strict`, notes too) and findings
+    of `signal`, or 2 for bad input.
     """
-    with clean_stop(), readable_output():
+    with readable_output():
         try:
             with complaints():
                 return _run(options)

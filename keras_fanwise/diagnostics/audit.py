@@ -36,12 +36,13 @@ from keras_fanwise.initializers.counterparts import counterpart
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.reports.diagnosis import (
+    ERROR,
+    NOTE,
     AuditFinding,
     AuditReport,
     Condition,
     WeightAudit,
 )
-from keras_fanwise.reports.report import ERROR, NOTE
 from keras_fanwise.reports.weights import FansTable, WeightFans
 from keras_fanwise.seam.record import (
     initializer_attributes,

@@ -194,7 +194,7 @@ def judge(
         found = list(_of_trend(profile, trend, rows, layers, graph)) if trend else []
         findings += found
         trends[profile.name] = trend and _clear(trend, profile.name, rows, found)
-    return SignalReport(rows, findings, trends["forward"], trends["backward"], name=name)
+    return SignalReport(rows, trends["forward"], trends["backward"], findings, name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:

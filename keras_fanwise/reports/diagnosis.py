@@ -1,24 +1,25 @@
 """Reports that judge: what an audit finds, and what becomes of a signal."""
 
-from collections.abc import Iterator, Sequence
+import enum
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import (
-    ERROR,
-    LEVELS,
-    NOTE,
-    FindingKind,
-    Group,
-    Report,
-    labels,
-)
+from keras_fanwise.reports.report import Group, Report
 from keras_fanwise.reports.tables import (
+    FANS,
+    KERNEL,
     KIND,
     LAYER,
     MOST_KERNELS,
     SHAPE,
     SHOWN,
+    STD,
+    STD_ASKED,
+    WEIGHT,
+    Column,
     Mark,
     Panel,
     Region,
@@ -30,6 +31,29 @@ from keras_fanwise.reports.tables import (
     words,
 )
 from keras_fanwise.seam.weights import Role
+
+# How much a finding weighs, the worst first.
+ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
+
+
+class FindingKind(enum.Enum):
+    """A kind of finding, with what helps; its value is its label."""
+
+    label: str
+    remedy: str
+
+    def __new__(cls, label: str, remedy: str) -> "FindingKind":
+        # Pickles hold the value: a label stays, the words of a remedy may change.
+        member = object.__new__(cls)
+        member._value_ = member.label = label
+        member.remedy = remedy
+        return member
+
+
+def _labels(value: str) -> Column:
+    """A column of kinds of findings, each once."""
+    kinds = operator.attrgetter(value)
+    return words("", lambda row: ", ".join(dict.fromkeys(one.label for one in kinds(row))))
 
 
 class Condition(FindingKind):
@@ -65,10 +89,8 @@ class AuditFinding(NamedTuple):
         numbers: what was measured, and what it should be.
         cause: what is likely to have led to it.
         remedy: what helps.
-        factor: by what the standard deviation differs from the one that the fans ask for;
-            `None` where nothing is asked.
-        replacement: an initializer that mends it, by name or as an instance; `None` where
-            none is needed.
+        factor: the standard deviation over the one that the fans ask for, if they do.
+        replacement: an initializer that mends it, if one is needed.
     """
 
     path: str
@@ -89,21 +111,15 @@ class WeightAudit(NamedTuple):
     """What was measured of a weight.
 
     Attributes:
-        path: of the weight.
-        layer: the class of the layer that owns it.
-        shape: of the weight.
-        fans: as `layer_fans` counts them.
+        path, layer, shape, fans, role: as in `WeightFans`.
         initializer: that it was given; `""` if nobody knows.
-        mean: of the values.
+        mean, std: of the values.
         positive: the share of positive values, zeros counted half.
-        std_asked: the standard deviation that the fans ask for; `None` where nothing is
-            asked: of weights that are not random, or whose initializer is unknown.
-        std: the standard deviation of the values.
+        std_asked: the standard deviation that the fans ask for; `None` for weights that are
+            not random, or whose initializer is unknown.
         forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
         backward: fan_out · Var(w), by which it multiplies the variance of gradients.
         findings: the conditions that it does not meet.
-        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
-            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
     """
 
     path: str
@@ -121,54 +137,36 @@ class WeightAudit(NamedTuple):
     role: Role
 
 
+_BALANCE = numbers("mean", "mean", ".2g"), numbers("positive", "positive", ".0%")
 _MEASURED = (
-    numbers("std", "std", ".4g"),
+    STD,
     numbers("forward", "forward", ".3g"),
     numbers("backward", "backward", ".3g"),
-    words("", lambda row: labels(row.findings)),
+    _labels("findings"),
 )
 
 
+@dataclass(eq=False, repr=False)
 class AuditReport(Report[WeightAudit]):
-    """Every weight of a model, measured.
+    """A `WeightAudit` for each weight of a float type, in the order of the model.
 
-    Printed, it gives the verdict, then the findings by cause, then the kernels; `text` can
-    give every weight. Its length is the number of weights.
+    Printed, it gives the verdict, then the findings by cause, then the kernels.
 
     Attributes:
-        rows: list of `WeightAudit`, one for each weight of a float type, in the order of
-            the model.
         findings: list of `AuditFinding`, errors first; empty for a good start.
         ignored: list of those findings that the caller said to ignore.
-        name: of the model.
     """
 
     _title = "Audit of"
-    _every = (
-        words("weight", "path"),
-        LAYER,
-        SHAPE,
-        numbers("fan_in", "fans.fan_in"),
-        numbers("fan_out", "fans.fan_out"),
-        numbers("mean", "mean", ".2g"),
-        numbers("positive", "positive", ".0%"),
-        numbers("std asked", "std_asked", ".4g"),
-        *_MEASURED,
-    )
-    _short = words("kernel", "path", shrinks=True), SHAPE, *_MEASURED
+    _every = WEIGHT, LAYER, SHAPE, *FANS, *_BALANCE, STD_ASKED, *_MEASURED
+    _short = KERNEL, SHAPE, *_MEASURED
     _kinds = KIND, *_MEASURED
 
-    def __init__(
-        self,
-        rows: list[WeightAudit],
-        findings: list[AuditFinding],
-        ignored: Sequence[AuditFinding] = (),
-        *,
-        name: str = "",
-    ) -> None:
-        super().__init__(rows, name=name)
-        self.findings = sorted(findings, key=lambda one: LEVELS.index(one.severity))
-        self.ignored = list(ignored)
+    findings: list[AuditFinding]
+    ignored: list[AuditFinding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.findings = sorted(self.findings, key=lambda one: LEVELS.index(one.severity))
 
     def _of(self, level: str) -> list[AuditFinding]:
         return [finding for finding in self.findings if finding.severity == level]
@@ -202,7 +200,6 @@ class AuditReport(Report[WeightAudit]):
         return f"The model {verdict}: {', '.join(counts)}."
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
-        """Findings of one cause and remedy: a line that counts them, and what is to say."""
         rows = {row.path: row for row in self.rows}
 
         def alike(finding: AuditFinding) -> Any:
@@ -213,13 +210,17 @@ class AuditReport(Report[WeightAudit]):
 
         for found in group_by(self.findings, alike):
             first = found[0]
-            rest = [first.cause, f"Remedy: {first.remedy}"]
-            if len(found) == 1:
-                yield f"{first._label}: {first.path}: {first.numbers}", rest
-                continue
             paths = [finding.path for finding in found]
-            kind = KIND.kind([rows[path] for path in paths])
-            yield f"{first._label}: {kind}, {_range(found)}", [first_names(paths), *rest]
+            if len(found) == 1:
+                lines = [f"{first._label}: {first.path}: {first.numbers}"]
+            else:
+                kind = KIND.kind([rows[path] for path in paths])
+                factors = [finding.factor for finding in found]
+                measured = "std × " + span(factors)
+                if None in factors:
+                    measured = f"the first: {first.numbers}"
+                lines = [f"{first._label}: {kind}, {measured}", first_names(paths)]
+            yield [*lines, first.cause, f"Remedy: {first.remedy}"]
 
     def _shown(self) -> list[WeightAudit]:
         return [row for row in self.rows if row.role in SHOWN or row.findings]
@@ -228,24 +229,16 @@ class AuditReport(Report[WeightAudit]):
         rows = [row for row in self.rows if row.std_asked or row.findings]
         places = {row.path: place for place, row in enumerate(rows)}
         # A weight gets the marker of its first finding: errors come first.
-        firsts = {one.path: one for one in reversed(self.findings) if one.path in places}
+        firsts = {finding.path: finding for finding in reversed(self.findings)}
         marks = []
         for found in group_by(self.findings, lambda one: one._label):
-            _, condition, level, *_ = found[0]
-            label = found[0]._label
-            alike = [one for one in firsts.values() if one._label == label]
-            points = sorted(places[one.path] for one in alike)
+            points = sorted(places[one.path] for one in found if firsts[one.path] is one)
             if points:
-                marks.append(Mark(label, points, _MARKERS[condition], level == ERROR))
+                _, condition, level, *_ = found[0]
+                is_filled = level == ERROR
+                marks.append(Mark(found[0]._label, points, _MARKERS[condition], is_filled))
         values = {"forward": "forward", "backward": "backward"}
         return [Panel.of("fan · Var(w)", rows, values, marks=marks, reference=1.0)]
-
-
-def _range(findings: Sequence[AuditFinding]) -> str:
-    factors = [finding.factor for finding in findings]
-    if None in factors:
-        return f"the first: {findings[0].numbers}"
-    return f"std × {span(factors)}"
 
 
 _SCALE = (
@@ -270,18 +263,16 @@ class Trend(NamedTuple):
     the kernel's own, so after its normalization, activation and addition.
 
     Attributes:
-        rate: by what each layer multiplies it, `total ** (1 / layers)`. `None` if the rows
-            do not support a rate: of fewer than five hidden kernels, of branches side by
-            side, and where the steps from kernel to kernel are others, as of a single
-            jump. Then `total` is what can be said.
+        rate: by what each layer multiplies it, `total ** (1 / layers)`; `None` with fewer
+            than five hidden kernels, with branches side by side, and where the steps from
+            kernel to kernel are others, as with a single jump.
         layers: how many layers are between the first and the last.
         total: the last standard deviation divided by the first.
         level: the first standard deviation, where the signal comes from.
-        first: the name of the row that `level` is of.
-        last: the name of the last row.
-        low: below this standard deviation the signal has vanished. It is a hundredth of
-            `level`, less where the way leads through an average over positions, and less
-            than all rows have if the report has no such finding.
+        first, last: the names of the first and the last row.
+        low: below this standard deviation the signal has vanished: a hundredth of `level`,
+            less where the way leads through an average over positions, and less than all
+            rows have if the report has no such finding.
         high: above this one it has exploded, likewise.
     """
 
@@ -301,8 +292,8 @@ class SignalFinding(NamedTuple):
     Attributes:
         verdict: what becomes of the signal.
         direction: `"forward"` or `"backward"`.
-        path: of the layer where it begins, or, of a signal that vanishes or explodes,
-            of the layer that multiplies it by the most, or the least.
+        path: of the layer where it begins, or that multiplies a signal which vanishes or
+            explodes by the least or the most.
         numbers: what was measured.
         remedy: what helps.
     """
@@ -318,18 +309,14 @@ class LayerSignal(NamedTuple):
     """What was measured at a call of a layer.
 
     Attributes:
-        path: of the layer.
+        path, layer: of the layer, and its class.
         call: 1 for the first call of this layer, 2 for the second, and so on.
-        layer: its class.
         depth: the number of calls so far, with this one, of layers that have weights of
             two axes or more.
-        shape: of its output, of the first if there are several.
+        shape, mean, std: of its output, the first if there are several.
         units: how many there are, along the channels.
-        mean: of the output.
-        std: of the output.
         dead: the share of units that are 0 for the whole batch.
-        gradient_std: the standard deviation of the gradient with respect to the output;
-            `None` if no gradient comes there.
+        gradient_std: of the gradient with respect to the output; `None` if none comes.
         verdicts: what is wrong at this layer.
     """
 
@@ -357,51 +344,39 @@ _SIGNAL = (
     numbers("std", "std", ".3g"),
     numbers("dead", "dead", ".0%"),
     numbers("gradient\nstd", "gradient_std", ".3g"),
-    words("", lambda row: labels(row.verdicts)),
+    _labels("verdicts"),
 )
 _NAME = words("layer", "name", shrinks=True)
 
 
+@dataclass(eq=False, repr=False)
 class SignalReport(Report[LayerSignal]):
-    """A signal's way through a model and back.
+    """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
     Printed, it gives the verdict, then trends and findings, then the layers with kernels,
-    at most about 20 of them, evenly spaced, and those with a verdict; `text` can give every
-    call of a layer.
+    about 20 of them, evenly spaced, and those with a verdict.
 
-    The trends are of the hidden layers: from the first layer that has a kernel to
-    the last but one, since what a model gives is often of another size than what it works
-    with. A signal vanishes or explodes if its standard deviation in the end is less than
-    1/100 of that in the beginning, or more than 100 times as large, beyond what an average
-    over positions does to it. A layer is dead if all its units are 0 for the whole batch,
-    or more of them than the half that one would expect of ReLUs if all samples were equal,
-    beyond chance; but not if a kernel or a γ is 0 where a branch ends, or the model.
+    The trends are of the hidden layers, from the first that has a kernel to the last but
+    one: what a model gives is often of another size. A signal vanishes or explodes if its
+    standard deviation ends below 1/100 of that in the beginning, or above 100 times it,
+    beyond what an average over positions does. A layer is dead if all its units are 0 for
+    the whole batch, or more of them than the half that one would expect of ReLUs if all
+    samples were equal, beyond chance; but not if a kernel or a γ is 0 where a branch ends,
+    or the model.
 
     Attributes:
-        rows: list of `LayerSignal`, one for each call of a layer, in their order.
-        findings: list of `SignalFinding`; empty for a healthy model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of the gradients, from the last layer to the first.
-        name: of the model.
+        findings: list of `SignalFinding`; empty for a healthy model.
     """
 
     _title = "Signal in"
     _every = _NAME, words("class", "layer"), SHAPE, *_SIGNAL
     _short = _NAME, *_SIGNAL
 
-    def __init__(
-        self,
-        rows: list[LayerSignal],
-        findings: list[SignalFinding],
-        forward: Trend | None,
-        backward: Trend | None,
-        *,
-        name: str = "",
-    ) -> None:
-        super().__init__(rows, name=name)
-        self.forward = forward
-        self.backward = backward
-        self.findings = findings
+    forward: Trend | None
+    backward: Trend | None
+    findings: list[SignalFinding]
 
     def _verdict(self) -> str:
         verdict = "is not healthy" if self.findings else "is healthy"
@@ -410,18 +385,15 @@ class SignalReport(Report[LayerSignal]):
     def _groups(self, verbose: bool) -> Iterator[Group]:
         for direction, trend in (("forward", self.forward), ("backward", self.backward)):
             if trend:
-                yield f"{direction}: {trend_text(trend)}", ()
+                yield [f"{direction}: {trend_text(trend)}"]
         for finding in self.findings:
             label = f"{finding.verdict.label} {finding.direction}"
             head = f"{label}: {finding.numbers}, at {finding.path}"
-            yield head, [f"Remedy: {finding.remedy}"]
+            yield [head, f"Remedy: {finding.remedy}"]
         kernels = len(self._kernels())
         if kernels > MOST_KERNELS and not verbose:
-            yield (
-                f"{MOST_KERNELS} of {kernels} layers with kernels follow; "
-                "text(verbose=True), or --verbose, gives every layer",
-                (),
-            )
+            shown = f"{MOST_KERNELS} of {kernels} layers with kernels follow"
+            yield [f"{shown}; text(verbose=True), or --verbose, gives every layer"]
 
     def _kernels(self) -> list[int]:
         """The numbers of the rows of layers with kernels."""
@@ -434,10 +406,8 @@ class SignalReport(Report[LayerSignal]):
         count = min(len(kernels), MOST_KERNELS)
         step = (len(kernels) - 1) / max(1, count - 1)
         shown = {kernels[round(i * step)] for i in range(count)}
-        firsts: dict[Verdict, int] = {}
-        for i, row in enumerate(self.rows):
-            for verdict in row.verdicts:
-                firsts.setdefault(verdict, i)
+        last_first = reversed(list(enumerate(self.rows)))
+        firsts = {verdict: i for i, row in last_first for verdict in row.verdicts}
         return [self.rows[i] for i in sorted(shown | set(firsts.values()))]
 
     def _panels(self) -> list[Panel]:
@@ -455,7 +425,7 @@ class SignalReport(Report[LayerSignal]):
 
     def _regions(self, direction: str) -> list[Region]:
         """Where a signal has vanished or exploded, over the hidden layers, if it does."""
-        trend = self.forward if direction == "forward" else self.backward
+        trend: Trend | None = getattr(self, direction)
         last = max((row.depth for row in self.rows), default=0)
         hidden = [i for i, row in enumerate(self.rows) if 0 < row.depth < last]
         if not trend or not trend.level or not hidden:
@@ -463,12 +433,12 @@ class SignalReport(Report[LayerSignal]):
         ends = hidden[0], hidden[-1]
         ends = ends[::-1] if direction == "backward" else ends
         verdicts = {one.verdict for one in self.findings if one.direction == direction}
-        regions = []
-        if Verdict.VANISHING in verdicts:
-            regions.append(Region("vanishing", *ends, is_above=False, limit=trend.low))
-        if Verdict.EXPLODING in verdicts:
-            regions.append(Region("exploding", *ends, is_above=True, limit=trend.high))
-        return regions
+        limits = {Verdict.VANISHING: trend.low, Verdict.EXPLODING: trend.high}
+        return [
+            Region(verdict.label, *ends, verdict is Verdict.EXPLODING, limit)
+            for verdict, limit in limits.items()
+            if verdict in verdicts
+        ]
 
 
 def trend_text(trend: Trend) -> str:

@@ -29,6 +29,8 @@ _REGION = "#d55e00"
 _SIZES = (7.0, 4.0)
 # Of more points each is smaller.
 _MANY = 300
+# A $ in a name begins none.
+_NO_FORMULA: dict[str, Any] = {"parse_math": False, "usetex": False}
 
 
 class ReportFigure(Figure):
@@ -42,41 +44,34 @@ class ReportFigure(Figure):
 
 def draw(panels: Sequence[Panel], title: str = "", ax: Any = None) -> Figure:
     """The figure of panels from above, in Axes of a caller or a new figure's."""
-    names = _short(panels[0].names)
-    figure, axes = _new(len(panels), names) if ax is None else _given(ax, len(panels))
+    names, count = _short(panels[0].names), len(panels)
+    figure, axes, inches = _new(count, names) if ax is None else _given(ax, count)
     for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel)
     if title:
-        axes[0].set_title(printable(title), loc="left", parse_math=False, usetex=False)
-    shown = max(1, int(_inches(axes[-1]) / _NAME))
-    every = max(1, math.ceil(len(names) / shown))
+        axes[0].set_title(printable(title), loc="left", **_NO_FORMULA)
+    every = max(1, math.ceil(len(names) / max(1, int(inches / _NAME))))
     ticks = range(0, len(names), every)
     margin = 0.5 + 0.01 * len(names)
     for axis in axes:
         axis.set_xlim(-margin, max(1, len(names)) - 1 + margin)
         axis.set_xticks(ticks, [""] * len(ticks))
-    axes[-1].set_xticks(
-        ticks,
-        names[::every],
-        rotation=90,
-        parse_math=False,  # a $ in a name begins no formula
-        usetex=False,
-    )
+    axes[-1].set_xticks(ticks, names[::every], rotation=90, **_NO_FORMULA)
     axes[-1].tick_params(axis="x", labelsize="small")
     return figure
 
 
-def _new(count: int, names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+def _new(count: int, names: Sequence[str]) -> tuple[Figure, list[Axes], float]:
     low, high = _WIDTHS
     width = min(max(low, _BESIDE + _NAME * len(names)), high)
     letters = max(map(len, names), default=0)
     height = 0.3 + _HEIGHT * count + _LETTER * letters
     figure = ReportFigure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(count, sharex=True, squeeze=False)
-    return figure, list(axes[:, 0])
+    return figure, list(axes[:, 0]), width - _BESIDE
 
 
-def _given(ax: Any, count: int) -> tuple[Figure, list[Axes]]:
+def _given(ax: Any, count: int) -> tuple[Figure, list[Axes], float]:
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
     allowed = (
         "a matplotlib Axes" if count == 1 else f"a sequence of {count} matplotlib Axes"
@@ -85,16 +80,8 @@ def _given(ax: Any, count: int) -> tuple[Figure, list[Axes]]:
         raise fail(TypeError, "ax", allowed, ax)
     if len(axes) != count:
         raise fail(ValueError, "ax", allowed, ax)
-    # That of a subfigure is the whole one.
-    return axes[0].figure.figure, axes
-
-
-def _inches(axis: Axes) -> float:
-    """How wide a panel is."""
-    figure = axis.figure.figure
-    if isinstance(figure, ReportFigure):  # which is laid out later, when it is drawn
-        return float(figure.get_figwidth()) - _BESIDE
-    return float(axis.get_window_extent().width / figure.dpi)
+    figure = axes[0].figure.figure  # of a subfigure the whole one
+    return figure, axes, axes[-1].get_window_extent().width / figure.dpi
 
 
 def _short(names: Sequence[str]) -> list[str]:
@@ -113,29 +100,23 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     marked = {point for mark in panel.marks for point in mark.points}
     drawn = []
+    sizes = _SIZES[-len(panel.series) :]
     for colour, size, (label, values) in zip(
-        _COLOURS, _SIZES, panel.series.items(), strict=False
+        _COLOURS, sizes, panel.series.items(), strict=False
     ):
         shown = [value if value and 0 < value < math.inf else math.nan for value in values]
         if panel.is_joined:
             axis.plot(shown, "-", color=colour, linewidth=1.2)
         points = [math.nan if i in marked else value for i, value in enumerate(shown)]
-        size = 4.0 if len(panel.series) == 1 else size
         size *= 0.6 if len(shown) > _MANY else 1.0
         axis.plot(
             points, "o", color=colour, markersize=size, markeredgewidth=0, label=label
         )
         for mark in panel.marks:
-            face = colour if mark.is_filled else "none"
-            axis.plot(
-                mark.points,
-                [shown[point] for point in mark.points],
-                mark.shape,
-                color=colour,
-                markerfacecolor=face,
-                markersize=size + 2,
-                zorder=3,  # on the points without findings
-            )
+            heights = [shown[point] for point in mark.points]
+            style = _style(mark, colour)
+            # On the points without findings.
+            axis.plot(mark.points, heights, **style, markersize=size + 2, zorder=3)
         _draw_beyond(axis, values, panel.marks)
         drawn += [value for value in shown if not math.isnan(value)]
     if panel.reference is not None:
@@ -143,6 +124,11 @@ def _draw(axis: Axes, panel: Panel) -> None:
         drawn.append(panel.reference)
     _set_heights(axis, drawn, panel.regions)
     _add_legend(axis, panel)
+
+
+def _style(mark: Mark, colour: str) -> dict[str, Any]:
+    face = colour if mark.is_filled else "none"
+    return {"marker": mark.shape, "ls": "", "color": colour, "markerfacecolor": face}
 
 
 def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mark]) -> None:
@@ -180,10 +166,11 @@ def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region])
         ends = min(region.first, region.last) - 0.5, max(region.first, region.last) + 0.5
         backward = region.last < region.first
         axis.fill_between(ends, low, high, color=_REGION, alpha=0.12, linewidth=0, zorder=0)
-        text = axis.annotate(
-            region.label, (ends[backward], region.limit), (0, 0), textcoords="offset points"
-        )
-        text.set(
+        axis.annotate(
+            region.label,
+            (ends[backward], region.limit),
+            (0, 0),
+            textcoords="offset points",
             ha="right" if backward else "left",
             va="bottom" if region.is_above else "top",
             color=_REGION,
@@ -197,10 +184,7 @@ def _add_legend(axis: Axes, panel: Panel) -> None:
     lines, _labels = axis.get_legend_handles_labels()
     handles = lines if len(panel.series) > 1 else []
     for mark in panel.marks:
-        face = "grey" if mark.is_filled else "none"
-        handles += axis.plot(
-            [], [], mark.shape, color="grey", markerfacecolor=face, label=mark.label
-        )
+        handles += axis.plot([], [], **_style(mark, "grey"), label=mark.label)
     if handles:
         axis.legend(
             handles=handles,

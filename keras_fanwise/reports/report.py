@@ -4,6 +4,7 @@ import enum
 import json
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -24,39 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = TypeVar("Row")
-# A line that counts what is alike, and what is to say of it.
-Group = tuple[str, Sequence[str]]
+# A line that counts what is alike, and lines that say more of it.
+Group = Sequence[str]
 
-# How much a finding weighs, the worst first.
-ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 # Whatever the theme of the notebook: no colours, long names broken, no scrolling sideways.
 _STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
 
 
-class FindingKind(enum.Enum):
-    """A kind of finding, with what helps; its value is its label.
-
-    Attributes:
-        label: what tables and JSON call it.
-        remedy: what helps.
-    """
-
-    label: str
-    remedy: str
-
-    def __new__(cls, label: str, remedy: str) -> "FindingKind":
-        # Pickles hold the value: a label stays, the words of a remedy may change.
-        member = object.__new__(cls)
-        member._value_ = member.label = label
-        member.remedy = remedy
-        return member
-
-
-def labels(kinds: Iterable[FindingKind]) -> str:
-    """What a table shows of kinds of findings, each once."""
-    return ", ".join(dict.fromkeys(kind.label for kind in kinds))
-
-
+@dataclass(eq=False, repr=False)
 class Report(Generic[Row]):
     """Rows about a model.
 
@@ -68,17 +44,15 @@ class Report(Generic[Row]):
         name: of the model.
     """
 
-    # What figures call it.
-    _title: ClassVar[str]
+    _title: ClassVar[str]  # of figures, before the name
     # Columns: of every row, of those that are read at a glance, and of kinds of these where
     # they are many. Without kinds there are never many.
     _every: ClassVar[Sequence[Column]]
     _short: ClassVar[Sequence[Column]]
     _kinds: ClassVar[Sequence[Column]] = ()
 
-    def __init__(self, rows: list[Row], *, name: str = "") -> None:
-        self.rows = rows
-        self.name = name
+    rows: list[Row]
+    name: str = field(default="", kw_only=True)
 
     def _verdict(self) -> str:
         """The first line."""
@@ -105,9 +79,11 @@ class Report(Generic[Row]):
         if verbose:
             return Table.of(self._every, self.rows)
         rows = self._shown()
-        if self._kinds and len(rows) > MOST_KERNELS:
-            return Table.of_kinds(self._kinds, group_by(rows, self._kind))
-        return Table.of(self._short, rows)
+        if len(rows) <= MOST_KERNELS or not self._kinds:
+            return Table.of(self._short, rows)
+        groups = list(group_by(rows, self._kind))
+        cells = zip(*(map(column.kind, groups) for column in self._kinds), strict=True)
+        return Table(self._kinds, list(cells))
 
     def text(self, verbose: bool = False) -> str:
         """The report as a text as wide as the terminal, of at least 80 columns.
@@ -117,18 +93,14 @@ class Report(Generic[Row]):
                 place of the kernels and of what is alike in groups.
         """
         width = screen_width()
-        parts = [
-            wrap(self._verdict(), width),
-            list(self._group_lines(verbose, width)),
-            self._table(verbose).text(None if verbose else width),
-        ]
-        return "\n\n".join("\n".join(lines) for lines in parts if lines)
-
-    def _group_lines(self, verbose: bool, width: int) -> Iterator[str]:
-        for head, rest in self._groups(verbose):
-            yield from wrap(head, width, hanging=4)
+        told = []
+        for head, *rest in self._groups(verbose):
+            told += wrap(head, width, hanging=4)
             for line in rest:
-                yield from wrap(line, width, hanging=4, first=4)
+                told += wrap(line, width, hanging=4, first=4)
+        table = self._table(verbose).text(None if verbose else width)
+        parts = wrap(self._verdict(), width), told, table
+        return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
     def __str__(self) -> str:
         return self.text()
@@ -137,8 +109,8 @@ class Report(Generic[Row]):
 
     def _repr_html_(self) -> str:
         groups = "\n".join(
-            f"<li>{'<br>'.join(escape(line) for line in (head, *rest))}</li>"
-            for head, rest in self._groups(verbose=False)
+            f"<li>{'<br>'.join(map(escape, lines))}</li>"
+            for lines in self._groups(verbose=False)
         )
         table = self._table(verbose=False)
         parts = [
@@ -151,16 +123,14 @@ class Report(Generic[Row]):
     def plot(self, ax: Any = None) -> "Figure":
         """Draws the report against the depth of the model, on a logarithmic scale.
 
-        Nothing of it is known to `pyplot`: a notebook shows the figure if it is the value
-        of a cell's last line, and it need not be closed.
-
         Args:
             ax: a `matplotlib.axes.Axes` to draw into, or a sequence of two for a
                 `SignalReport`: forward and backward. By default a new figure, whose size
                 depends on the number of names.
 
         Returns:
-            The `matplotlib.figure.Figure`; to write a file, call its `savefig`.
+            The `matplotlib.figure.Figure`, unknown to `pyplot`: a notebook shows it as the
+            value of a cell, `savefig` writes a file, and it need not be closed.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -207,16 +177,13 @@ class Report(Generic[Row]):
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: named tuples as objects, kinds of findings as their labels.
-
-    Initializers become what they print, and NumPy's numbers Python's.
-    """
+    """What JSON can hold: named tuples as objects, initializers as what they print."""
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, FindingKind):
-        return value.label
+    if isinstance(value, enum.Enum):
+        value = value.value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -33,21 +33,18 @@ SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 
 
 class Column(NamedTuple):
-    """A column of a table.
+    """A column of a table: the text of a row, and that of several rows shown as one."""
 
-    Attributes:
-        header: above it, with a line break if it takes two lines.
-        cell: the text of a row.
-        kind: the text of several rows that are shown as one.
-        is_text: whether it holds words, which stand on the left, and not numbers.
-        shrinks: whether its texts may lose their middle where the table is too wide.
-    """
-
-    header: str
+    header: str  # with a line break if it takes two lines
     cell: Callable[[Any], str]
     kind: Callable[[Sequence[Any]], str]
-    is_text: bool
-    shrinks: bool = False
+    is_text: bool  # words stand on the left, numbers on the right
+    shrinks: bool = False  # whether its texts may lose their middle if space is short
+
+    def aligned(self, text: str, width: int) -> str:
+        text = shorten(text, width) if self.shrinks else text
+        space = " " * (width - cell_len(text))
+        return text + space if self.is_text else space + text
 
 
 def words(header: str, value: Value, *, shrinks: bool = False) -> Column:
@@ -62,14 +59,19 @@ def numbers(
     """A column of numbers after a sign, of several the least and the largest."""
     read = _reader(value)
 
-    def cell(row: Any) -> str:
-        number = read(row)
-        return "" if number is None else f"{sign}{number:{form}}"
+    def text(rows: Sequence[Any], form: str) -> str:
+        numbers = span(map(read, rows), form)
+        return numbers and sign + numbers
 
-    def kind(rows: Sequence[Any]) -> str:
-        return sign + span(map(read, rows), kind_form)
+    return Column(
+        header, lambda row: text([row], form), lambda rows: text(rows, kind_form), False
+    )
 
-    return Column(header, cell, kind, is_text=False)
+
+def kinds_column(header: str, value: Value) -> Column:
+    """Such as "17 × DepthwiseConv2D kernel", of rows whose `value` is the rest."""
+    read = _reader(value)
+    return Column(header, read, lambda rows: f"{len(rows)} × {read(rows[0])}", True, True)
 
 
 def _reader(value: Value) -> Callable[[Any], Any]:
@@ -77,25 +79,14 @@ def _reader(value: Value) -> Callable[[Any], Any]:
 
 
 class Table(NamedTuple):
-    """A table as text and as HTML.
-
-    Attributes:
-        columns: from the left.
-        cells: the texts of each line.
-    """
+    """Columns from the left, and the texts of each line, as text and as HTML."""
 
     columns: Sequence[Column]
     cells: Sequence[Sequence[str]]
 
     @classmethod
     def of(cls, columns: Sequence[Column], rows: Iterable[Any]) -> "Table":
-        """A line for each row."""
         return cls(columns, [[column.cell(row) for column in columns] for row in rows])
-
-    @classmethod
-    def of_kinds(cls, columns: Sequence[Column], kinds: Iterable[Sequence[Any]]) -> "Table":
-        """A line for each kind of rows."""
-        return cls(columns, [[column.kind(rows) for column in columns] for rows in kinds])
 
     def text(self, width: int | None) -> list[str]:
         """Its lines, if it has rows; names are shortened to fit a width if there is one."""
@@ -112,7 +103,7 @@ class Table(NamedTuple):
                     shrunk = min(widths[place], max(_NAME, widths[place] - excess))
                     excess -= widths[place] - shrunk
                     widths[place] = shrunk
-        aligned = (map(_aligned, self.columns, line, widths) for line in lines)
+        aligned = (map(Column.aligned, self.columns, line, widths) for line in lines)
         return ["  ".join(line).rstrip() for line in aligned]
 
     def html(self) -> str:
@@ -132,23 +123,16 @@ class Table(NamedTuple):
         return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def _aligned(column: Column, text: str, width: int) -> str:
-    text = shorten(text, width) if column.shrinks else text
-    space = " " * (width - cell_len(text))
-    return text + space if column.is_text else space + text
-
-
 def shorten(name: str, width: int) -> str:
     """A name without its middle, if it is wider than that."""
     if cell_len(name) <= width:
         return name
-    kept = width - 1
-    while True:
+    for kept in range(width - 1, 0, -1):
         end = kept // 2
         short = f"{name[: kept - end]}…{name[len(name) - end :]}"
         if cell_len(short) <= width:
             return short
-        kept -= 1
+    return "…"
 
 
 def screen_width() -> int:
@@ -171,7 +155,6 @@ def wrap(text: str, width: int, hanging: int = 0, first: int = 0) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """A text as it stands in HTML."""
     return html.escape(printable(text))
 
 
@@ -197,31 +180,24 @@ def count_text(count: int, noun: str, plural: str = "") -> str:
 
 
 def span(values: Iterable[float | None], form: str = ".2g") -> str:
-    """From the least of the numbers to the largest."""
+    """From the least of the numbers to the largest; `""` if there are none."""
     known = [value for value in values if value is not None]
-    finite = [value for value in known if not math.isnan(value)] or known
-    if not finite:
-        return ""
-    ends = [f"{value:{form}}" for value in (min(finite), max(finite))]
+    known = [value for value in known if not math.isnan(value)] or known
+    ends = [f"{end(known):{form}}" for end in (min, max) if known]
     return " to ".join(dict.fromkeys(ends))
 
 
 # What the weights of all reports have in common.
-def _kind(row: Any) -> str:
-    return f"{row.layer} {row.path.rpartition('/')[2]}"
-
-
-def kinds_column(header: str, value: Value = _kind) -> Column:
-    """Such as "17 × DepthwiseConv2D kernel", of rows whose `value` is the rest."""
-    read = _reader(value)
-    return Column(header, read, lambda rows: f"{len(rows)} × {read(rows[0])}", True, True)
-
-
-KIND = kinds_column("kernels")
+KIND = kinds_column("kernels", lambda row: f"{row.layer} {row.path.rpartition('/')[2]}")
 LAYER = words("layer", "layer")
 SHAPE = words("shape", lambda row: "×".join(map(str, row.shape)) or "scalar")
 STATUS = words("", lambda row: f"{row.status}: {row.reason}" if row.reason else row.status)
 SHORT_STATUS = words("", "status")
+WEIGHT = words("weight", "path", shrinks=True)
+KERNEL = words("kernel", "path", shrinks=True)
+FANS = numbers("fan_in", "fans.fan_in"), numbers("fan_out", "fans.fan_out")
+STD_ASKED = numbers("std asked", "std_asked", ".4g")
+STD = numbers("std", "std", ".4g")
 
 
 class Mark(NamedTuple):
@@ -234,39 +210,25 @@ class Mark(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where values are that a finding is about: above a limit or below it.
-
-    It reaches from the point where the signal comes from to the one where it ends, whose
-    number is less if the signal goes backward.
-    """
+    """Where values are that a finding is about: above a limit or below it."""
 
     label: str
-    first: int
-    last: int
+    first: int  # the point where the signal comes from
+    last: int  # where it ends: before the first if it goes backward
     is_above: bool
     limit: float
 
 
 class Panel(NamedTuple):
-    """What one panel of a figure shows.
+    """What one panel of a figure shows: by label, a value for each name."""
 
-    Attributes:
-        label: of the vertical axis.
-        names: of the points, the same in all panels of a figure.
-        series: by label, a value for each name; `None` where there is none.
-        marks: the points that have findings.
-        regions: what is filled below the points.
-        is_joined: whether a line joins the points.
-        reference: a value to compare with; `None` without one.
-    """
-
-    label: str
-    names: Sequence[str]
+    label: str  # of the vertical axis
+    names: Sequence[str]  # the same in all panels of a figure
     series: Mapping[str, Sequence[float | None]]
     marks: Sequence[Mark] = ()
     regions: Sequence[Region] = ()
-    is_joined: bool = False
-    reference: float | None = None
+    is_joined: bool = False  # whether a line joins the points
+    reference: float | None = None  # to compare with
 
     @classmethod
     def of(
@@ -278,6 +240,6 @@ class Panel(NamedTuple):
         **more: Any,
     ) -> "Panel":
         """A point for each row, named by one of its attributes, in each series."""
-        names = list(map(operator.attrgetter(name), rows))
+        names = [getattr(row, name) for row in rows]
         series = {key: list(map(_reader(value), rows)) for key, value in values.items()}
         return cls(label, names, series, **more)

@@ -1,16 +1,22 @@
 """Reports by weight: fans, starts, calibrations and residual branches."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.report import Group, Report
 from keras_fanwise.reports.tables import (
+    FANS,
+    KERNEL,
     KIND,
     LAYER,
     SHAPE,
     SHORT_STATUS,
     STATUS,
+    STD,
+    STD_ASKED,
+    WEIGHT,
     Panel,
     count_text,
     first_names,
@@ -21,18 +27,13 @@ from keras_fanwise.reports.tables import (
 )
 from keras_fanwise.seam.weights import Role
 
-_WEIGHT = words("weight", "path", shrinks=True)
-_KERNEL = words("kernel", "path", shrinks=True)
-_FANS = numbers("fan_in", "fans.fan_in"), numbers("fan_out", "fans.fan_out")
-
 
 class WeightFans(NamedTuple):
     """The fans of one weight of a model, as this package and as Keras counts them.
 
     Attributes:
-        path: of the weight.
+        path, shape: of the weight.
         layer: the class of the layer that owns it.
-        shape: of the weight.
         fans: as `layer_fans` counts them.
         keras_fans: as the installed Keras counts them.
         fan_in_ratio: the standard deviation that this package gives the weight divided by
@@ -63,19 +64,15 @@ _RATIOS = (
 
 
 class FansTable(Report[WeightFans]):
-    """The weights of a model.
+    """The weights of a model, a `WeightFans` for each in the order of the layers.
 
     Printed, it tells how many kernels Keras counts otherwise, then gives the kernels, or
-    their kinds if there are more than 20; `text` can give every weight.
-
-    Attributes:
-        rows: list of `WeightFans`, one for each weight, in the order of the layers.
-        name: of the model.
+    their kinds if there are more than 20.
     """
 
     _title = "Fans of"
-    _every = _WEIGHT, LAYER, SHAPE, *_FANS, *_KERAS_FANS, *_RATIOS
-    _short = _KERNEL, *_FANS, *_KERAS_FANS, *_RATIOS
+    _every = WEIGHT, LAYER, SHAPE, *FANS, *_KERAS_FANS, *_RATIOS
+    _short = KERNEL, *FANS, *_KERAS_FANS, *_RATIOS
     _kinds = KIND, *_RATIOS
 
     def _verdict(self) -> str:
@@ -95,18 +92,13 @@ class WeightStart(NamedTuple):
     """How a weight of a model starts.
 
     Attributes:
-        path: of the weight.
-        layer: the class of the layer that owns it.
-        shape: of the weight.
-        fans: as `layer_fans` counts them.
+        path, layer, shape, fans, role: as in `WeightFans`.
         initializer: what fills it; `""` if it is kept.
         std_asked: the standard deviation that the initializer draws with; `None` for
             those that are not random or not known.
-        std: the standard deviation of the values; `None` in a plan.
+        std: that of the values; `None` in a plan.
         status: `"set"` or `"kept"`.
         reason: why it is kept.
-        role: what the weight does in its layer: `"kernel"`, `"matrix"` (perhaps a kernel),
-            `"lookup table"`, `"scale"`, `"bias"`, `"state"` or `"something else"`.
     """
 
     path: str
@@ -121,75 +113,51 @@ class WeightStart(NamedTuple):
     role: Role = Role.OTHER
 
 
-_STDS = numbers("std asked", "std_asked", ".4g"), numbers("std", "std", ".4g")
+_INITIALIZER = words("initializer", "initializer")
 # Initializers that differ in a seed alone are told together if there are more of them.
 _MOST_INITIALIZERS = 8
 
 
+@dataclass(eq=False, repr=False)
 class StartReport(Report[WeightStart]):
-    """Every weight of a model and what was done to it.
+    """What was done to every weight of a model, a `WeightStart` for each in its order.
 
     Printed, it tells how many weights were set and kept, by which initializer and why,
-    then gives the kernels, or their kinds if there are more than 20; `text` can give every
-    weight.
+    then gives the kernels, or their kinds if there are more than 20.
 
     Attributes:
-        rows: list of `WeightStart`, one for each weight, in the order of the model.
         seed: an integer with which the same call gives the same weights again.
         unsaved: the paths of weights whose new initializer the config of no layer holds. A
             model that is saved and loaded has their values, but `reinitialize` draws them
             by the initializer of before.
-        name: of the model.
     """
 
     _title = "Start of"
-    _every = (
-        _WEIGHT,
-        LAYER,
-        SHAPE,
-        *_FANS,
-        *_STDS,
-        words("initializer", "initializer"),
-        STATUS,
-    )
-    _short = _KERNEL, SHAPE, *_FANS, *_STDS, SHORT_STATUS
-    _kinds = KIND, *_STDS, SHORT_STATUS
+    _every = WEIGHT, LAYER, SHAPE, *FANS, STD_ASKED, STD, _INITIALIZER, STATUS
+    _short = KERNEL, SHAPE, *FANS, STD_ASKED, STD, SHORT_STATUS
+    _kinds = KIND, STD_ASKED, STD, SHORT_STATUS
 
-    def __init__(
-        self,
-        rows: list[WeightStart],
-        seed: int,
-        unsaved: Sequence[str] = (),
-        *,
-        name: str = "",
-    ) -> None:
-        super().__init__(rows, name=name)
-        self.seed = seed
-        self.unsaved = list(unsaved)
+    seed: int
+    unsaved: list[str] = field(default_factory=list)
 
     def _verdict(self) -> str:
         count = sum(row.status == "set" for row in self.rows)
         return f"{count} set, {len(self.rows) - count} kept; seed {self.seed}"
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
-        if not verbose:
-            yield from self._by_initializer()
-        if self.unsaved:
-            paths = ", ".join(self.unsaved) if verbose else first_names(self.unsaved)
-            head = f"the model does not save the initializers of {paths}"
-            yield f"{head}: no layer has an argument for them", ()
-
-    def _by_initializer(self) -> Iterator[Group]:
-        names = {row.initializer for row in self.rows}
-        whole = len(names) <= _MOST_INITIALIZERS
+        whole = len({row.initializer for row in self.rows}) <= _MOST_INITIALIZERS
 
         def label(row: WeightStart) -> str:
             name = row.initializer if whole else row.initializer.partition("(")[0]
             return f"{STATUS.cell(row)} by {name}" if name else STATUS.cell(row)
 
-        for same in group_by(self.rows, label):
+        for same in group_by([] if verbose else self.rows, label):
             kinds = ", ".join(map(KIND.kind, group_by(same, KIND.cell)))
-            yield f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}", ()
+            yield [f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}"]
+        if self.unsaved:
+            paths = ", ".join(self.unsaved) if verbose else first_names(self.unsaved)
+            head = f"the model does not save the initializers of {paths}"
+            yield [f"{head}: no layer has an argument for them"]
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked]
@@ -200,9 +168,7 @@ class CalibratedWeight(NamedTuple):
     """What became of a kernel.
 
     Attributes:
-        path: of the kernel.
-        layer: the class of the layer that owns it.
-        shape: of the kernel.
+        path, layer, shape: as in `WeightFans`.
         before: the standard deviation of what its layer gave before its activation, with
             all that came before it calibrated; `None` if that was not measured.
         factor: by what the kernel was multiplied, the median of its units by unit; 1 if it
@@ -229,20 +195,16 @@ _SCALED = (
 
 
 class CalibrationReport(Report[CalibratedWeight]):
-    """Every kernel of a model and by what it was scaled.
+    """By what every kernel of a model was scaled, a `CalibratedWeight` for each.
 
-    Printed, it tells how many kernels were scaled, why others are kept, and gives the
-    kernels, or their kinds if there are more than 20; `text` can give every kernel.
-
-    Attributes:
-        rows: list of `CalibratedWeight`, in the order of the calls, then those kernels that
-            were not called.
-        name: of the model.
+    They are in the order of the calls, those that were not called at the end. Printed, it
+    tells how many kernels were scaled, why others are kept, and gives the kernels, or their
+    kinds if there are more than 20.
     """
 
     _title = "Calibration of"
-    _every = _KERNEL, LAYER, SHAPE, *_SCALED, STATUS
-    _short = _KERNEL, SHAPE, *_SCALED, SHORT_STATUS
+    _every = KERNEL, LAYER, SHAPE, *_SCALED, STATUS
+    _short = KERNEL, SHAPE, *_SCALED, SHORT_STATUS
     _kinds = KIND, *_SCALED, SHORT_STATUS
 
     def _verdict(self) -> str:
@@ -253,8 +215,7 @@ class CalibrationReport(Report[CalibratedWeight]):
         kept = [row for row in self.rows if row.reason and not verbose]
         for same in group_by(kept, STATUS.cell):
             paths = first_names([row.path for row in same])
-            count = count_text(len(same), "kernel")
-            yield f"{STATUS.cell(same[0])}: {count}: {paths}", ()
+            yield [f"{STATUS.cell(same[0])}: {count_text(len(same), 'kernel')}: {paths}"]
 
     def _shown(self) -> list[CalibratedWeight]:
         return self.rows
@@ -271,8 +232,8 @@ class ResidualBranch(NamedTuple):
         addition: the path of the layer or operation that adds; of a layer that could not
             be opened, its own.
         layer: the class of the layer that has the last weight.
-        last: the paths of the last weights: a γ, or a kernel that none follows.
-            They are several if the branch ends in a sum or a concatenation.
+        last: the paths of the last weights, each a γ or a kernel that none follows: several
+            if the branch ends in a sum or a concatenation.
         kernels: the paths of all kernels of the branch, in the order of the calls.
         length: the most kernels that a signal passes in it.
         status: `"residual"`, `"other"` for an addition that is none, or `"unopened"`.
@@ -288,9 +249,6 @@ class ResidualBranch(NamedTuple):
     reason: str = ""
 
 
-_KERNELS = numbers("kernels", lambda row: row.length or None)
-
-
 def _last(row: ResidualBranch) -> str:
     return " and ".join(row.last)
 
@@ -299,30 +257,22 @@ def _last_kind(row: ResidualBranch) -> str:
     return f"{row.layer} {''.join(row.last[-1:]).rpartition('/')[2]}"
 
 
+_KERNELS = numbers("kernels", lambda row: row.length or None)
+_LAST = words("last weight", _last)
+_SHORT_LAST = words("last weight", lambda row: _last(row) or row.addition, shrinks=True)
+
+
 class ResidualReport(Report[ResidualBranch]):
-    """The additions of a model and the residual branches that end there.
+    """The additions of a model and the branches that end there, a `ResidualBranch` each.
 
-    Printed, it tells how many there are and what could not be opened, then gives the
-    branches, or their kinds if there are more than 20; `text` can give everything.
-
-    Attributes:
-        rows: list of `ResidualBranch`, in the order of the calls, then one for each layer
-            that could not be opened.
-        name: of the model.
+    They are in the order of the calls, layers that could not be opened at the end. Printed,
+    it tells how many there are and what could not be opened, then gives the branches, or
+    their kinds if there are more than 20.
     """
 
     _title = "Residual branches of"
-    _every = (
-        words("addition", "addition"),
-        LAYER,
-        words("last weight", _last),
-        _KERNELS,
-        STATUS,
-    )
-    _short = (
-        words("last weight", lambda row: _last(row) or row.addition, shrinks=True),
-        _KERNELS,
-    )
+    _every = words("addition", "addition"), LAYER, _LAST, _KERNELS, STATUS
+    _short = _SHORT_LAST, _KERNELS
     _kinds = kinds_column("last weights", _last_kind), _KERNELS
 
     def _of(self, status: str) -> list[ResidualBranch]:
@@ -342,7 +292,7 @@ class ResidualReport(Report[ResidualBranch]):
         told = [row for row in self.rows if row.reason and not verbose]
         for same in group_by(told, lambda row: (row.status, row.reason)):
             paths = first_names([row.addition for row in same])
-            yield f"{same[0].status}: {paths}: {same[0].reason}", ()
+            yield [f"{same[0].status}: {paths}: {same[0].reason}"]
 
     def _shown(self) -> list[ResidualBranch]:
         return self._of("residual")

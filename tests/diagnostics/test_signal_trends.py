@@ -176,7 +176,7 @@ def test_limits_are_those_of_the_verdicts(reports):
 @pytest.mark.slow
 def test_another_rate_or_limit_would_be_noticed(reports):
     report = next(r for r in reports if r.forward and r.forward.rate and not r.findings)
-    report = kf.SignalReport(report.rows, report.findings, report.forward, None)
+    report = kf.SignalReport(report.rows, report.forward, None, report.findings)
     trend = report.forward
     for change, check in (
         ({"rate": trend.rate * 1.6}, check_against_rows),

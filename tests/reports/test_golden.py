@@ -138,7 +138,7 @@ def signal(count):
         kf.SignalFinding(verdict, "backward", rows[3].path, numbers, verdict.remedy)
         for verdict in (Verdict.EXPLODING, Verdict.DEAD)
     ]
-    return kf.SignalReport(rows, findings, forward, backward, name="net")
+    return kf.SignalReport(rows, forward, backward, findings, name="net")
 
 
 REPORTS = {
