@@ -31,8 +31,7 @@ from keras_fanwise.initializers.variance_scaling import (
 from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.recipes import recipes
-from keras_fanwise.models.residual import residual_ends
-from keras_fanwise.models.rules import Rule
+from keras_fanwise.models.rules import Rule, residual_ends
 from keras_fanwise.reports.diagnosis import (
     AuditFinding,
     AuditReport,

@@ -1,15 +1,16 @@
 """Scales a model's kernels by what their layers give on a batch."""
 
 import contextlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import choice, fail, glob_matches, globs_of, positive
+from keras_fanwise.arguments import choice, fail, positive
 from keras_fanwise.backends.arrays import dtype_name, moments, snapshot
 from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import (
@@ -22,84 +23,45 @@ from keras_fanwise.backends.tap import (
 from keras_fanwise.diagnostics.batches import batch_for, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.graph import Arguments
-from keras_fanwise.models.initialize import all_or_none
+from keras_fanwise.models.initialize import all_or_none, left_out, untouchable
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, has_kernel, owned_weights, role
 
 # Of a layer that follows its kernel, what comes out differs from what was asked for by
 # rounding alone: in bfloat16, which has 8 bits, by less than this.
 _ROUNDING = 0.02
-_UNCALLED = "its layer was not called"
 
 
-class _Scaling(NamedTuple):
-    """What the first call of a layer gave and what becomes of its weights."""
+class _Pass:
+    """One in which layers run with scaled kernels, by layer or by unit.
 
-    before: float | None = None
-    factor: float = 1.0
-    after: float | None = None
-    reason: str = ""
-
-
-class ScalingPass:
-    """The pass, and what becomes of each kernel.
-
-    In it the layers run with scaled weights, which stand in a stateless scope: the model's
-    own are as before.
-
-    Attributes:
-        values: after the pass, the weights that are scaled, with their new values.
-
-    Args:
-        kernels: of the model.
-        reasons: why each is kept, or `""`.
-        std: what is asked of what a layer gives.
-        by: `"layer"` or `"unit"`.
+    The scaled values stand in a stateless scope: the model's own are as before.
     """
 
-    def __init__(
-        self, kernels: Sequence[OwnedWeight], reasons: Sequence[str], std: float, by: str
-    ) -> None:
-        self._kernels = dict(zip(map(_path, kernels), kernels, strict=True))
-        self._reasons = dict(zip(self._kernels, reasons, strict=True))
+    def __init__(self, std: float, by: str) -> None:
         self._std = std
         self._by = by
-        # By path of the kernel, in the order of the calls.
-        self._scalings: dict[str, _Scaling] = {}
-        self.values: list[tuple[keras.Variable, Any]] = []
+        # Of the kernels of layers that were called, in the order of the calls.
+        self.rows: dict[keras.Layer, CalibratedWeight] = {}
 
-    def run(self, model: keras.Layer, batch: Arguments) -> None:
-        """Sends a batch through the model."""
-        by_layer = {
-            owned.layer: owned
-            for path, owned in self._kernels.items()
-            if not self._reasons[path]
-        }
+    def run(
+        self, model: keras.Layer, kernels: Sequence[OwnedWeight], batch: Arguments
+    ) -> list[tuple[keras.Variable, Any]]:
+        """Sends a batch through the model; gives the scaled weights with their values."""
+        uncalled = {owned.layer: owned for owned in kernels}
 
         def called(call: LayerCall) -> Any:
-            owned = by_layer.pop(call.layer, None)  # at its first call
+            owned = uncalled.pop(call.layer, None)  # at its first call
             return call.output() if owned is None else self._calibrated(owned, call)
 
-        with keras.StatelessScope() as scope, tapped(list(by_layer), called):
+        with keras.StatelessScope() as scope, tapped(list(uncalled), called):
             model(*batch.positional, training=True, **batch.named)
-        scaled = [path for path, one in self._scalings.items() if not one.reason]
-        for path in scaled:
-            for variable in _scaled_weights(self._kernels[path]):
-                self.values.append((variable, scope.get_current_value(variable)))
-
-    def rows(self) -> list[CalibratedWeight]:
-        """A row for each kernel, in the order of the calls, then those without a call."""
-        rest = [path for path in self._kernels if path not in self._scalings]
-        rows = []
-        for path in [*self._scalings, *rest]:
-            owned = self._kernels[path]
-            shape = tuple(owned.variable.shape)
-            row = CalibratedWeight(path, type(owned.layer).__name__, shape)
-            scaling = self._scalings.get(path, _Scaling(reason=_UNCALLED))
-            scaling = scaling._replace(reason=self._reasons[path] or scaling.reason)
-            status = "kept" if scaling.reason else "scaled"
-            rows.append(row._replace(status=status, **scaling._asdict()))
-        return rows
+        return [
+            (variable, scope.get_current_value(variable))
+            for owned in kernels
+            if owned.layer in self.rows and self.rows[owned.layer].status == "scaled"
+            for variable in _kernel_and_bias(owned)
+        ]
 
     def _calibrated(self, owned: OwnedWeight, call: LayerCall) -> Any:
         """What the layer gives, with a kernel that is scaled if it can be.
@@ -107,104 +69,92 @@ class ScalingPass:
         The layer runs with the kernel as it is, and again if that is scaled, to tell
         whether what it gives has followed.
         """
-        path = _path(owned)
-        self._scalings[path] = _Scaling()  # the layers inside come after it
+        row = self.rows[call.layer] = _row(owned)  # the layers inside come after it
         with kept_random_state(call.layer):
             output, raw = call.outputs()
         tensors = keras.tree.flatten(raw)
-        before = moments(tensors[0]).std if _is_measurable(tensors) else None
-        scaling = _Scaling(before, reason=self._obstacle(owned, tensors, before))
-        self._scalings[path] = scaling
-        if scaling.reason or before is None:
+        tensor: Any = tensors[0] if len(tensors) == 1 else None
+        before = None
+        if not keras.ops.is_tensor(tensor) or "float" not in dtype_name(tensor):
+            reason = "its layer gives no single tensor of a float type"
+        elif not is_concrete(tensor):
+            reason = "called in compiled code"
+        else:
+            before = moments(tensor).std
+            reason = self._obstacle(owned, tensor.shape, before)
+        row = self.rows[call.layer] = row._replace(before=before, reason=reason)
+        if reason or before is None:
             return output
-        variables = _scaled_weights(owned)
+        variables = _kernel_and_bias(owned)
         old = [snapshot(variable) for variable in variables]
         if self._by == "layer":
             factor, expected = self._std / before, self._std
             for variable in variables:
                 _assign(variable, _array(variable.value) * factor)
         else:
-            factor, expected = self._scale_units(owned, _array(tensors[0]))
+            factor, expected = self._scale_units(variables, owned, _array(tensor))
         scaled_output, scaled_raw = call.outputs()
         after = moments(keras.tree.flatten(scaled_raw)[0]).std
         if abs(after - expected) <= _ROUNDING * expected:
-            self._scalings[path] = _Scaling(before, factor, after)
+            self.rows[call.layer] = row._replace(
+                factor=factor, after=after, status="scaled"
+            )
             return scaled_output
         for variable, values in zip(variables, old, strict=True):
             variable.assign(values)
         reason = "what its layer gives does not scale with it"
-        self._scalings[path] = _Scaling(before, reason=reason)
+        self.rows[call.layer] = row._replace(reason=reason)
         return output
 
-    def _obstacle(
-        self, owned: OwnedWeight, raw: Sequence[Any], before: float | None
-    ) -> str:
+    def _obstacle(self, owned: OwnedWeight, shape: Sequence[int], before: float) -> str:
         """Why a kernel is kept with which its layer gave this; `""` if it is scaled."""
-        if before is None:
-            if len(raw) == 1 and _is_float(raw[0]):
-                return "called in compiled code"
-            return "its layer gives no single tensor of a float type"
         if not _array(owned.variable.value).any():
             return "it is 0"
-        if not before or not math.isfinite(before):
+        if before == 0 or not math.isfinite(before):
             return "what its layer gives is constant or not finite"
         if self._by == "layer":
             return ""
-        matrices, bias = _matrices(owned), _bias(owned)
+        matrices = _matrices(owned)
         if matrices is None or matrices.unit_axes is None:
             return "the units of its layer are not known"
-        shape = raw[0].shape
         units = [shape[axis] for axis in unit_axes(owned.layer, matrices, len(shape))]
-        shared = bias is not None and math.prod(bias.shape) != math.prod(units)
+        _, *biases = _kernel_and_bias(owned)
+        shared = any(math.prod(bias.shape) != math.prod(units) for bias in biases)
         return "its bias is that of several units" if shared else ""
 
-    def _scale_units(self, owned: OwnedWeight, raw: np.ndarray) -> tuple[float, float]:
+    def _scale_units(
+        self, variables: Sequence[keras.Variable], owned: OwnedWeight, raw: np.ndarray
+    ) -> tuple[float, float]:
         """Scales each unit in the scope, and centres it if it has a bias.
 
-        Returns:
-            The median of the factors, and the deviation that the layer gives with them.
+        Gives the median of the factors, and the deviation that the layer gives with them.
         """
-        matrices, bias = _matrices(owned), _bias(owned)
+        matrices, (kernel, *biases) = _matrices(owned), variables
         axes = unit_axes(owned.layer, matrices, raw.ndim)
         units = np.moveaxis(raw, axes, range(len(axes)))
         rest = tuple(range(len(axes), raw.ndim))
         means, stds = units.mean(axis=rest), units.std(axis=rest)
         factors: np.ndarray = np.ones_like(stds)
         np.divide(self._std, stds, out=factors, where=stds > 0)
-        between = float(np.var(factors * means))
-        if bias is not None:
-            centred = factors * (_array(bias.value).reshape(means.shape) - means)
-            _assign(bias, centred.reshape(tuple(bias.shape)))
-            between = 0.0
-        kernel = _array(owned.variable.value)
-        scaled = kernel.reshape(matrices.shape) * matrices.unit_factors(factors)
-        _assign(owned.variable, scaled.reshape(kernel.shape))
+        between = 0.0 if biases else float(np.var(factors * means))
+        for bias in biases:
+            _assign(bias, factors * (_array(bias.value).reshape(means.shape) - means))
+        matrix = _array(kernel.value).reshape(matrices.shape)
+        _assign(kernel, matrix * matrices.unit_factors(factors))
         expected = math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
         return float(np.median(factors)), expected
 
 
-def _is_float(tensor: Any) -> bool:
-    return keras.ops.is_tensor(tensor) and "float" in dtype_name(tensor)
+def _row(owned: OwnedWeight, reason: str = "") -> CalibratedWeight:
+    shape = tuple(owned.variable.shape)
+    layer = type(owned.layer).__name__
+    return CalibratedWeight(owned.variable.path, layer, shape, reason=reason)
 
 
-def _is_measurable(tensors: Sequence[Any]) -> bool:
-    """Whether they are a single one, of a float type, with values."""
-    return len(tensors) == 1 and _is_float(tensors[0]) and is_concrete(tensors[0])
-
-
-def _path(owned: OwnedWeight) -> str:
-    return str(owned.variable.path)
-
-
-def _bias(owned: OwnedWeight) -> keras.Variable | None:
-    """The bias that is added to what the kernel gives."""
-    return next((one for one in own_variables(owned.layer) if one.name == "bias"), None)
-
-
-def _scaled_weights(owned: OwnedWeight) -> list[keras.Variable]:
-    """The kernel, and the bias if there is one."""
-    bias = _bias(owned)
-    return [owned.variable] if bias is None else [owned.variable, bias]
+def _kernel_and_bias(owned: OwnedWeight) -> list[keras.Variable]:
+    """The bias, if there is one, is added to what the kernel gives."""
+    biases = (one for one in own_variables(owned.layer) if one.name == "bias")
+    return [owned.variable, *itertools.islice(biases, 1)]
 
 
 def _array(value: Any) -> np.ndarray:
@@ -216,7 +166,8 @@ def _assign(variable: keras.Variable, values: np.ndarray) -> None:
     # JAX knows no float64 by default, and NumPy no bfloat16.
     dtype = keras.backend.standardize_dtype(variable.dtype)
     rounded = values if dtype == "float64" else values.astype("float32")
-    variable.assign(keras.ops.convert_to_tensor(rounded, dtype))
+    shaped = rounded.reshape(tuple(variable.shape))
+    variable.assign(keras.ops.convert_to_tensor(shaped, dtype))
 
 
 def _matrices(owned: OwnedWeight) -> Any:
@@ -297,22 +248,26 @@ def calibrate(
     kernels = [owned for owned in owned_weights(model) if role(owned).is_matrix]
     if not kernels:
         raise fail(ValueError, "model", "one that has kernels", model)
-    paths = [owned.variable.path for owned in kernels]
-    globs = None if only is None else globs_of("only", only, paths)
-    reasons = _reasons(model, kernels, globs)
-    calibration = ScalingPass(kernels, reasons, std, by)
+    reasons = _reasons(model, kernels, only)
+    scaling = _Pass(std, by)
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_state(model))
         if x is None:
             batch = stack.enter_context(batch_for(model))
         else:
             batch = Arguments((_first_batch(x),), {})
-        calibration.run(model, batch)
+        free = [owned for owned, reason in zip(kernels, reasons, strict=True) if not reason]
+        values = scaling.run(model, free, batch)
     if not dry_run:
         with all_or_none() as write:
-            for variable, values in calibration.values:
-                write(variable, values)
-    return CalibrationReport(calibration.rows(), name=model.name)
+            for variable, value in values:
+                write(variable, value)
+    rows = [
+        _row(owned, reason or "its layer was not called")
+        for owned, reason in zip(kernels, reasons, strict=True)
+        if reason or owned.layer not in scaling.rows
+    ]
+    return CalibrationReport([*scaling.rows.values(), *rows], name=model.name)
 
 
 def _first_batch(x: Any) -> Any:
@@ -329,42 +284,40 @@ def _first_batch(x: Any) -> Any:
     return given(x)
 
 
-def _reasons(
-    model: keras.Layer, kernels: Sequence[OwnedWeight], globs: Sequence[str] | None
-) -> list[str]:
+def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> list[str]:
     """Why each kernel is kept, as far as that is known beforehand; or `""`."""
     owners = Counter(
         id(variable) for layer in all_layers(model) for variable in own_variables(layer)
     )
-    names: dict[int, set[str]] = {}
+    names: dict[int, set[str]] = {id(owned.layer): set() for owned in kernels}
     for owned in kernels:
         if role(owned) is Role.KERNEL:
-            names.setdefault(id(owned.layer), set()).add(owned.variable.name)
+            names[id(owned.layer)].add(owned.variable.name)
+    paths = [owned.variable.path for owned in kernels]
     return [
-        _reason(owned, names.get(id(owned.layer), set()), owners[id(owned.variable)], globs)
-        for owned in kernels
+        reason or _reason(owned, names[id(owned.layer)], owners[id(owned.variable)] > 1)
+        for owned, reason in zip(kernels, left_out(only, paths), strict=True)
     ]
 
 
-def _reason(
-    owned: OwnedWeight, names: set[str], owners: int, globs: Sequence[str] | None
-) -> str:
+def _reason(owned: OwnedWeight, names: set[str], is_shared: bool) -> str:
+    """Of a kernel, given the names of all kernels of its layer."""
     layer, variable = owned.layer, owned.variable
-    if globs and not any(glob_matches(glob, variable.path) for glob in globs):
-        return "not in `only`"
     if role(owned) is not Role.KERNEL:
         return "it may be no kernel: its name does not end so"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
     ):
         return "of a recurrent cell"
-    if getattr(layer, "quantization_mode", None) or "float" not in str(variable.dtype):
+    if reason := untouchable(layer):
+        return reason
+    if "float" not in str(variable.dtype):
         return "quantized"
-    if hasattr(layer, "adapt") or getattr(layer, "lora_enabled", False):
+    if getattr(layer, "lora_enabled", False):
         return "adapted"
     if any(isinstance(each, keras.layers.SpectralNormalization) for each in owned.holders):
         return "normalized at every call"
-    if owners > 1:
+    if is_shared:
         return "several layers share it"
     if any(map(has_kernel, all_layers(layer)[1:])):
         return "its layer holds others with kernels"

@@ -40,8 +40,14 @@ from keras_fanwise.initializers.counterparts import (
     replaced_inside,
 )
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.residual import RESIDUAL, with_depth, zero_rule
-from keras_fanwise.models.rules import Rule, Subject, resolved
+from keras_fanwise.models.rules import (
+    RESIDUAL,
+    Rule,
+    Subject,
+    resolved,
+    with_depth,
+    zero_rule,
+)
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
 from keras_fanwise.seam.keys import model_keys
@@ -56,11 +62,7 @@ from keras_fanwise.seam.weights import OwnedWeight, owned_weights, role
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[Callable[[keras.Variable, Any], None]]:
-    """Gives what writes a value; after any exception in the block the old ones stand again.
-
-    The old values are kept until the block ends: on JAX where they are, elsewhere in the
-    memory of the host.
-    """
+    """Gives what writes a value; an exception in the block brings the old ones back."""
     before: list[tuple[keras.Variable, Any]] = []
 
     def write(variable: keras.Variable, values: Any) -> None:
@@ -77,145 +79,85 @@ def all_or_none() -> Iterator[Callable[[keras.Variable, Any], None]]:
 
 # From about so many elements on the user waits: some tenths of a second.
 _LONG = 50_000_000
-# What initializers of others take as a seed.
-_SEEDS = 2**31
 
 
-class Choice(NamedTuple):
-    """What becomes of a weight.
+class _Seeds(NamedTuple):
+    """The seed of a call, and whether those of the initializers go before it."""
 
-    Attributes:
-        initializer: that fills it, `None` to keep it.
-        reason: why it is kept.
-        own_seed: whether the initializer's own seed, if it has one, counts.
-    """
+    seed: int
+    own_ones_count: bool
 
-    initializer: Any = None
-    reason: str = ""
-    own_seed: bool = True
+    def before(self, initializer: FanwiseInitializer) -> int | None:
+        """`None` where the state of the initializer's own generator advances."""
+        own = own_seed_of(initializer) if self.own_ones_count else None
+        if own is None:
+            return self.seed
+        return own if isinstance(own, int) else None
+
+    def planted(self, initializer: Any, key: str) -> Any:
+        """An initializer of others, with a seed where it takes one and has none."""
+        if not isinstance(initializer, keras.initializers.Initializer):
+            return initializer
+        config = initializer.get_config()
+        if "seed" not in config or (self.own_ones_count and config["seed"] is not None):
+            return initializer
+        seed = stream_key(self.seed, key) % 2**31  # which those of others take
+        try:
+            return type(initializer).from_config({**config, "seed": seed})
+        except Exception as error:
+            allowed = f"one that its own config makes again ({error})"
+            raise fail(ValueError, "initializer", allowed, initializer) from error
 
 
-class _Step(NamedTuple):
+def _ours(initializer: Any) -> FanwiseInitializer | None:
+    """What draws as the initializer does: itself if it is of this package."""
+    if isinstance(initializer, FanwiseInitializer):
+        return initializer
+    return portable(initializer)
+
+
+class _Plan(NamedTuple):
+    """What is to be reported of a weight, and what gives its values, if it is not kept."""
+
     variable: keras.Variable
     row: WeightStart
-    fill: Callable[[], Any] | None
+    fill: Callable[[], Any] | None = None
 
 
-class Plan:
-    """What will be done to each weight of a model.
-
-    What can be known to go wrong goes wrong here, before a weight is written.
-
-    Args:
-        weights: all weights of a model.
-        choices: what becomes of each.
-        seed: of all that is random and has no seed that counts.
-        name: of the model.
-
-    Raises:
-        TypeError: an initializer cannot fill its weight.
-        ValueError: likewise.
-    """
-
-    def __init__(
-        self,
-        weights: Sequence[OwnedWeight],
-        choices: Sequence[Choice],
-        seed: int,
-        name: str = "",
-    ) -> None:
-        self._seed = seed
-        self._name = name
-        keys = model_keys(weights)
-        self._steps = [
-            _planned(owned, choice, seed, key)
-            for owned, choice, key in zip(weights, choices, keys, strict=True)
-        ]
-
-    def report(self) -> StartReport:
-        """The plan, as it is, once other people's initializers have been tried.
-
-        Their values are not kept: there is room for one weight at a time.
-        """
-        for step in self._steps:
-            if step.fill is not None and step.row.std_asked is None:
-                step.fill()
-        return StartReport([step.row for step in self._steps], self._seed, name=self._name)
-
-    def carry_out(self, finish: Sequence[Callable[[], Any]] = ()) -> StartReport:
-        """Writes all weights, and measures them; or, after any exception, none.
-
-        Args:
-            finish: what is to follow when all are written, and cannot fail. All of it is
-                done, also where an interrupt comes in between.
-        """
-        elements = [math.prod(step.row.shape) for step in self._steps]
-        rows = []
-        console = Console(stderr=True)
-        with (
-            all_or_none() as write,
-            Progress(
-                console=console, transient=True, disable=sum(elements) < _LONG
-            ) as progress,
-        ):
-            task = progress.add_task("weights", total=sum(elements))
-            for step, advance in zip(self._steps, elements, strict=True):
-                if step.fill is not None:
-                    write(step.variable, step.fill())
-                std = pooled(map(moments, local_parts(step.variable.value))).std
-                rows.append(step.row._replace(std=std))
-                progress.advance(task, advance)
-        try:
-            for done in finish:
-                done()
-        except BaseException:
-            for done in finish:
-                done()
-            raise
-        return StartReport(rows, self._seed, name=self._name)
-
-
-def _planned(owned: OwnedWeight, choice: Choice, seed: int, key: str) -> _Step:
+def _planned(
+    owned: OwnedWeight, initializer: Any, reason: str, key: str, seeds: _Seeds
+) -> _Plan:
+    """What can be known to go wrong goes wrong here, before a weight is written."""
     variable = owned.variable
     site = Site.of(owned.layer, variable.name, variable.shape, key)
     site = site._replace(path=variable.path)
-    shape = site.shape
-    row = WeightStart(variable.path, type(owned.layer).__name__, shape, site.fans)
-    row = row._replace(role=role(owned))
-    if choice.initializer is None:
-        return _Step(variable, row._replace(reason=choice.reason), None)
-    initializer = choice.initializer
+    row = WeightStart(site.path, type(owned.layer).__name__, site.shape, site.fans)
+    row = row._replace(reason=reason, role=role(owned))
+    if initializer is None:
+        return _Plan(variable, row)
     row = row._replace(status="set", initializer=_label(initializer))
     try:
-        ours = initializer
-        if not isinstance(initializer, FanwiseInitializer):
-            ours = portable(initializer)
+        ours = _ours(initializer)
         if ours is None:
-            return _Step(variable, row, _called(choice, site, variable, seed))
-        expected = ours.expected(shape, site)
+            outer = seeds.planted(initializer, key)
+            fill = functools.partial(_values_of_others, outer, site, variable, seeds)
+            return _Plan(variable, row, fill)
+        expected = ours.expected(site.shape, site)
         if math.isfinite(expected.std):
             row = row._replace(std_asked=expected.std)
-        checked_shape_and_dtype(shape, variable.dtype)
+        checked_shape_and_dtype(site.shape, variable.dtype)
         draw = functools.partial(
             ours.draw,
-            shape,
+            site.shape,
             variable.dtype,
             layout_of(variable.value),
             site=site,
-            seed=_seed(ours, choice, seed),
+            seed=seeds.before(ours),
             distribution=expected,
         )
-        return _Step(variable, row, draw)
+        return _Plan(variable, row, draw)
     except (TypeError, ValueError) as error:
-        raise in_weight(error, variable.path, shape) from error
-
-
-def _seed(initializer: FanwiseInitializer, choice: Choice, seed: int) -> int | None:
-    """That of the draw; `None` where the state of the initializer's generator advances."""
-    own = own_seed_of(initializer) if choice.own_seed else None
-    if own is None:
-        return seed
-    return own if isinstance(own, int) else None
+        raise in_weight(error, site.path, site.shape) from error
 
 
 def _label(initializer: Any) -> str:
@@ -227,53 +169,31 @@ def _label(initializer: Any) -> str:
     return f"{name}({', '.join(inside)})" if inside else name
 
 
-def _called(
-    choice: Choice, site: Site, variable: keras.Variable, seed: int
-) -> Callable[[], Any]:
-    """Calls an initializer that is neither ours nor random and Keras's.
-
-    Those that are inside it draw by the seed, as they would alone.
-    """
-    outer = _reseeded(choice.initializer, choice, stream_key(seed, site.key))
+def _values_of_others(
+    outer: Any, site: Site, variable: keras.Variable, seeds: _Seeds
+) -> Any:
+    """Those inside an initializer of others draw by the seed, as they would alone."""
     places: dict[int, int] = {}
 
-    def reseeded(value: Any) -> Any:
-        ours = value if isinstance(value, FanwiseInitializer) else portable(value)
+    def replacement(value: Any) -> Any:
+        ours = _ours(value)
         if ours is None and not isinstance(value, keras.initializers.Initializer):
             return value
         key = f"{site.key} inside {places.setdefault(id(value), len(places))}"
         if ours is None:
-            return _reseeded(value, choice, stream_key(seed, key))
-        return drawing_for(site, value, ours, key, _seed(ours, choice, seed))
+            return seeds.planted(value, key)
+        return drawing_for(site, value, ours, key, seeds.before(ours))
 
-    def values() -> Any:
-        # Of names inside it makes initializers now, which take their seeds from here.
-        random.seed(stream_key(seed, site.key))
-        try:
-            initializer = replaced_inside(outer, reseeded)
-            return _tensor(initializer(site.shape, dtype=variable.dtype), site, variable)
-        except (TypeError, ValueError) as error:
-            raise in_weight(error, site.path, site.shape) from error
-
-    return values
-
-
-def _reseeded(initializer: Any, choice: Choice, seed: int) -> Any:
-    """The initializer, with a seed where it takes one and has none that counts."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer
-    config = initializer.get_config()
-    if "seed" not in config or (choice.own_seed and config["seed"] is not None):
-        return initializer
+    # Of names inside it makes initializers now, which take their seeds from here.
+    random.seed(stream_key(seeds.seed, site.key))
     try:
-        return type(initializer).from_config({**config, "seed": seed % _SEEDS})
-    except Exception as error:
-        allowed = f"one that its own config makes again ({error})"
-        raise fail(ValueError, "initializer", allowed, initializer) from error
+        values = replaced_inside(outer, replacement)(site.shape, dtype=variable.dtype)
+        return _checked_values(values, site.shape, variable.dtype)
+    except (TypeError, ValueError) as error:
+        raise in_weight(error, site.path, site.shape) from error
 
 
-def _tensor(values: Any, site: Site, variable: keras.Variable) -> Any:
-    """What an initializer gave, if it can be assigned to the weight."""
+def _checked_values(values: Any, shape: tuple[int, ...], dtype: str) -> Any:
     try:
         if not keras.ops.is_tensor(values):
             values = np.asarray(values)
@@ -285,10 +205,10 @@ def _tensor(values: Any, site: Site, variable: keras.Variable) -> Any:
     except (TypeError, ValueError) as error:
         allowed = f"one that gives real numbers ({error})"
         raise fail(TypeError, "initializer", allowed, values) from error
-    if tuple(tensor.shape) != site.shape:
-        allowed = f"one that gives the shape {site.shape}, not {tuple(tensor.shape)}"
+    if tuple(tensor.shape) != shape:
+        allowed = f"one that gives the shape {shape}, not {tuple(tensor.shape)}"
         raise fail(ValueError, "initializer", allowed, values)
-    return keras.ops.cast(tensor, variable.dtype)
+    return keras.ops.cast(tensor, dtype)
 
 
 def initialize(
@@ -364,18 +284,21 @@ def initialize(
         ]
         for rule in rules:
             if not rule.optional and not any(rule in several for several in met):
-                raise ValueError(_unmet(rule, weights))
-        matches = [several[0] if several else None for several in met]
-        initializers = [rule and resolved(rule.initializer) for rule in matches]
+                paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
+                more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
+                raise ValueError(
+                    f"{rule} meets none of the weights of the model: {paths}{more}"
+                )
+        initializers = [
+            resolved(several[0].initializer) if several else None for several in met
+        ]
         if residual == "depth":
             initializers = with_depth(subject, initializers)
-        choices = [
-            Choice(initializer) if rule else Choice(reason="no rule for it")
-            for rule, initializer in zip(matches, initializers, strict=True)
-        ]
     for note in subject.notes:
         warnings.warn(note, stacklevel=2)
-    return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
+    reasons = ["" if several else "no rule for it" for several in met]
+    seeds = _Seeds(seed, own_ones_count=True)
+    return _start(model, weights, initializers, reasons, seeds, dry_run, reset_optimizer)
 
 
 def reinitialize(
@@ -428,46 +351,40 @@ def reinitialize(
     seed = _checked_seed(seed, dry_run)
     weights = owned_weights(model)
     paths = [owned.variable.path for owned in weights]
-    globs = None if only is None else globs_of("only", only, paths)
     with random_state_kept():
         initializers = weight_initializers(weights)
-    choices = [
-        _anew(owned, initializer, globs)
-        for owned, initializer in zip(weights, initializers, strict=True)
-    ]
-    unknown = [
-        path
-        for path, choice in zip(paths, choices, strict=True)
-        if choice.reason == _UNKNOWN
-    ]
+    reasons = left_out(only, paths)
+    for place, owned in enumerate(weights):
+        reasons[place] = reasons[place] or untouchable(owned.layer)
+        if reasons[place]:
+            initializers[place] = None
+        elif initializers[place] is None:
+            reasons[place] = _UNKNOWN
+    unknown = [p for p, reason in zip(paths, reasons, strict=True) if reason == _UNKNOWN]
     if unknown and not dry_run:
-        warnings.warn(
-            "keeps weights whose initializer is unknown: "
-            + ", ".join(map(printable, unknown)),
-            stacklevel=2,
-        )
-    return _carried_out(model, weights, choices, seed, dry_run, reset_optimizer)
+        names = ", ".join(map(printable, unknown))
+        warnings.warn(f"keeps weights whose initializer is unknown: {names}", stacklevel=2)
+    seeds = _Seeds(seed, own_ones_count=False)
+    return _start(model, weights, initializers, reasons, seeds, dry_run, reset_optimizer)
 
 
 _UNKNOWN = "its initializer is unknown"
 
 
-def _unmet(rule: Rule, weights: list[OwnedWeight]) -> str:
-    paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
-    more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
-    return f"{rule} meets none of the weights of the model: {paths}{more}"
+def left_out(only: Any, paths: Sequence[str]) -> list[str]:
+    """Why the weights that no glob of `only` meets are kept, and `""` of the others."""
+    globs = globs_of("only", "*" if only is None else only, paths)
+    return [
+        "" if any(glob_matches(glob, path) for glob in globs) else "not in `only`"
+        for path in paths
+    ]
 
 
-def _anew(owned: OwnedWeight, initializer: Any, globs: list[str] | None) -> Choice:
-    if globs and not any(glob_matches(glob, owned.variable.path) for glob in globs):
-        return Choice(reason="not in `only`")
-    if hasattr(owned.layer, "adapt"):
-        return Choice(reason="adapted to data")
-    if getattr(owned.layer, "quantization_mode", None):
-        return Choice(reason="quantized")
-    if initializer is None:
-        return Choice(reason=_UNKNOWN)
-    return Choice(initializer, own_seed=False)
+def untouchable(layer: keras.Layer) -> str:
+    """Why the weights of a layer are neither drawn anew nor scaled; or `""`."""
+    if hasattr(layer, "adapt"):
+        return "adapted to data"
+    return "quantized" if getattr(layer, "quantization_mode", None) else ""
 
 
 def _checked_seed(seed: Any, dry_run: bool) -> int:
@@ -479,65 +396,87 @@ def _checked_seed(seed: Any, dry_run: bool) -> int:
 
 
 @random_state_kept()
-def _carried_out(
+def _start(
     model: keras.Layer,
     weights: list[OwnedWeight],
-    choices: list[Choice],
-    seed: int,
+    initializers: list[Any],
+    reasons: list[str],
+    seeds: _Seeds,
     dry_run: bool,
     reset_optimizer: bool,
 ) -> StartReport:
-    plan = Plan(weights, choices, seed, model.name)
+    """Fills the weights that have an initializer; the others have a reason to be kept."""
+    plans = [
+        _planned(*each, seeds)
+        for each in zip(weights, initializers, reasons, model_keys(weights), strict=True)
+    ]
     if dry_run:
-        return plan.report()
-    changed: list[OwnedWeight] = []
+        # Other people's initializers are tried, one at a time.
+        for plan in plans:
+            if plan.fill is not None and plan.row.std_asked is None:
+                plan.fill()
+        return StartReport([plan.row for plan in plans], seeds.seed, name=model.name)
+    layers = dict.fromkeys(
+        holder
+        for owned, plan in zip(weights, plans, strict=True)
+        if plan.fill is not None
+        for holder in owned.holders
+        if isinstance(holder, keras.layers.RNN) and holder.stateful
+    )
+    # What these remember was of other weights. `reset_state` fails on JAX in Keras 3.8.
+    states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
+    optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
+    optimizer_states = _optimizer_states(optimizer)
 
-    def take_over() -> None:
-        changed[:] = replace(weights, [choice.initializer for choice in choices])
+    def finish() -> list[OwnedWeight]:
+        changed = replace(weights, initializers)
+        for state in states:
+            state.assign(keras.ops.zeros(state.shape, state.dtype))
+        for old, new in optimizer_states:
+            old.assign(new.value)  # which is drawn now, one at a time
+        return changed
 
-    finish = [take_over, *_resets_of_states(weights, choices)]
-    if reset_optimizer:
-        finish += _resets_of_optimizer(getattr(model, "optimizer", None))
-    report = plan.carry_out(finish)
+    rows = _carried_out(plans)
+    try:
+        changed = finish()
+    except BaseException:  # an interrupt: nothing here fails twice
+        finish()
+        raise
     lost = itertools.compress(changed, unsaved(changed))
     paths = [owned.variable.path for owned in lost]
-    return StartReport(report.rows, seed, paths, name=model.name)
+    return StartReport(rows, seeds.seed, paths, name=model.name)
 
 
-def _resets_of_optimizer(optimizer: Any) -> list[Callable[[], Any]]:
+def _carried_out(plans: Sequence[_Plan]) -> list[WeightStart]:
+    """Writes and measures all weights, or, after any exception, leaves all as they were."""
+    elements = [math.prod(plan.row.shape) for plan in plans]
+    rows = []
+    console = Console(stderr=True)
+    with (
+        all_or_none() as write,
+        Progress(
+            console=console, transient=True, disable=sum(elements) < _LONG
+        ) as progress,
+    ):
+        task = progress.add_task("weights", total=sum(elements))
+        for (variable, row, fill), advance in zip(plans, elements, strict=True):
+            if fill is not None:
+                write(variable, fill())
+            std = pooled(map(moments, local_parts(variable.value))).std
+            rows.append(row._replace(std=std))
+            progress.advance(task, advance)
+    return rows
+
+
+def _optimizer_states(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+    """The variables of an optimizer, each with that of a new one."""
     if optimizer is None or not optimizer.built:
         return []
     try:
-        state = new_optimizer_state(optimizer)
+        return new_optimizer_state(optimizer)
     except Exception as error:
         allowed = (
             "False for an optimizer that its own config does not make again "
             f"({type(optimizer).__name__}: {error})"
         )
         raise fail(ValueError, "reset_optimizer", allowed, True) from error
-    # The values of the new one are drawn one at a time.
-    return [functools.partial(_copy_value, old, new) for old, new in state]
-
-
-def _set_to_zero(variable: keras.Variable) -> None:
-    variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
-
-
-def _copy_value(variable: keras.Variable, source: keras.Variable) -> None:
-    variable.assign(source.value)
-
-
-def _resets_of_states(
-    weights: Sequence[OwnedWeight], choices: Sequence[Choice]
-) -> list[Callable[[], Any]]:
-    """Of stateful recurrent layers: what they remember was of other weights."""
-    layers = dict.fromkeys(
-        holder
-        for owned, choice in zip(weights, choices, strict=True)
-        if choice.initializer is not None
-        for holder in owned.holders
-        if isinstance(holder, keras.layers.RNN) and holder.stateful
-    )
-    states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
-    # Not by `reset_state`, which fails on JAX in Keras 3.8.
-    return [functools.partial(_set_to_zero, state) for state in states]

@@ -5,14 +5,14 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.fans.layers import Matrices, layer_matrices
-from keras_fanwise.graph.graph import Call, Graph
+from keras_fanwise.fans.layers import layer_matrices
+from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.activations import Criticality, criticality
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.normal import FanwiseNormal
@@ -21,24 +21,21 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.models.residual import fixup_rules
-from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved
+from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved, zero_rule
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
-_CONVOLUTIONS = tuple(
-    getattr(keras.layers, f"{kind}{rank}")
-    for kind, ranks in (
-        ("Conv", ("1D", "2D", "3D", "1DTranspose", "2DTranspose", "3DTranspose")),
-        ("DepthwiseConv", ("1D", "2D")),
-        ("SeparableConv", ("1D", "2D")),
-    )
-    for rank in ranks
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_CONV = tuple(
+    getattr(keras.layers, f"Conv{rank}D{kind}")
+    for kind in ("", "Transpose")
+    for rank in (1, 2, 3)
 )
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_CONVOLUTIONS = (*_CONV, *_DEPTHWISE, *_SEPARABLE)
 
 # Tables of vectors, and vectors that are learned without one, by their usual names.
 _EMBEDDINGS = "*embedding*"
 _TOKENS = ("*class_token*", "*cls_token*", "*distillation_token*")
-_VECTORS = (_EMBEDDINGS, *_TOKENS)
 _LSTM = tuple(
     getattr(keras.layers, name)
     for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
@@ -98,32 +95,30 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
     >>> recipes()["dcgan"][2]
     Rule('fanwise_gamma_noise', weight='gamma', optional=True)
     """
-    return {name: make() for name, make in _RECIPES.items()}
+    return {name: [*make()] for name, make in _RECIPES.items()}
 
 
-def _embeddings() -> list[Rule | ModelRules]:
+def _embeddings() -> list[Rule]:
     given = "fanwise_lecun_normal"
-    rule = Rule(given, layer=keras.layers.Embedding, weight="embeddings", optional=True)
+    rules = [Rule(given, layer=keras.layers.Embedding, weight="embeddings", optional=True)]
     both = getattr(keras.layers, "ReversibleEmbedding", None)  # from Keras 3.12 on
-    if both is None:
-        return [rule]
-    forward = FanwiseVarianceScaling(mode="fan_out")
-    return [
-        Rule(forward, layer=both, weight="embeddings", optional=True),
-        Rule(given, layer=both, weight="reverse_embeddings", optional=True),
-        rule,
-    ]
+    if both is not None:
+        forward = FanwiseVarianceScaling(mode="fan_out")
+        rules = [
+            Rule(forward, layer=both, weight="embeddings", optional=True),
+            Rule(given, layer=both, weight="reverse_embeddings", optional=True),
+            *rules,
+        ]
+    return rules
 
 
-def _transformer() -> list[Rule | ModelRules]:
+def _transformer() -> list[Rule]:
     normal = FanwiseNormal(stddev=0.02)
-    return [
-        *(Rule(normal, weight=weight, optional=True) for weight in _VECTORS),
-        *_all_kernels(normal),
-    ]
+    vectors = [Rule(normal, weight=glob, optional=True) for glob in (_EMBEDDINGS, *_TOKENS)]
+    return [*vectors, *_all_kernels(normal)]
 
 
-def _vit() -> list[Rule | ModelRules]:
+def _vit() -> list[Rule]:
     attention = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
     biases = FanwiseNormal(stddev=1e-6)
     return [
@@ -137,9 +132,7 @@ def _vit() -> list[Rule | ModelRules]:
     ]
 
 
-def _dense_and_convolutions(
-    initializer: Any, gamma: Any = "ones"
-) -> list[Rule | ModelRules]:
+def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]:
     layers = (*_DENSE, *_CONVOLUTIONS)
     return [
         Rule(initializer, layer=layers, weight="*kernel"),
@@ -148,7 +141,7 @@ def _dense_and_convolutions(
     ]
 
 
-def _all_kernels(initializer: Any) -> list[Rule | ModelRules]:
+def _all_kernels(initializer: Any) -> list[Rule]:
     return [
         Rule(initializer, weight="*kernel", role="kernel"),
         Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
@@ -158,18 +151,15 @@ def _all_kernels(initializer: Any) -> list[Rule | ModelRules]:
 
 
 def _normalization(gamma: Any) -> list[Rule]:
+    rms = getattr(keras.layers, "RMSNormalization", None)  # from Keras 3.9 on
+    scale = [Rule(gamma, layer=rms, weight="scale", optional=True)] if rms else []
     return [
         Rule(gamma, weight="gamma", optional=True),
-        *_rms(gamma),
+        *scale,
         Rule("zeros", weight="beta", optional=True),
         Rule("zeros", weight="moving_mean", optional=True),
         Rule("ones", weight="moving_variance", optional=True),
     ]
-
-
-def _rms(gamma: Any) -> list[Rule]:
-    layer = getattr(keras.layers, "RMSNormalization", None)  # from Keras 3.9 on
-    return [Rule(gamma, layer=layer, weight="scale", optional=True)] if layer else []
 
 
 def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
@@ -184,46 +174,48 @@ def unit_forget_bias(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
     return values
 
 
-_CRITICAL_CONVOLUTIONS = tuple(
-    getattr(keras.layers, f"Conv{rank}D{kind}")
-    for rank in (1, 2, 3)
-    for kind in ("", "Transpose")
-)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_WITH_KERNEL = (keras.layers.Dense, *_CRITICAL_CONVOLUTIONS, *_DEPTHWISE)
+# Of which networks for the recipe 'critical' are made: all with one kernel.
+_WITH_KERNEL = (keras.layers.Dense, *_CONV, *_DEPTHWISE)
 
 
 def critical_rules(subject: Subject) -> list[Rule]:
-    """A rule for each kernel and each bias of a plain network; see `recipes`.
-
-    Raises:
-        ValueError: the network is not plain, or an activation has no critical point.
-    """
+    """A rule for each kernel and each bias of a plain network; see `recipes`."""
     stages = _stages(subject.graph)
-    depth = sum(stage.activation is not None for stage in stages)
-    points: dict[Any, Criticality] = {}
+    depth = sum(activation is not None for _, activation in stages)
+    points: dict[Any, Criticality] = {}  # which take long
     rules: list[Rule] = []
     before: Criticality | None = None
-    for stage in stages:
+    for layer, activation in stages:
         after: Criticality | None = None
-        if stage.activation is not None:
-            key = _key(stage.activation)
-            points[key] = after = points.get(key) or _point(stage, depth)
-        rules += _rules(stage, before, after)
+        if activation is not None:
+            key = activation
+            if isinstance(activation, keras.Operation):
+                key = type(activation), repr({**activation.get_config(), "name": ""})
+            if key not in points:
+                points[key] = _point(layer, activation, depth)
+            after = points[key]
+        rules += _critical(layer, before, after)
         before = after
     return rules
 
 
-class _Stage(NamedTuple):
-    layer: keras.Layer
-    # That its output goes through before the next kernel; `None` for the last layer, whose
-    # output is that of the network, and where there is none.
-    activation: Callable[..., Any] | keras.Layer | None
+def _stages(graph: Graph) -> list[tuple[keras.Layer, Any]]:
+    """The layers with kernels, each with the activation that its output goes through.
 
-
-def _stages(graph: Graph) -> list[_Stage]:
+    `None` where there is none, and for the last layer, whose output is the network's.
+    """
+    if not graph.calls:
+        allowed = "one that can be called on symbolic tensors for the recipe 'critical'"
+        raise _refusal(allowed, graph.model)
+    for before, call in itertools.pairwise(graph.calls):
+        if call.inputs != (before,):
+            allowed = (
+                "a plain network for the recipe 'critical', without branches, in which "
+                "each layer takes the output of the one before"
+            )
+            raise _refusal(allowed, call.operation or graph.model)
     stages: list[tuple[keras.Layer, list[Any]]] = []
-    for call in _in_line(graph):
+    for call in graph.calls:
         if isinstance(call.operation, _WITH_KERNEL):
             stages.append((call.operation, []))
         elif call.weights:
@@ -231,50 +223,26 @@ def _stages(graph: Graph) -> list[_Stage]:
                 "a plain network for the recipe 'critical': of layers with weights only "
                 "dense layers and convolutions, plain, transposed or depthwise"
             )
-            raise fail(ValueError, "model", allowed, _named(call.operation))
+            raise _refusal(allowed, call.operation)
         if call.activation and stages:
             own = getattr(call.operation, "activation", None)
             stages[-1][1].append(own or call.operation)
     if not stages:
         allowed = "one with dense layers or convolutions for the recipe 'critical'"
-        raise fail(ValueError, "model", allowed, _named(graph.model))
+        raise _refusal(allowed, graph.model)
     for layer, activations in stages:
         if len(activations) > 1:
-            allowed = "one with at most one activation after each layer"
-            raise fail(ValueError, "model", allowed, _named(layer))
+            raise _refusal("one with at most one activation after each layer", layer)
     stages[-1][1].clear()
-    return [_Stage(layer, next(iter(own), None)) for layer, own in stages]
+    return [(layer, next(iter(own), None)) for layer, own in stages]
 
 
-def _in_line(graph: Graph) -> list[Call]:
-    """The calls of a model in which each takes the output of the one before."""
-    if not graph.calls:
-        allowed = "one that can be called on symbolic tensors for the recipe 'critical'"
-        raise fail(ValueError, "model", allowed, _named(graph.model))
-    for before, call in itertools.pairwise(graph.calls):
-        if call.inputs != (before,):
-            allowed = (
-                "a plain network for the recipe 'critical', without branches, in which "
-                "each layer takes the output of the one before"
-            )
-            raise fail(ValueError, "model", allowed, _named(call.operation or graph.model))
-    return graph.calls
+def _refusal(allowed: str, operation: Any, more: str = "") -> Exception:
+    name = f"{operation.name} ({type(operation).__name__}){more}"
+    return fail(ValueError, "model", allowed, name)
 
 
-def _key(activation: Any) -> Any:
-    """What is the same of activations that do the same."""
-    if not isinstance(activation, keras.Operation):
-        return activation
-    config = {**activation.get_config(), "name": ""}
-    return type(activation), repr(config)
-
-
-def _named(operation: Any) -> str:
-    return f"{operation.name} ({type(operation).__name__})"
-
-
-def _point(stage: _Stage, depth: int) -> Criticality:
-    activation = stage.activation
+def _point(layer: keras.Layer, activation: Any, depth: int) -> Criticality:
     try:
         try:
             return criticality(activation)
@@ -286,13 +254,13 @@ def _point(stage: _Stage, depth: int) -> Criticality:
             "tanh, gelu and selu"
         )
         name = getattr(activation, "__name__", type(activation).__name__)
-        where = f"{_named(stage.layer)} with {name}"
-        raise fail(ValueError, "model", allowed, where) from error
+        raise _refusal(allowed, layer, f" with {name}") from error
 
 
-def _rules(
-    stage: _Stage, before: Criticality | None, after: Criticality | None
+def _critical(
+    layer: keras.Layer, before: Criticality | None, after: Criticality | None
 ) -> list[Rule]:
+    """For a layer between two activations; there may be none."""
     biases, comes = 0.0, 1.0
     if before is not None:
         # E[φ²], as σ_w² E[φ²] + σ_b² = q.
@@ -302,31 +270,43 @@ def _rules(
     else:
         # From the variance of what comes to that which the next activation wants.
         scale = (1.0 if after is None else after.q) / comes
-    layer = stage.layer
-    kernel = Rule(_kernel(layer, scale), weight=layer.kernel)
-    if layer.bias is None:
-        return [kernel]
-    bias = FanwiseNormal(stddev=math.sqrt(biases)) if biases else "zeros"
-    return [kernel, Rule(bias, weight=layer.bias)]
+    rules = [Rule(_isometry(layer, scale), weight=layer.kernel)]
+    if layer.bias is not None:
+        bias = FanwiseNormal(stddev=math.sqrt(biases)) if biases else "zeros"
+        rules.append(Rule(bias, weight=layer.bias))
+    return rules
 
 
-def _kernel(layer: keras.Layer, scale: float) -> Any:
+def _isometry(layer: keras.Layer, scale: float) -> Any:
     """Orthogonal where that is an isometry, but for a factor, or else Gaussian."""
     matrices = layer_matrices(layer, "kernel", tuple(layer.kernel.shape))
-    dense = isinstance(layer, keras.layers.Dense)
-    stride_1 = matrices is not None and all(stride == 1 for stride in matrices.strides)
+    is_dense = isinstance(layer, keras.layers.Dense)
     if matrices is None or not (
-        dense or (isinstance(layer, _CRITICAL_CONVOLUTIONS) and stride_1)
+        is_dense or (isinstance(layer, _CONV) and set(matrices.strides) <= {1})
     ):
         return FanwiseVarianceScaling(scale=scale, distribution="untruncated_normal")
-    part: Matrices = matrices if dense else matrices.central()[0]
+    part = matrices if is_dense else matrices.central()[0]
     _, inputs, outputs = part.stack_shape
     # With fewer inputs than outputs the length of the signal is spread over more units.
     gain = math.sqrt(scale * max(1.0, outputs / max(1, inputs)))
-    return FanwiseOrthogonal(gain) if dense else FanwiseDeltaOrthogonal(gain)
+    return FanwiseOrthogonal(gain) if is_dense else FanwiseDeltaOrthogonal(gain)
 
 
-_RECIPES: dict[str, Callable[[], list[Rule | ModelRules]]] = {
+def fixup_rules(subject: Subject) -> list[Rule]:
+    """For the last weight and the kernels of each branch, and the heads; see `recipes`."""
+    rules = [zero_rule(subject)]
+    branches = subject.branches
+    for branch in branches:
+        last = {id(end.kernel) for end in branch.ends if end.gamma is None}
+        inner = tuple(kernel for kernel in branch.kernels if id(kernel) not in last)
+        # Of a branch of one kernel, which is 0, there is nothing to scale.
+        if inner and branch.length > 1:
+            scale = 2.0 * len(branches) ** (-1 / (branch.length - 1))
+            rules.append(Rule(FanwiseVarianceScaling(scale), weight=inner))
+    return [*rules, Rule("zeros", head=True, optional=True)]
+
+
+_RECIPES: dict[str, Callable[[], Sequence[Rule | ModelRules]]] = {
     "dcgan": lambda: _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
     "kaiming": lambda: _dense_and_convolutions("fanwise_he_normal"),
     "normal": lambda: _dense_and_convolutions("fanwise_normal"),
@@ -342,12 +322,7 @@ _RECIPES: dict[str, Callable[[], list[Rule | ModelRules]]] = {
 
 @random_state_kept()
 def rules_of(recipe: Any) -> Sequence[Rule | ModelRules]:
-    """The rules that an argument of `initialize` stands for.
-
-    Raises:
-        TypeError: it is a list of something other than rules.
-        ValueError: it is an unknown name, or a list of no rules.
-    """
+    """The rules that an argument of `initialize` stands for."""
     if isinstance(recipe, Rule):
         return [recipe]
     if isinstance(recipe, Mapping):

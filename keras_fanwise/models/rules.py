@@ -1,45 +1,50 @@
-"""Which weights of a model get which initializer."""
+"""Which weights of a model get which initializer, those that end residual branches too."""
 
 import fnmatch
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import choice, fail, glob_matches, nearest, snake_case
-from keras_fanwise.graph.branches import Branch, residual_branches
+from keras_fanwise.arguments import (
+    choice,
+    fail,
+    glob_matches,
+    nearest,
+    printable,
+    snake_case,
+)
+from keras_fanwise.graph.branches import Branch, additions, residual_branches
 from keras_fanwise.graph.graph import END, Graph
 from keras_fanwise.initializers.base import random_state_kept
+from keras_fanwise.initializers.counterparts import scaled
 from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.reports.weights import ResidualBranch, ResidualReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
 
+# How the branches of residual networks can begin.
+RESIDUAL = ("zero", "depth")
 LayerTypes = type | tuple[type, ...]
 
 
 class Subject:
-    """A model, and what rules may ask of it, which is found out once.
-
-    Attributes:
-        model: a built model or layer.
-        weights: all of them.
-        notes: what rules have to tell of it, each once.
-    """
+    """A built model, and what rules may ask of it, which is found out once."""
 
     def __init__(self, model: keras.Layer) -> None:
         self.model = model
         self.weights = owned_weights(model)
+        # What rules have to tell of the model, each once.
         self.notes: dict[str, None] = {}
 
     @functools.cached_property
     def graph(self) -> Graph:
-        """How it is wired."""
         return Graph(self.model)
 
     @functools.cached_property
     def branches(self) -> list[Branch]:
-        """Those that are residual."""
         return residual_branches(self.graph)
 
     @functools.cached_property
@@ -58,6 +63,24 @@ class Subject:
             and id(owned.variable) not in inside
             and self.graph.after(owned.variable) == {END}
         }
+
+    def known_branches(self) -> list[Branch]:
+        """The residual branches, of which there must be some; notes what was not opened."""
+        unopened = [
+            f"{printable(layer.path or layer.name)}: {reason}"
+            for layer, reason in self.graph.unopened
+        ]
+        if not self.branches:
+            allowed = "one with residual branches for `residual` and the recipe 'fixup'"
+            received = "; ".join([self.model.name, *unopened])
+            raise fail(ValueError, "model", allowed, received)
+        self.note("layers that could not be opened, for branches", unopened)
+        return self.branches
+
+    def note(self, what: str, lines: Sequence[str]) -> None:
+        """Tells of something that there is, if there is."""
+        if lines:
+            self.notes[f"there are {what}: " + "; ".join(lines)] = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,15 +133,15 @@ class Rule:
         resolved(self.initializer)
         if self.path is not None and not isinstance(self.path, str):
             raise fail(TypeError, "path", "a glob, such as '*kernel', or None", self.path)
-        if not (
-            self.weight is None
-            or isinstance(self.weight, str)
-            or _all(_several(self.weight), keras.Variable)
+        if not isinstance(self.weight, (str, type(None))) and not all(
+            isinstance(weight, keras.Variable) for weight in _several(self.weight)
         ):
             allowed = "a glob, such as '*kernel', a weight, a tuple of them, or None"
             raise fail(TypeError, "weight", allowed, self.weight)
-        layers = _several(keras.Layer if self.layer is None else self.layer)
-        if not _all(layers, type) or not all(issubclass(c, keras.Layer) for c in layers):
+        if self.layer is not None and not all(
+            isinstance(cls, type) and issubclass(cls, keras.Layer)
+            for cls in _several(self.layer)
+        ):
             allowed = "a subclass of keras.Layer, a tuple of them, or None"
             raise fail(TypeError, "layer", allowed, self.layer)
         for name in ("optional", "residual_end", "head"):
@@ -164,10 +187,6 @@ def _several(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _all(values: Sequence[Any], cls: type) -> bool:
-    return all(isinstance(value, cls) for value in values)
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         more = f" and {len(value) - 3} more" if len(value) > 3 else ""
@@ -180,17 +199,7 @@ def _shown(value: Any) -> str:
 def resolved(
     identifier: Any, argument: str = "initializer", also: Sequence[str] = ()
 ) -> Any:
-    """The initializer that an identifier stands for.
-
-    Args:
-        identifier: what `keras.initializers.get` takes.
-        argument: what to call it in an error.
-        also: other names that the argument could be.
-
-    Raises:
-        TypeError: it is neither a name nor an initializer.
-        ValueError: it is not a known name; the nearest one is in the message.
-    """
+    """The initializer that an identifier stands for, which could also be another name."""
     try:
         initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError):
@@ -202,12 +211,96 @@ def resolved(
         allowed = f"{allowed}, a list of rules, or one of {', '.join(map(repr, also))}"
     if not isinstance(identifier, str):
         raise fail(TypeError, argument, allowed, identifier)
-    names = [*also, *(snake_case(cls.__name__) for cls in CLASSES), *_keras_names()]
+    ours = [snake_case(cls.__name__) for cls in CLASSES]
+    names = [*also, *ours, *filter(str.islower, dir(keras.initializers))]
     # As PyTorch calls Glorot's and He's, after the same authors.
     meant = identifier.lower().replace("xavier", "glorot").replace("kaiming_", "he_")
     raise fail(ValueError, argument, allowed + nearest(meant, names), identifier)
 
 
-def _keras_names() -> list[str]:
-    names = (name for name in dir(keras.initializers) if name.islower())
-    return [name for name in names if isinstance(getattr(keras.initializers, name), type)]
+@random_state_kept()
+def residual_ends(model: keras.Layer) -> ResidualReport:
+    """The residual branches of a model, and the last weight of each.
+
+    A branch is what is added to a signal that also passes it by: f in x + f(x), also where
+    x is brought into the shape of f(x) by one kernel without an activation. Its last weight
+    is the γ or scale behind its last kernel, or that kernel: with zeros there, the branch
+    gives zeros. These are the weights that `initialize(..., residual=...)` and
+    `Rule(..., residual_end=True)` are about.
+
+    The model is called on symbolic tensors, and its layers are opened down to those of
+    Keras; nothing in it changes. Layers that cannot be opened, as they call a backend
+    directly or look at values, are listed. Additions that join embeddings, towers, masks
+    or the paths of a U-Net are no residual ones.
+
+    Args:
+        model: a built model, or a built layer.
+
+    Returns:
+        A `ResidualReport`: print it, or read its `rows`.
+
+    Raises:
+        TypeError: `model` is not a Keras model or layer.
+        ValueError: `model` has no weights yet.
+
+    Example:
+
+    >>> import keras
+    >>> x = inputs = keras.Input((8,))
+    >>> for name in "ab":
+    ...     hidden = keras.layers.Dense(16, "relu")(x)
+    ...     x = x + keras.layers.Dense(8, name=name)(hidden)
+    >>> report = residual_ends(keras.Model(inputs, x))
+    >>> [row.last for row in report.rows]
+    [('a/kernel',), ('b/kernel',)]
+    """
+    owners = {id(o.variable): type(o.layer).__name__ for o in owned_weights(model)}
+    graph = Graph(model)
+    rows = [_row(branch, owners) for branch in additions(graph)]
+    rows += [
+        ResidualBranch(layer.path or layer.name, status="unopened", reason=reason)
+        for layer, reason in graph.unopened
+    ]
+    return ResidualReport(rows, name=model.name)
+
+
+def _row(branch: Branch, owners: dict[int, str]) -> ResidualBranch:
+    path = branch.addition.path
+    if not branch.is_residual:
+        return ResidualBranch(path, status="other", reason=branch.reason)
+    last = list({id(end.last): end.last for end in branch.ends}.values())
+    reasons = (end.reason for end in branch.ends if end.reason)
+    return ResidualBranch(
+        path,
+        owners.get(id(last[-1]), "") if last else "",
+        tuple(weight.path for weight in last),
+        tuple(kernel.path for kernel in branch.kernels),
+        branch.length,
+        reason=branch.reason or next(reasons, ""),
+    )
+
+
+def zero_rule(subject: Subject) -> Rule:
+    """Zeros for the last weight of each branch that can begin there; notes the others."""
+    branches = subject.known_branches()
+    ends = [end for branch in branches for end in branch.ends]
+    reasons = [
+        f"{printable(branch.addition.path)}: {reason}"
+        for branch in branches
+        for reason in (branch.reason, *(end.reason for end in branch.ends))
+        if reason
+    ]
+    subject.note("branches that do not start at zero", reasons)
+    last = tuple(end.last for end in ends if not end.reason)
+    return Rule("zeros", weight=last, optional=True)
+
+
+def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:
+    """The initializers of all weights, `None` of those kept, after `residual="depth"`."""
+    factor = 1 / math.sqrt(len(subject.known_branches()))
+    return [
+        scaled(initializer, factor, "residual")
+        if initializer is not None and id(owned.variable) in subject.ends
+        else initializer
+        for owned, initializer in zip(subject.weights, initializers, strict=True)
+    ]

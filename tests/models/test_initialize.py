@@ -264,10 +264,10 @@ def test_a_plan_that_were_carried_out_at_once_would_be_seen(monkeypatch):
     planned = plan._planned
 
     def hasty(*arguments):
-        step = planned(*arguments)
-        if step.fill:
-            step.variable.assign(step.fill())
-        return step
+        weight = planned(*arguments)
+        if weight.fill:
+            weight.variable.assign(weight.fill())
+        return weight
 
     monkeypatch.setattr(plan, "_planned", hasty)
     with pytest.raises(AssertionError):
