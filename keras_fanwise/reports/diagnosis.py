@@ -168,18 +168,15 @@ class AuditReport(Report[WeightAudit]):
     def __post_init__(self) -> None:
         self.findings = sorted(self.findings, key=lambda one: LEVELS.index(one.severity))
 
-    def _of(self, level: str) -> list[AuditFinding]:
-        return [finding for finding in self.findings if finding.severity == level]
-
     @property
     def errors(self) -> list[AuditFinding]:
         """The findings with which the network will not start well."""
-        return self._of(ERROR)
+        return [finding for finding in self.findings if finding.severity == ERROR]
 
     @property
     def notes(self) -> list[AuditFinding]:
         """The findings with which it may."""
-        return self._of(NOTE)
+        return [finding for finding in self.findings if finding.severity == NOTE]
 
     def remedies(self) -> dict[str, Any]:
         """For the path of each weight that needs one, an initializer that mends it.
@@ -193,7 +190,7 @@ class AuditReport(Report[WeightAudit]):
         }
 
     def _verdict(self) -> str:
-        counts = [count_text(len(self._of(level)), level) for level in (ERROR, NOTE)]
+        counts = [count_text(len(self.errors), ERROR), count_text(len(self.notes), NOTE)]
         if self.ignored:
             counts.append(f"{len(self.ignored)} ignored")
         verdict = "will not start well" if self.errors else "starts well"

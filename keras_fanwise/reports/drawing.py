@@ -5,7 +5,6 @@ What `pyplot` knows a notebook draws at the end of a cell, once more than its va
 
 import io
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,17 +134,15 @@ def _draw_beyond(axis: Axes, values: Sequence[float | None], marks: Sequence[Mar
     """Zeros at the lower edge and what is not finite at the upper one."""
     edge = axis.get_xaxis_transform()  # heights as shares of the panel's
     shapes = {point: mark.shape for mark in marks for point in mark.points}
-    for height, default, is_there in (
-        (0.03, "v", lambda value: value == 0),
-        (0.97, "x", lambda value: value is not None and not math.isfinite(value)),
-    ):
-        beyond = [
-            (shapes.get(i, default), i) for i, one in enumerate(values) if is_there(one)
-        ]
-        for alike in group_by(beyond, operator.itemgetter(0)):
-            points = [i for _, i in alike]
-            heights = [height] * len(points)
-            axis.plot(points, heights, alike[0][0], color=_REGION, transform=edge)
+
+    def place(i: int) -> tuple[float, str]:
+        height, default = (0.03, "v") if values[i] == 0 else (0.97, "x")
+        return height, shapes.get(i, default)
+
+    beyond = [i for i, one in enumerate(values) if one == 0 or not math.isfinite(one or 0)]
+    for points in group_by(beyond, place):
+        height, shape = place(points[0])
+        axis.plot(points, [height] * len(points), shape, color=_REGION, transform=edge)
 
 
 def _set_heights(axis: Axes, values: Sequence[float], regions: Sequence[Region]) -> None:

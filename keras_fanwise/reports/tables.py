@@ -53,6 +53,12 @@ def words(header: str, value: Value, *, shrinks: bool = False) -> Column:
     return Column(header, read, lambda rows: str(read(rows[0])), True, shrinks)
 
 
+def counted(header: str, value: Value) -> Column:
+    """Such as "17 × DepthwiseConv2D kernel", where `value` gives the words."""
+    read = _reader(value)
+    return Column(header, read, lambda rows: f"{len(rows)} × {read(rows[0])}", True, True)
+
+
 def numbers(
     header: str, value: Value, form: str = ".6g", kind_form: str = ".2g", sign: str = ""
 ) -> Column:
@@ -66,12 +72,6 @@ def numbers(
     return Column(
         header, lambda row: text([row], form), lambda rows: text(rows, kind_form), False
     )
-
-
-def kinds_column(header: str, value: Value) -> Column:
-    """Such as "17 × DepthwiseConv2D kernel", of rows whose `value` is the rest."""
-    read = _reader(value)
-    return Column(header, read, lambda rows: f"{len(rows)} × {read(rows[0])}", True, True)
 
 
 def _reader(value: Value) -> Callable[[Any], Any]:
@@ -97,12 +97,10 @@ class Table(NamedTuple):
         lines = [*heads, *([printable(cell) for cell in row] for row in self.cells)]
         widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
         if width is not None:
-            excess = sum(widths) + 2 * (len(widths) - 1) - width
+            excess = max(0, sum(widths) + 2 * (len(widths) - 1) - width)
             for place, column in enumerate(self.columns):
-                if column.shrinks and excess > 0:
-                    shrunk = min(widths[place], max(_NAME, widths[place] - excess))
-                    excess -= widths[place] - shrunk
-                    widths[place] = shrunk
+                if column.shrinks:  # one in a table
+                    widths[place] = min(widths[place], max(_NAME, widths[place] - excess))
         aligned = (map(Column.aligned, self.columns, line, widths) for line in lines)
         return ["  ".join(line).rstrip() for line in aligned]
 
@@ -188,7 +186,7 @@ def span(values: Iterable[float | None], form: str = ".2g") -> str:
 
 
 # What the weights of all reports have in common.
-KIND = kinds_column("kernels", lambda row: f"{row.layer} {row.path.rpartition('/')[2]}")
+KIND = counted("kernels", lambda row: f"{row.layer} {row.path.rpartition('/')[2]}")
 LAYER = words("layer", "layer")
 SHAPE = words("shape", lambda row: "×".join(map(str, row.shape)) or "scalar")
 STATUS = words("", lambda row: f"{row.status}: {row.reason}" if row.reason else row.status)

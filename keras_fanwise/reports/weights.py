@@ -19,9 +19,9 @@ from keras_fanwise.reports.tables import (
     WEIGHT,
     Panel,
     count_text,
+    counted,
     first_names,
     group_by,
-    kinds_column,
     numbers,
     words,
 )
@@ -97,8 +97,7 @@ class WeightStart(NamedTuple):
         std_asked: the standard deviation that the initializer draws with; `None` for
             those that are not random or not known.
         std: that of the values; `None` in a plan.
-        status: `"set"` or `"kept"`.
-        reason: why it is kept.
+        status, reason: `"set"` or `"kept"`, and why it is kept.
     """
 
     path: str
@@ -174,8 +173,7 @@ class CalibratedWeight(NamedTuple):
         factor: by what the kernel was multiplied, the median of its units by unit; 1 if it
             is kept.
         after: the standard deviation of what its layer gives now; `None` if it is kept.
-        status: `"scaled"` or `"kept"`.
-        reason: why it is kept.
+        status, reason: `"scaled"` or `"kept"`, and why it is kept.
     """
 
     path: str
@@ -273,7 +271,7 @@ class ResidualReport(Report[ResidualBranch]):
     _title = "Residual branches of"
     _every = words("addition", "addition"), LAYER, _LAST, _KERNELS, STATUS
     _short = _SHORT_LAST, _KERNELS
-    _kinds = kinds_column("last weights", _last_kind), _KERNELS
+    _kinds = counted("last weights", _last_kind), _KERNELS
 
     def _of(self, status: str) -> list[ResidualBranch]:
         return [row for row in self.rows if row.status == status]
