@@ -53,15 +53,18 @@ def scaled(initializer: Any, factor: float, argument: str) -> Any:
         return FanwiseVarianceScaling.from_config(
             {**config, "scale": ours.scale * factor**2}
         )
-    is_known = isinstance(initializer, FanwiseInitializer) or (
-        getattr(keras.initializers, type(initializer).__name__, None) is type(initializer)
-    )
+    is_known = isinstance(initializer, FanwiseInitializer) or _is_of_keras(initializer)
     config = initializer.get_config() if is_known else {}
     changed = {name: config[name] * factor for name in _PROPORTIONAL if name in config}
     if not changed:
         allowed = "None with an initializer that is neither Keras's nor this package's"
         raise fail(ValueError, argument, allowed, initializer)
     return type(initializer).from_config({**config, **changed})
+
+
+def _is_of_keras(initializer: Any) -> bool:
+    cls = type(initializer)
+    return getattr(keras.initializers, cls.__name__, None) is cls
 
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
@@ -318,7 +321,10 @@ def random_inside(initializer: Any) -> list[Any]:
             found.append(value)
         return value
 
-    if not (isinstance(initializer, (str, FanwiseInitializer)) or is_random(initializer)):
+    # Those have none inside, and are what most weights are filled by.
+    if not isinstance(initializer, (str, FanwiseInitializer)) and not _is_of_keras(
+        initializer
+    ):
         replaced_inside(initializer, look)
     return found
 

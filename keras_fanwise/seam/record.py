@@ -124,15 +124,14 @@ def _source(owned: OwnedWeight) -> Any:
     initializer = recorded(owned.variable)
     if not isinstance(initializer, keras.initializers.VarianceScaling):
         return initializer
-    for value in vars(owned.layer).values():
-        if type(value) is type(initializer) and _copied(value) == _copied(initializer):
-            return value
-    return initializer
 
+    def copied(each: keras.initializers.VarianceScaling) -> dict[str, Any]:
+        axes = {"input_axes": None, "output_axes": None}
+        return {**each.get_config(), **axes, "seed": each.seed}
 
-def _copied(initializer: keras.initializers.VarianceScaling) -> dict[str, Any]:
-    axes = {"input_axes": None, "output_axes": None}
-    return {**initializer.get_config(), **axes, "seed": initializer.seed}
+    alike = (each for each in vars(owned.layer).values() if type(each) is type(initializer))
+    equal = (each for each in alike if copied(each) == copied(initializer))
+    return next(equal, initializer)
 
 
 def _same(one: Any, other: Any) -> bool:
