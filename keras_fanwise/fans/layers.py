@@ -220,7 +220,7 @@ def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
 
 
 def _depthwise(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
-    return _channels(shape, layer.strides)
+    return _channels(shape, tuple(layer.strides))
 
 
 # The matrices of a weight, from its layer and its shape (`None` if the shape is not what
@@ -244,11 +244,15 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("Conv1D", "Conv2D", "Conv3D"): {
         # (*k, i/g, o): the outputs of a group stand side by side.
         "kernel": lambda layer, shape: _side_by_side(
-            shape, layer.strides, "groups", layer.groups, causal=layer.padding == "causal"
+            shape,
+            tuple(layer.strides),
+            "groups",
+            layer.groups,
+            causal=layer.padding == "causal",
         ),
         "bias": "kernel",
         # (*k, i/g, rank): all groups use it, each for hidden units of its own.
-        "lora_kernel_a": lambda layer, shape: _side_by_side(shape, layer.strides),
+        "lora_kernel_a": lambda layer, shape: _side_by_side(shape, tuple(layer.strides)),
         # (rank, o): the hidden units of a group feed the outputs of that group.
         "lora_kernel_b": lambda layer, shape: _side_by_side(
             shape, (), "groups", layer.groups
@@ -257,7 +261,7 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"): {
         # (*k, o, i): a convolution run backwards, from its outputs to its inputs.
         "kernel": lambda layer, shape: _side_by_side(
-            shape, layer.strides, is_transposed=True
+            shape, tuple(layer.strides), is_transposed=True
         ),
         "bias": "kernel",
     },
