@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 import numpy as np
 
-from keras_fanwise.sampling.sampler import DTYPES, aligned_zeros
+from keras_fanwise.sampling.sampler import DTYPES, aligned
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def unfilled(shape: Sequence[int], dtype: str) -> Any:
 def unfilled_array(shape: Sequence[int], dtype: str) -> np.ndarray:
     """Zeros that a backend can take over, in memory that nobody has touched."""
     # The system maps zeros when they are first read or written.
-    return aligned_zeros(math.prod(shape), DTYPES[dtype]).reshape(tuple(shape))
+    return aligned(math.prod(shape), DTYPES[dtype], allocate=np.zeros).reshape(tuple(shape))
 
 
 def dtype_of_tensor(dtype: str) -> str:

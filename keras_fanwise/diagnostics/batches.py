@@ -20,7 +20,7 @@ from keras_fanwise.graph.graph import (
     filled,
     largest_size,
 )
-from keras_fanwise.sampling.sampler import DTYPES, draw, stream_key
+from keras_fanwise.sampling.sampler import DTYPES, Stream, stream_key
 
 _SAMPLES = 32
 # Of a model for large images fewer samples, such that the batch has so many values.
@@ -92,9 +92,9 @@ def given(x: Any) -> Any:
 
 def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:
     """A tensor of standard normal values, the same at every call."""
-    key = stream_key(_SEED, name)
+    stream = Stream(stream_key(_SEED, name))
     drawn_as = dtype if dtype in DTYPES else "float32"
-    values = to_tensor(draw(key, "untruncated_normal", shape, drawn_as))
+    values = to_tensor(stream.draw("untruncated_normal", shape, drawn_as))
     return keras.ops.cast(values, dtype)
 
 

@@ -123,13 +123,9 @@ def _panel(normals: np.ndarray) -> _Panel:
 
 
 def _reflect(q: np.ndarray, panel: _Panel, bits: int) -> None:
-    """Applies the reflections, the last first, to a matrix that is the identity outside.
+    """Applies the reflections, the last first, in place, to a matrix on a grid of `bits`.
 
-    Args:
-        q: shape (matrices, rows, columns); changed in place. Of the first columns and
-            rows, as many as there are reflections, nothing is known yet.
-        panel: of reflections.
-        bits: of the grid of the result.
+    As many of its first columns and rows as there are reflections are the identity's.
     """
     v = panel.reflectors
     count = v.shape[-1]

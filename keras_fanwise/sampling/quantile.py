@@ -123,12 +123,7 @@ Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
-    """z / u at w = 1 - u**2, to a relative 4e-8. Overwrites both arguments.
-
-    Args:
-        w: float64.
-        work: float64 scratch, shape (2, size of w).
-    """
+    """z / u at w = 1 - u**2, to a relative 4e-8. Overwrites w and two rows of scratch."""
     numerator, denominator = _REST
     x, q = work[0].view(np.float32).reshape(2, w.size)
     p = work[1].view(np.float32)[: w.size]
@@ -143,23 +138,14 @@ def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
 
 
 def slope_64(w: np.ndarray, work: np.ndarray) -> np.ndarray:
-    """z / u at w = 1 - u**2, to a relative 1e-14. Overwrites its second argument.
-
-    Args:
-        w: float64.
-        work: float64 scratch, shape (2, size of w).
-    """
+    """z / u at w = 1 - u**2, to a relative 1e-14. Overwrites two rows of scratch."""
     return _ratio(w, *_CENTRAL, *work)
 
 
 def fill_truncated(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> None:
-    """Replaces uniforms by `scale` times normals that are truncated at two, in place.
+    """Replaces uniforms in (-1, 1) by `scale` times normals truncated at two, in place.
 
-    Args:
-        u: float64, between -1 and 1, neither included.
-        scale: a factor.
-        slope: `slope_32` or `slope_64`.
-        work: float64 scratch, shape (3, at least the size of u).
+    Three rows of float64, at least as long as u, are scratch.
     """
     w = work[0, : u.size]
     np.multiply(u, u, w)
@@ -169,14 +155,7 @@ def fill_truncated(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) 
 
 
 def fill_normal(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> None:
-    """Replaces uniforms by `scale` times untruncated normals, in place.
-
-    Args:
-        u: float64, between -1 and 1, neither included.
-        scale: a factor.
-        slope: `slope_32` or `slope_64`, for |z| < 2.
-        work: float64 scratch, shape (3, at least the size of u).
-    """
+    """Likewise by untruncated normals; the slope serves for |z| < 2."""
     outside = np.flatnonzero(np.abs(u, out=work[0, : u.size]) > WITHIN_TWO)
     tails = u[outside]
     u /= WITHIN_TWO

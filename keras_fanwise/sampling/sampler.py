@@ -1,4 +1,4 @@
-"""The float types, and memory that backends take over without a copy."""
+"""Draws from a random stream, into memory that backends take over without a copy."""
 
 import functools
 import hashlib
@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -33,20 +33,16 @@ DTYPES = {
 }
 
 
-def aligned_empty(size: int, dtype: np.dtype, alignment: int = ALIGNMENT) -> np.ndarray:
+def aligned(
+    size: int,
+    dtype: np.dtype,
+    alignment: int = ALIGNMENT,
+    allocate: Callable[..., np.ndarray] = np.empty,
+) -> np.ndarray:
     """An array of one axis whose memory begins at a multiple of `alignment` bytes."""
-    return _aligned(np.empty(size * dtype.itemsize + alignment, np.uint8), dtype, alignment)
-
-
-def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    """Likewise, of zeros; if it is large, the system provides them page by page, later."""
-    return _aligned(np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8), dtype, ALIGNMENT)
-
-
-def _aligned(memory: np.ndarray, dtype: np.dtype, alignment: int) -> np.ndarray:
-    """The memory but for `alignment` bytes, from the first multiple of that on."""
+    memory = allocate(size * dtype.itemsize + alignment, np.uint8)
     offset = -memory.ctypes.data % alignment
-    return memory[offset : offset + memory.size - alignment].view(dtype)
+    return memory[offset : offset + size * dtype.itemsize].view(dtype)
 
 
 def owned(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -59,7 +55,7 @@ def owned(values: np.ndarray, dtype: str) -> np.ndarray:
         and values.ctypes.data % ALIGNMENT == 0
     ):
         return values
-    copy = aligned_empty(values.size, result).reshape(values.shape)
+    copy = aligned(values.size, result).reshape(values.shape)
     twice_rounded = values.dtype == np.float64 and dtype == "bfloat16"
     copy[...] = _for_one_more_rounding(values) if twice_rounded else values
     return copy
@@ -85,20 +81,11 @@ _VERSION = b"keras_fanwise 1"
 
 
 def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
-    """The key of the random stream that fills one weight.
+    """The 128-bit key of the random stream that fills one weight.
 
-    The key is BLAKE2b (RFC 7693) of the seed and the weight key, so that streams
-    of neighbouring seeds or of similar names have nothing to do with each other.
-
-    Args:
-        seed: an integer seed, or the integers of a generator's state. The two
-            never give the same key.
-        weight_key: the name of the weight, `""` outside a layer.
-
-    Returns:
-        An integer from 0 to 2**128 - 1.
-
-    Example:
+    It is BLAKE2b (RFC 7693) of the weight key and the seed, an integer or the integers of
+    a generator's state, so that streams of neighbouring seeds or of similar names have
+    nothing to do with each other.
 
     >>> stream_key(1) == stream_key(1), stream_key(1) == stream_key(1, "kernel")
     (True, False)
@@ -109,75 +96,52 @@ def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
     return int.from_bytes(digest, "little")
 
 
-# Drawing a gap of this many unwanted elements takes as long as starting a new draw behind
+# Drawing a gap of this many unwanted elements takes as long as starting a new draw after
 # it: shorter gaps are drawn and left out.
 _GAP = 3000
 # Elements, wanted or not, that are drawn at a time.
 _LONGEST = 1 << 18
 
 
-class Stretch(NamedTuple):
-    """Neighbouring elements of a tensor.
-
-    Attributes:
-        start: the number of the first, counted in row-major order.
-        stop: that behind the last.
-        wanted: which of them are wanted, from 0 on; `None` for all.
-    """
-
-    start: int
-    stop: int
-    wanted: np.ndarray | None
+# Neighbours in a tensor: the number of the first, counted in row-major order, that after
+# the last, and which of them are wanted, from 0 on; `None` for all.
+Stretch: TypeAlias = tuple[int, int, np.ndarray | None]
 
 
-class Region:
-    """A part of a tensor: a slice of each axis.
+class Subarray:
+    """A slice of each axis of a tensor; in row-major order runs of one length.
 
-    In row-major order it is made of runs of elements that are neighbours in the tensor,
-    all of one length.
+    The last two of three columns:
 
-    Args:
-        shape: of the tensor.
-        index: a slice with a step of 1 for each axis; by default the whole tensor.
-
-    Attributes:
-        shape: of the region.
-        size: how many elements it has.
-
-    Example: the last two of three columns.
-
-    >>> region = Region((2, 3), (slice(None), slice(1, 3)))
-    >>> [stretch] = region.stretches(0, 4)
-    >>> region.shape, stretch.start, stretch.stop, stretch.wanted.tolist()
+    >>> part = Subarray((2, 3), (slice(None), slice(1, 3)))
+    >>> [(start, stop, wanted)] = part.stretches(0, 4)
+    >>> part.shape, start, stop, wanted.tolist()
     ((2, 2), 1, 6, [0, 1, 3, 4])
     """
 
     def __init__(self, shape: Sequence[int], index: Sequence[slice] | None = None) -> None:
-        self._first = 0
-        self._outer: tuple[int, ...] = ()
         self.shape = tuple(shape)
+        self._first, self._outer = 0, self.shape[:0]
         if index is not None:
-            self._cut(shape, index)
+            bounds = [each.indices(n)[:2] for each, n in zip(index, shape, strict=True)]
+            self.shape = tuple(max(0, stop - start) for start, stop in bounds)
+            strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            self._first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
+            partial = [axis for axis, n in enumerate(shape) if self.shape[axis] != n]
+            inner = partial[-1] if partial else 0  # from this axis on there are no gaps
+            self._run = math.prod(self.shape[inner:])
+            self._outer = self.shape[:inner]
+            self._strides = np.array(strides[:inner], np.int64)
         self.size = math.prod(self.shape)
 
-    def _cut(self, shape: Sequence[int], index: Sequence[slice]) -> None:
-        bounds = [each.indices(n)[:2] for each, n in zip(index, shape, strict=True)]
-        self.shape = tuple(max(0, stop - start) for start, stop in bounds)
-        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        self._first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
-        partial = [axis for axis, n in enumerate(shape) if self.shape[axis] != n]
-        inner = partial[-1] if partial else 0  # from this axis on there are no gaps
-        self._run = math.prod(self.shape[inner:])
-        self._outer = self.shape[:inner]
-        self._strides = np.array(strides[:inner], np.int64)
-
     def stretches(self, left: int, right: int) -> Iterator[Stretch]:
-        """What to draw for the elements of the region from number `left` to `right`."""
+        """What to draw for its elements from number `left` to `right`."""
         if not self._outer:
-            yield Stretch(self._first + left, self._first + right, None)
+            yield self._first + left, self._first + right, None
             return
-        first, last = left // self._run, (right - 1) // self._run
-        starts = self._starts(first, last + 1)
+        runs = np.arange(left // self._run, (right - 1) // self._run + 1)
+        places = np.stack(np.unravel_index(runs, self._outer))
+        starts = self._first + self._strides @ places
         stops = starts + self._run
         starts[0] += left % self._run
         stops[-1] -= -right % self._run
@@ -185,26 +149,16 @@ class Region:
         edges = [0, *(1 + np.flatnonzero(starts[1:] - stops[:-1] > _GAP)), len(starts)]
         for begin, end in itertools.pairwise(edges):
             if end == begin + 1:
-                yield Stretch(int(starts[begin]), int(stops[begin]), None)
+                yield int(starts[begin]), int(stops[begin]), None
                 continue
             while begin < end:
                 limit = np.searchsorted(stops[begin:end], starts[begin] + _LONGEST, "right")
                 several = slice(begin, begin + max(1, int(limit)))
                 begin = several.stop
-                yield _together(starts[several], stops[several])
-
-    def _starts(self, first: int, stop: int) -> np.ndarray:
-        """The elements with which the runs from number `first` to `stop` begin."""
-        places = np.unravel_index(np.arange(first, stop), self._outer)
-        return self._first + self._strides @ np.stack(places)
-
-
-def _together(starts: np.ndarray, stops: np.ndarray) -> Stretch:
-    start, stop = int(starts[0]), int(stops[-1])
-    lengths = stops - starts
-    before = np.cumsum(lengths) - lengths
-    wanted = np.repeat(starts - start - before, lengths) + np.arange(lengths.sum())
-    return Stretch(start, stop, wanted)
+                lengths = stops[several] - starts[several]
+                gaps = starts[several] - starts[several][0] - np.cumsum(lengths) + lengths
+                wanted = np.repeat(gaps, lengths) + np.arange(lengths.sum())
+                yield int(starts[several][0]), int(stops[several][-1]), wanted
 
 
 # Elements that share a counter range; a thread's share is made of whole blocks.
@@ -251,57 +205,6 @@ class _Key(np.random.bit_generator.ISeedSequence):
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
-
-
-def draw(
-    key: int,
-    distribution: str,
-    shape: Sequence[int],
-    dtype: str = "float32",
-    *,
-    spread: float = 1.0,
-    mean: float = 0.0,
-    index: Sequence[slice] | None = None,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Draws a tensor, or a part of it: see `Stream.draw`.
-
-    Args:
-        threads: how many may share the work, by default the number in
-            `KERAS_FANWISE_THREADS`, or as many as there are cores. The result does not
-            depend on it.
-
-    Example: a part drawn alone is the part of the whole.
-
-    >>> whole = draw(7, "uniform", (100, 10))
-    >>> columns = (slice(None), slice(3, 5))
-    >>> np.array_equal(whole[columns], draw(7, "uniform", (100, 10), index=columns))
-    True
-    """
-    region = Region(shape, index)
-    out = aligned_empty(region.size, DTYPES[dtype])
-    words = _WORDS_64 if dtype == "float64" else _WORDS_32
-
-    shares = _shares(out.size, threads or _most_threads())
-    # The scratch of several threads, in one piece, is worth huge pages: to touch it page
-    # by page takes longer than many a draw.
-    chunk, alignment = (
-        (_CHUNK_ALONE, ALIGNMENT) if len(shares) == 1 else (_CHUNK_SHARED, _HUGE_PAGE)
-    )
-    chunk = max(1, min(chunk, max(right - left for left, right in shares)))
-    rows = 1 if distribution == "uniform" else 4
-    scratch = aligned_empty(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
-    scratches = scratch.reshape(len(shares), rows, chunk)
-
-    def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
-        for left in range(*share, chunk):
-            right = min(left + chunk, share[1])
-            integers = _integers(key, words, region, left, right)
-            _fill(out[left:right], integers, words, distribution, spread, mean, scratch)
-
-    work = [functools.partial(fill, *each) for each in zip(shares, scratches, strict=True)]
-    _run_all(work)
-    return out.reshape(region.shape)
 
 
 class Stream(NamedTuple):
@@ -354,7 +257,30 @@ class Stream(NamedTuple):
         """
         family = choice("family", family, ("uniform", *_NORMALS))
         dtype = choice("dtype", dtype, tuple(DTYPES))
-        return draw(self.key, family, shape, dtype, spread=spread, mean=mean, index=index)
+        part = Subarray(shape, index)
+        out = aligned(part.size, DTYPES[dtype])
+        words = _WORDS_64 if dtype == "float64" else _WORDS_32
+
+        shares = _shares(out.size, _thread_count(out.size))
+        alone = len(shares) == 1
+        # The scratch of several threads, in one piece, is worth huge pages: to touch it
+        # page by page takes longer than many a draw.
+        alignment = ALIGNMENT if alone else _HUGE_PAGE
+        longest = max(right - left for left, right in shares)
+        chunk = max(1, min(longest, _CHUNK_ALONE if alone else _CHUNK_SHARED))
+        rows = 1 if family == "uniform" else 4
+        scratch = aligned(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
+
+        def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
+            for left in range(*share, chunk):
+                right = min(left + chunk, share[1])
+                integers = _odd_integers(self.key, words, part, left, right)
+                _fill(out[left:right], integers, words, family, spread, mean, scratch)
+
+        scratches = scratch.reshape(len(shares), rows, chunk)
+        work = zip(shares, scratches, strict=True)
+        _run_all([functools.partial(fill, *each) for each in work])
+        return out.reshape(part.shape)
 
 
 def _run_all(functions: Sequence[Callable[[], None]]) -> None:
@@ -380,66 +306,59 @@ def _run_all(functions: Sequence[Callable[[], None]]) -> None:
             future.result()
 
 
-def _most_threads() -> int | None:
-    """What the environment says, if it does."""
+def _thread_count(size: int) -> int:
+    """How many threads draw so many elements soonest, of those that there may be."""
     text = os.environ.get(_THREADS)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and int(text)):
+    if text is not None and not (text.isascii() and text.isdigit() and int(text)):
         raise fail(ValueError, _THREADS, "an integer of 1 or more", text)
-    return int(text)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Windows and macOS do not have it
-        return os.cpu_count() or 1
-
-
-def _shares(size: int, threads: int | None) -> list[tuple[int, int]]:
-    """Splits `size` elements into contiguous ranges of whole blocks.
-
-    One for each thread; by default for each core.
-    """
     count = max(1, math.isqrt(size // _ELEMENTS_PER_START))
-    if count > 1:  # or the system need not be asked
-        count = min(count, threads or _cores())
+    if count == 1:  # the system need not be asked
+        return 1
+    if text is not None:
+        return min(count, int(text))
+    try:
+        return min(count, len(os.sched_getaffinity(0)))
+    except AttributeError:  # Windows and macOS do not have it
+        return min(count, os.cpu_count() or 1)
+
+
+def _shares(size: int, count: int) -> list[tuple[int, int]]:
+    """Splits `size` elements into `count` contiguous ranges of whole blocks."""
     blocks = -(-size // BLOCK)
     edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
     return list(itertools.pairwise(edges))
 
 
-def _integers(key: int, words: _Words, region: Region, left: int, right: int) -> np.ndarray:
-    """Odd integers, one for each element of the region from number `left` to `right`."""
-    found = [_raw(key, words, stretch) for stretch in region.stretches(left, right)]
-    integers = found[0] if len(found) == 1 else np.concatenate(found)
+def _odd_integers(
+    key: int, words: _Words, part: Subarray, left: int, right: int
+) -> np.ndarray:
+    """One for each element of the part from number `left` to `right`."""
+    drawn = []
+    for start, stop, wanted in part.stretches(left, right):
+        counter, skip = divmod(start, words.per_counter)
+        # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
+        bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
+        count = skip + stop - start
+        raw = bits.random_raw(-(-count * words.dtype.itemsize // 8))
+        stretch = raw.view(words.dtype)[skip:count]
+        drawn.append(stretch if wanted is None else stretch[wanted])
+    integers = drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
     integers >>= words.shift
     integers |= 1
     return integers
-
-
-def _raw(key: int, words: _Words, stretch: Stretch) -> np.ndarray:
-    counter, skip = divmod(stretch.start, words.per_counter)
-    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
-    bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
-    count = skip + stretch.stop - stretch.start
-    raw = bits.random_raw(-(-count * words.dtype.itemsize // 8))
-    drawn = raw.view(words.dtype)[skip:count]
-    return drawn if stretch.wanted is None else drawn[stretch.wanted]
 
 
 def _fill(
     part: np.ndarray,
     integers: np.ndarray,
     words: _Words,
-    distribution: str,
+    family: str,
     spread: float,
     mean: float,
     scratch: np.ndarray,
 ) -> None:
-    """Makes values of the distribution of odd integers."""
-    uniform = distribution == "uniform"
+    """Turns odd integers into values of the distribution."""
+    uniform = family == "uniform"
     values, work = scratch[0], scratch[1:]
     if uniform:
         values = values.view(words.result)
@@ -449,12 +368,12 @@ def _fill(
         chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
     else:
         chunk *= 2.0**-words.bits
-        _NORMALS[distribution](chunk, spread, words.slope, work)
+        _NORMALS[family](chunk, spread, words.slope, work)
     if mean:
         chunk += mean
     if part.dtype.itemsize < words.result.itemsize:
         chunk = chunk.astype(words.result, copy=False)
-    if part.dtype != np.float32 and distribution != "untruncated_normal":
+    if part.dtype != np.float32 and family != "untruncated_normal":
         # To a number that the type has, so that rounding to it stays within. float32
         # does so by itself: the last normal falls short of the bound by 3e-7 of it,
         # and the uniform's factor is rounded down.

@@ -9,7 +9,7 @@ from keras_fanwise.diagnostics.measured import equal_beginnings, equal_bits
 from keras_fanwise.diagnostics.statistics import shape_tail
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution, spread
-from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.sampler import Stream
 
 from support.statistics_checks import K
 
@@ -17,7 +17,9 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def weights(distribution, count, size, dtype="float32"):
-    return [draw(seed, distribution, (size,), dtype, spread=0.1) for seed in range(count)]
+    return [
+        Stream(seed).draw(distribution, (size,), dtype, spread=0.1) for seed in range(count)
+    ]
 
 
 def orthogonal(count, size):
@@ -55,14 +57,16 @@ REARRANGEMENTS = {
 @pytest.mark.parametrize("shape", [(8, 8), (64, 32), (300, 200), (3, 3, 16, 32)])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_copies_are_found(kind, shape, distribution):
-    values = [draw(seed, distribution, shape, spread=0.1) for seed in range(40)]
+    values = [Stream(seed).draw(distribution, shape, spread=0.1) for seed in range(40)]
     values.append(REARRANGEMENTS[kind](values[7]))
     assert equal_beginnings(values, 1e-4) == {40: 7}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_copies_of_any_type(dtype):
-    values = [draw(seed, "uniform", (40, 50), dtype, spread=0.1) for seed in range(30)]
+    values = [
+        Stream(seed).draw("uniform", (40, 50), dtype, spread=0.1) for seed in range(30)
+    ]
     values.append(values[3].T)
     assert equal_beginnings(values, 1e-4) == {30: 3}
 
@@ -92,7 +96,7 @@ def shape_tails(values, distribution, dtype="float32"):
 def test_false_alarms_of_shapes(distribution, size):
     trials = 400
     drawn = parameters(distribution)
-    values = draw(5, distribution, (trials, size), spread=drawn.spread)
+    values = Stream(5).draw(distribution, (trials, size), spread=drawn.spread)
     tails = np.array([shape_tails(each, distribution) for each in values])
     for asked in (0.2, 0.02):
         alarms = np.mean(tails < asked)
@@ -104,7 +108,7 @@ def test_false_alarms_of_shapes(distribution, size):
 def test_rounding_is_no_other_shape(distribution, dtype):
     drawn = parameters(distribution)
     for seed in range(5):
-        values = draw(seed, distribution, (2**17,), dtype, spread=drawn.spread)
+        values = Stream(seed).draw(distribution, (2**17,), dtype, spread=drawn.spread)
         assert shape_tails(values, distribution, dtype) > 1e-4
     coarse = drawn.spread * (np.floor(values.astype(float) / drawn.spread * 128) / 128)
     assert shape_tails(coarse, distribution, "bfloat16") > 1e-4
@@ -145,7 +149,7 @@ def test_wrong_shapes_are_found(distribution, wrong):
 
 def test_short_weights_that_are_equal_bit_for_bit():
     """Of a few values, unless chance alone makes so few equal in so coarse a type."""
-    values = [draw(seed, "uniform", (1, 1, 3, 4), "float32") for seed in range(300)]
+    values = [Stream(seed).draw("uniform", (1, 1, 3, 4), "float32") for seed in range(300)]
     assert equal_bits(values, [20] * 300, 1e-4) == {}
     values[200] = values[7].copy()
     assert equal_bits(values, [20] * 300, 1e-4) == {200: 7}

@@ -13,7 +13,7 @@ from keras_fanwise.diagnostics.statistics import (
     variance_deviation,
 )
 from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution
-from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.sampler import Stream
 
 NORMAL = stats.norm()
 
@@ -37,7 +37,7 @@ def test_a_sum_of_squares_is_as_rare_as_its_deviation_says(count, deviation):
 def test_false_alarms(distribution, size):
     std = Distribution(distribution, 0.1).std
     trials = 5_000
-    values = draw(7, distribution, (trials, size), spread=0.1)
+    values = Stream(7).draw(distribution, (trials, size), spread=0.1)
     found = [evidence(sample, 0.0, std) for sample in values]
     allowed = limit(0.01, 1)  # four standard errors of the share are 0.0056
     for name in ("mean_deviation", "sign_deviation", "std_deviation"):
@@ -47,7 +47,7 @@ def test_false_alarms(distribution, size):
 
 
 def test_what_is_wrong_is_seen():
-    values = draw(7, "truncated_normal", (1000,), spread=0.1).astype(float)
+    values = Stream(7).draw("truncated_normal", (1000,), spread=0.1).astype(float)
     std = Distribution("truncated_normal", 0.1).std
     assert evidence(values, 0.0, std * 1.2).std_deviation < -5
     assert evidence(values, 0.0, std * 0.8).std_deviation > 5
@@ -61,7 +61,7 @@ def test_what_is_wrong_is_seen():
 
 
 def test_correlations():
-    rows = draw(7, "uniform", (200, 50)).astype(float)
+    rows = Stream(7).draw("uniform", (200, 50)).astype(float)
     rows[3] = -2 * rows[8]
     rows[5] = 1.0
     assert np.array_equal(correlations(rows[:7], rows), correlations(rows, rows)[:7])

@@ -10,7 +10,7 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise.reports.diagnosis import Verdict
-from keras_fanwise.sampling.sampler import draw, stream_key
+from keras_fanwise.sampling.sampler import Stream, stream_key
 
 from support.models import MODELS, relu_network
 from support.processes import (
@@ -84,7 +84,7 @@ def test_the_same_by_hand():
     for kernel in kernels[:-1]:
         outputs.append(np.maximum(outputs[-1] @ kernel, 0))
     outputs.append(outputs[-1] @ kernels[-1])
-    gradient = draw(stream_key(0, "cotangent 0"), "untruncated_normal", (16, 5))
+    gradient = Stream(stream_key(0, "cotangent 0")).draw("untruncated_normal", (16, 5))
     arriving = [gradient.astype("float64")]
     passed = arriving[0]  # the head has no ReLU
     for kernel, output in zip(kernels[:0:-1], outputs[-2:0:-1], strict=True):

@@ -13,7 +13,7 @@ from keras_fanwise.diagnostics.statistics import (
     rare_events_tail,
 )
 from keras_fanwise.initializers.base import DISTRIBUTIONS
-from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.sampler import Stream
 
 from support.statistics_checks import K
 
@@ -48,7 +48,7 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
     """Of matrices of 256 independent units, in how many two of these are correlated."""
     pairs, alarms = 256 * 255 / 2, 0
     for seed in range(trials):
-        rows = draw(seed, distribution, (256, values)).astype(np.float64)
+        rows = Stream(seed).draw(distribution, (256, values)).astype(np.float64)
         found = np.abs(correlations(rows, rows))
         np.fill_diagonal(found, 0.0)
         alarms += tail(float(found.max())) * pairs < false_alarms

@@ -12,7 +12,7 @@ from scipy import stats
 
 from keras_fanwise.sampling import orthonormal as module
 from keras_fanwise.sampling.orthonormal import orthonormal
-from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.sampler import Stream
 
 from support.processes import run_python
 
@@ -31,7 +31,7 @@ GOLDEN = {
 
 
 def normals(shape, key=7):
-    return draw(key, "untruncated_normal", shape, "float64")
+    return Stream(key).draw("untruncated_normal", shape, "float64")
 
 
 def sha(values):
@@ -181,10 +181,10 @@ def test_a_short_vector_of_almost_nothing_has_a_sign():
 HASHES = """
 import hashlib, json
 from keras_fanwise.sampling.orthonormal import orthonormal
-from keras_fanwise.sampling.sampler import draw
+from keras_fanwise.sampling.sampler import Stream
 hashes = []
 for shape in ((65, 65), (130, 67), (256, 256), (300, 300), (3, 40, 7)):
-    q = orthonormal(draw(7, "untruncated_normal", shape, "float64"))
+    q = orthonormal(Stream(7).draw("untruncated_normal", shape, "float64"))
     hashes.append(hashlib.sha256(q.tobytes()).hexdigest())
 print(json.dumps(hashes))
 """

@@ -13,7 +13,7 @@ from scipy import stats
 from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.sampling import quantile
 from keras_fanwise.sampling import sampler as sampling
-from keras_fanwise.sampling.sampler import BLOCK, DTYPES, draw
+from keras_fanwise.sampling.sampler import BLOCK, DTYPES, Stream
 
 from support.processes import run_python
 from support.statistics_checks import (
@@ -40,6 +40,13 @@ GOLDEN = {
     ("uniform", "float32"): "6331ed635c8d2644",
     ("uniform", "float64"): "297a824f80a1b113",
 }
+
+
+def draw(key, *args, threads=None, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        if threads is not None:
+            patch.setenv("KERAS_FANWISE_THREADS", str(threads))
+        return Stream(key).draw(*args, **options)
 
 
 def sha(values):
@@ -116,8 +123,11 @@ def test_slices_far_into_a_stream():
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(-3, 3))
 def test_shares_are_whole_blocks_that_cover_everything(blocks, threads, ragged):
     size = blocks * BLOCK + ragged
-    shares = sampling._shares(size, threads)
-    assert 1 <= len(shares) <= threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_FANWISE_THREADS", str(threads))
+        count = sampling._thread_count(size)
+    shares = sampling._shares(size, count)
+    assert 1 <= len(shares) == count <= threads
     assert shares[0][0] == 0
     assert shares[-1][1] == size
     for (_, stop), (start, _) in itertools.pairwise(shares):
@@ -312,20 +322,21 @@ def test_where_no_thread_can_be_started(monkeypatch):
 
 AT_EXIT = """
 import atexit
-from keras_fanwise.sampling.sampler import draw
-atexit.register(lambda: print(float(draw(7, "uniform", (2_000_000,), threads=2)[-1])))
+from keras_fanwise.sampling.sampler import Stream
+atexit.register(lambda: print(float(Stream(7).draw("uniform", (2_000_000,))[-1])))
 """
 
 
 @pytest.mark.slow
-def test_when_the_interpreter_ends():
+def test_when_the_interpreter_ends(monkeypatch):
+    monkeypatch.setenv("KERAS_FANWISE_THREADS", "2")
     last = draw(7, "uniform", (2_000_000,))[-1]
     assert float(run_python(AT_EXIT)) == last
 
 
 def digest(_number):
     """What a process of its own draws, with threads."""
-    values = draw(KEY, "truncated_normal", (2**20,), threads=2)
+    values = Stream(KEY).draw("truncated_normal", (2**20,))
     return sha(values), threading.active_count()
 
 
@@ -339,13 +350,14 @@ START_METHODS = [
 @pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
-def test_workers_of_multiprocessing_draw_the_same(method):
+def test_workers_of_multiprocessing_draw_the_same(method, monkeypatch):
     """Also those that are forked while another thread draws."""
+    monkeypatch.setenv("KERAS_FANWISE_THREADS", "2")
     stop = threading.Event()
 
     def keep_drawing():
         while not stop.is_set():
-            draw(KEY, "uniform", (2**19,), threads=2)
+            Stream(KEY).draw("uniform", (2**19,))
 
     thread = threading.Thread(target=keep_drawing)
     thread.start()
@@ -374,9 +386,6 @@ def test_the_setting_of_threads(monkeypatch):
     assert len(set(found)) == 1
     # Beside the thread that draws; for 2**20 elements four are the most.
     assert started == [1, 2, 3]
-    started.clear()
-    draw(KEY, "truncated_normal", (2**20,), threads=2)
-    assert started == [1]
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", " 2", "²", "1e3"])

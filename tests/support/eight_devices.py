@@ -104,17 +104,17 @@ def large_draws():
 
 def a_fault_is_noticed():
     """Every shard is the first."""
-    region = sampling.Region
+    original = sampling.Subarray
 
     def first(shape, index=None):
-        return region(shape, index and [slice(0, s.stop - s.start) for s in index])
+        return original(shape, index and [slice(0, s.stop - s.start) for s in index])
 
-    sampling.Region = first
+    sampling.Subarray = first
     try:
         with pytest.raises(AssertionError):
             check(INITIALIZERS[0], MESHES["a"], [None, "a"], (4, 16), "float32", "jax")
     finally:
-        sampling.Region = region
+        sampling.Subarray = original
 
 
 def each_shard_is_drawn_once():
@@ -147,14 +147,14 @@ def spread_over(mesh, axes):
 
 def recorded_draws():
     """The shapes of all that is drawn from now on."""
-    drawn, original = [], sampling.draw
+    drawn, original = [], kf.Stream.draw
 
     def recorded(*args, **kwargs):
         values = original(*args, **kwargs)
         drawn.append(values.shape)
         return values
 
-    sampling.draw = recorded
+    kf.Stream.draw = recorded
     return drawn
 
 
