@@ -30,11 +30,13 @@ from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
     random_state_kept,
-    weight_std,
 )
 from keras_fanwise.initializers.counterparts import counterpart
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
+from keras_fanwise.initializers.variance_scaling import (
+    FanwiseVarianceScaling,
+    effective_fan,
+)
 from keras_fanwise.reports.diagnosis import (
     ERROR,
     NOTE,
@@ -610,7 +612,7 @@ def _fans_row(owned: OwnedWeight) -> WeightFans:
     ours = layer_fans(layer, weight.name, shape)
     theirs = keras_fans(layer, weight.name, shape)
     in_ratio, avg_ratio = (
-        weight_std(1.0, mode, ours) / weight_std(1.0, mode, theirs)
+        math.sqrt(effective_fan(theirs, mode) / effective_fan(ours, mode))
         for mode in ("fan_in", "fan_avg")
     )
     name = type(layer).__name__

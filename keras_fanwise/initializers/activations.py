@@ -38,7 +38,15 @@ class _Activation:
 
     def __init__(self, activation: Any, arguments: dict[str, Any] | None = None) -> None:
         self._given = activation
-        function = self._resolved()
+        if not isinstance(activation, str) and not callable(activation):
+            allowed = "the name of a Keras activation or a function"
+            raise fail(TypeError, "activation", allowed, activation)
+        try:
+            function = keras.activations.get(activation)
+        except ValueError as error:
+            names = [name for name in dir(keras.activations) if name.islower()]
+            near = nearest(str(activation), names)
+            raise self.error(f"the name of a Keras activation{near}") from error
         if isinstance(function, keras.layers.Activation):
             function = function.activation
         elif isinstance(function, keras.Layer):
@@ -49,18 +57,6 @@ class _Activation:
         x = np.linspace(-4, 4, 801)
         if not np.allclose(self(x[::7]), self(x)[::7], 1e-5, 1e-7, equal_nan=True):
             raise self.error(_ELEMENTWISE)
-
-    def _resolved(self) -> Callable[..., Any]:
-        if not isinstance(self._given, str) and not callable(self._given):
-            allowed = "the name of a Keras activation or a function"
-            raise fail(TypeError, "activation", allowed, self._given)
-        try:
-            function: Callable[..., Any] = keras.activations.get(self._given)
-            return function
-        except ValueError as error:
-            names = [name for name in dir(keras.activations) if name.islower()]
-            near = nearest(str(self._given), names)
-            raise self.error(f"the name of a Keras activation{near}") from error
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         if self._in_numpy is not None:
@@ -148,7 +144,7 @@ def _nodes(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return half, z, half * _WEIGHTS * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-# What the slope of Keras's rectifiers left of 0 is by default.
+# The slopes of Keras's rectifiers left of 0.
 _RECTIFIERS: dict[Any, float] = {"relu": 0.0, "leaky_relu": 0.2}
 
 
@@ -157,11 +153,9 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
 
     The gain is `1 / sqrt(E[f(z)**2])` for a standard normal z: what brings the
     second moment after the activation back to 1. Its square is the `scale` of
-    `FanwiseVarianceScaling` for the layer that reads the activation's output.
-
-    It is exact for `"relu"` (the square root of 2) and `"leaky_relu"`
-    (`sqrt(2 / (1 + negative_slope**2))`), and by quadrature for all others, rounded to six
-    digits.
+    `FanwiseVarianceScaling` for the layer that reads the activation's output. It is exact
+    for `"relu"` and `"leaky_relu"`, `sqrt(2 / (1 + negative_slope**2))`, and by quadrature
+    for all others, rounded to six digits.
 
     Args:
         activation: the name of a Keras activation, or a function that takes a tensor
@@ -176,16 +170,11 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equation 15, for
     the rectifiers.
 
-    Example:
-
     >>> gain("relu") ** 2, round(gain("tanh"), 4), round(gain("gelu"), 4)
     (2.0000000000000004, 1.5925, 1.5335)
     """
-    if (
-        isinstance(activation, str)
-        and activation in _RECTIFIERS
-        and set(arguments) <= {"negative_slope"}
-    ):
+    known = isinstance(activation, str) and activation in _RECTIFIERS
+    if known and set(arguments) <= {"negative_slope"}:
         slope = arguments.get("negative_slope", _RECTIFIERS[activation])
         slope = real("negative_slope", slope)
         return math.sqrt(2.0 / (1.0 + slope * slope))
@@ -302,12 +291,16 @@ def criticality(
     below, above = function(np.array([-1e-12, 1e-12]))
     if abs(above - below) > 1e-6:
         raise function.error(_CONTINUOUS)
-    if q is None:
-        q = (
-            _half_stable(function)
-            if bias_variance is None
-            else _of(function, bias_variance)
-        )
+    if bias_variance is not None:
+        asked = bias_variance
+        q = _root(lambda q: _moments(function, q).bias_variance - asked)
+        if q is None:
+            allowed = (
+                "one for which the activation has a critical point with q in [1e-6, 1e4]"
+            )
+            raise fail(ValueError, "bias_variance", allowed, bias_variance)
+    elif q is None:
+        q = _half_stable(function)
     moments = _moments(function, q)
     if moments.bias_variance < -_ROUNDING * q:
         allowed = (
@@ -321,21 +314,12 @@ def criticality(
 
 
 def _slopes(function: _Activation) -> tuple[float, float] | None:
-    """Those on both sides of 0, if the function is a straight line on either side."""
+    """Left and right of 0, if the function is a straight line on either side."""
     x = np.array([-7.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 7.0, 1e3, -1e3])
     values = function(x)
     right, left = float(values[5]), -float(values[1])
     line = np.where(x > 0, right, left) * x
     return (left, right) if np.allclose(values, line, rtol=1e-6, atol=0) else None
-
-
-def _of(function: _Activation, bias_variance: float) -> float:
-    """The q with this variance of the biases."""
-    q = _root(lambda q: _moments(function, q).bias_variance - bias_variance)
-    if q is None:
-        allowed = "one for which the activation has a critical point with q in [1e-6, 1e4]"
-        raise fail(ValueError, "bias_variance", allowed, bias_variance)
-    return q
 
 
 def _half_stable(function: _Activation) -> float:

@@ -59,13 +59,7 @@ class Site(NamedTuple):
     def of(
         cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
     ) -> "Site":
-        """The site of a weight of a layer, which may still be being built.
-
-        Args:
-            layer: that owns the weight.
-            weight_name: as in `weight.name`.
-            shape: of the weight.
-            key: the name of its random stream; by default that of draws by hand.
+        """The site of a weight of a layer; by default with the stream of draws by hand.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -76,54 +70,12 @@ class Site(NamedTuple):
         return cls(path, key, layer, tuple(shape), fans, weight_name)
 
 
-MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
 
 # Standard deviation of a standard normal truncated at two standard deviations,
 # sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)), to the digits that Keras has: one more or
 # fewer would break the bit-equality of `sampler="backend"` with the built-ins.
 TRUNCATED_STD = 0.87962566103423978
-
-
-def effective_fan(fans: Fans, mode: str) -> float:
-    """The number that the variance is divided by; below 1 it counts as 1, as in Keras.
-
-    >>> effective_fan(Fans(4, 16), "fan_geo_avg")
-    8.0
-    """
-    fan = {
-        "fan_in": fans.fan_in,
-        "fan_out": fans.fan_out,
-        "fan_avg": (fans.fan_in + fans.fan_out) / 2.0,  # Glorot and Bengio 2010, eq. 12
-        "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
-    }[mode]
-    return max(1.0, fan)
-
-
-def weight_std(scale: float, mode: str, fans: Fans) -> float:
-    """The standard deviation asked for; of He et al. 2015, equation 10, for a fan of 8:
-
-    >>> weight_std(2.0, "fan_in", Fans(8, 1))
-    0.5
-    """
-    return math.sqrt(scale / effective_fan(fans, mode))
-
-
-def spread(scale: float, mode: str, distribution: str, fans: Fans) -> float:
-    """The spread of a `Distribution` with this standard deviation.
-
-    Of Glorot and Bengio 2010, equation 16, `sqrt(6 / (fan_in + fan_out))`:
-
-    >>> spread(1.0, "fan_avg", "uniform", Fans(2, 4))
-    1.0
-    """
-    # The order of the operations is Keras's, for the same bits.
-    variance = scale / effective_fan(fans, mode)
-    if distribution == "uniform":
-        return math.sqrt(3.0 * variance)
-    if distribution == "truncated_normal":
-        return math.sqrt(variance) / TRUNCATED_STD
-    return math.sqrt(variance)
 
 
 class Distribution(NamedTuple):
@@ -158,10 +110,7 @@ class Distribution(NamedTuple):
         return self.spread
 
     def reach(self, dtype: str) -> float:
-        """What no value drawn in `dtype` is beyond, on either side of 0.
-
-        For a family that is not known here, 0.
-        """
+        """What no value drawn in `dtype` is beyond; 0 for a family of somebody else's."""
         # The normal's are those of 24-bit uniforms, 5.5, and of 53-bit ones, 8.3, with
         # some room for the backends' own.
         normal = 9.0 if dtype == "float64" else 6.0
@@ -189,7 +138,7 @@ def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], st
     return dimensions(shape), name
 
 
-def check_reach(distribution: Distribution, dtype: str) -> None:
+def _check_reach(distribution: Distribution, dtype: str) -> None:
     """A ValueError if the type ends before the distribution: draws would be infinite."""
     real = dtype_of_tensor(dtype)
     limit = _LIMITS[real]
@@ -210,10 +159,9 @@ def fresh_seed() -> int:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """After the block, or the function, Python's `random` goes on as if it had not been.
+    """Python's `random` goes on afterwards as if the block had not been.
 
-    An initializer without a seed takes a number when it is made, also where it is made
-    only to be looked at.
+    An initializer without a seed takes a number even when it is made to be looked at.
     """
     state = random.getstate()
     try:
@@ -248,10 +196,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
     get the `Site`: the weight that is filled, with its fans. A stream for each weight, the
     four float types, layouts over devices, `initialize`, `reinitialize` and `audit` follow
     from these two. What the constructor takes, `get_config` gives back, beside what
-    `super().get_config()` does.
-
-    An initializer is never changed by being used, but for the state of its
-    `SeedGenerator`.
+    `super().get_config()` does. Use changes nothing but the state of a `SeedGenerator`.
 
     Args:
         seed: an integer from 0 to 2**64 - 1 (to 2**32 - 1 with
@@ -260,8 +205,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             `None`, for an integer taken from Python's `random` module, which
             `keras.utils.set_random_seed` seeds.
         sampler: `"portable"` draws on the host, the same bits on every backend and
-            machine; `"backend"` calls `keras.random`, as Keras's own initializers
-            do.
+            machine; `"backend"` calls `keras.random`, as Keras's initializers do.
 
     Raises:
         TypeError: `seed` is not one of these, or `sampler` is not a string.
@@ -296,12 +240,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
         self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn for a weight of this shape.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-        """
+        """What is drawn for a weight of this shape; outside a layer it has no site."""
         raise NotImplementedError(f"{type(self).__name__} has no method `expected`")
 
     def sample(
@@ -316,16 +255,12 @@ class FanwiseInitializer(keras.initializers.Initializer):
         """Draws on the host; for a distribution that is none of the three families.
 
         Args:
-            stream: where the random numbers come from, and nowhere else: one stream gives
-                the same values at every call.
+            stream: the one source of random numbers, the same at every call.
             distribution: what `expected` gave.
             shape: of the whole weight.
-            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
+            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`, of the result.
             index: a slice of each axis, for that part of the whole; `None` for all.
             site: of the weight; `None` outside a layer.
-
-        Returns:
-            An array of `dtype`, of the shape of the part.
         """
         return stream.draw(
             distribution.family,
@@ -355,30 +290,25 @@ class FanwiseInitializer(keras.initializers.Initializer):
 
         Args:
             shape: list or tuple of integers that are 0 or more.
-            dtype: float16, bfloat16, float32 or float64; by default
-                `keras.config.floatx()`.
-            layout: `None`, or, on JAX, a `keras.distribution.TensorLayout` or a
-                `jax.sharding.Sharding`, for a tensor that is sharded over devices. Its
-                values are those of the whole tensor; the portable sampler draws each
-                shard on its own, and only those of this process.
+            dtype: float16, bfloat16, float32, float64; by default `keras.config.floatx()`.
+            layout: on JAX, a `keras.distribution.TensorLayout` or a
+                `jax.sharding.Sharding`, for a tensor that is sharded over devices, with
+                the same values: the portable sampler draws the shards of this process.
             site: of the weight that is filled; `None` outside a layer.
             seed: an integer that goes before the initializer's own seed.
             distribution: what `expected` gave for this shape and site, if that is known.
 
         Raises:
-            TypeError: `shape` is not a list or tuple of integers, or `layout` is of
-                another type.
-            ValueError: a dimension is negative, `dtype` is not one of the four,
-                it does not reach as far as the draws do, the axes that fans are counted
-                from do not fit the shape, or the shape cannot be divided as `layout` says.
+            TypeError: `shape` or `layout` is of another type.
+            ValueError: `dtype` is not one of the four, or ends before the draws do; the
+                axes that fans are counted from, or `layout`, do not fit the shape.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)
             distribution = distribution or self.expected(shape, site)
-            check_reach(distribution, dtype)
-            if layout is None:
-                return self._placed(shape, dtype, None, site, seed, distribution)
-            with sharding_of(layout) as sharding:
+            _check_reach(distribution, dtype)
+            whole = contextlib.nullcontext() if layout is None else sharding_of(layout)
+            with whole as sharding:
                 return self._placed(shape, dtype, sharding, site, seed, distribution)
         except (TypeError, ValueError) as error:
             if site is not None:
@@ -386,12 +316,8 @@ class FanwiseInitializer(keras.initializers.Initializer):
             raise
 
     def weight_seed(self) -> int | None:
-        """The seed for one more weight of a layer; `None` if its own seed serves all.
-
-        Without a seed each weight gets a fresh one, but for `sampler="backend"`, which
-        follows Keras.
-        """
-        own = self._init_seed is not None or self.sampler == "backend"
+        """A fresh seed for one more weight of a layer; `None` if its own serves all."""
+        own = self._init_seed is not None or self.sampler == "backend"  # as Keras does
         return None if own else fresh_seed()
 
     def get_config(self) -> dict[str, Any]:
@@ -424,9 +350,11 @@ class FanwiseInitializer(keras.initializers.Initializer):
                 kept = stream_key(seed, key) % _SEED_LIMITS["backend"]
             values = _by_keras(distribution, shape, dtype, kept)
             return values if sharding is None else distribute(values, sharding)
-        if seed is None and self._is_placeholder():
-            return keras.ops.zeros(shape, dtype=dtype)
-        words = self._seed_for_draw() if seed is None else seed
+        words: Any = self.seed if seed is None else seed
+        if isinstance(words, keras.random.SeedGenerator):
+            if is_shape_inference(words.state):  # it can be neither read nor advanced
+                return keras.ops.zeros(shape, dtype=dtype)
+            words = _advanced(words)
         stream = Stream(stream_key(words, key))
 
         def part(index: Sequence[slice] | None) -> np.ndarray:
@@ -434,29 +362,6 @@ class FanwiseInitializer(keras.initializers.Initializer):
             return owned(values, dtype) if _has_own_sample(type(self)) else values
 
         return to_tensor(part(None)) if sharding is None else placed(shape, sharding, part)
-
-    def _is_placeholder(self) -> bool:
-        # The state of a generator can be neither read nor advanced there.
-        return not isinstance(self.seed, int) and is_shape_inference(self.seed.state)
-
-    def _seed_for_draw(self) -> int | Sequence[int]:
-        """The integer seed, or the words of the generator's state, which advances."""
-        if isinstance(self.seed, int):
-            return self.seed
-        try:
-            words = _state(self.seed)
-        except Exception as error:
-            raise fail(
-                ValueError,
-                "seed",
-                "an integer inside a traced function, where the state of a "
-                "SeedGenerator has no value to draw from on the host (or use "
-                "sampler='backend', which can be traced)",
-                self.seed,
-            ) from error
-        self.seed.next()
-        # The backends hold the 32-bit words of the state in different types.
-        return [int(word) & 0xFFFFFFFF for word in words]
 
     def __copy__(self) -> "FanwiseInitializer":
         # Shares a SeedGenerator, where `__getstate__` would make another.
@@ -483,6 +388,22 @@ class FanwiseInitializer(keras.initializers.Initializer):
 
 def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:
     return cls.sample is not FanwiseInitializer.sample
+
+
+def _advanced(generator: keras.random.SeedGenerator) -> Sequence[int]:
+    """The words of the generator's state before it advances."""
+    try:
+        words = _state(generator)
+    except Exception as error:
+        allowed = (
+            "an integer inside a traced function, where the state of a SeedGenerator has "
+            "no value to draw from on the host (or use sampler='backend', which can be "
+            "traced)"
+        )
+        raise fail(ValueError, "seed", allowed, generator) from error
+    generator.next()
+    # The backends hold the 32-bit words of the state in different types.
+    return [int(word) & 0xFFFFFFFF for word in words]
 
 
 def _state(generator: keras.random.SeedGenerator) -> np.ndarray:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import keras
 
@@ -29,15 +29,7 @@ _PROPORTIONAL = ("gain", "maxval", "mean", "minval", "stddev", "value")
 def scaled(initializer: Any, factor: float, argument: str) -> Any:
     """An initializer of Keras or of this package, times a factor.
 
-    Args:
-        initializer: an instance.
-        factor: that the values are multiplied by.
-        argument: what to call it in an error.
-
-    Raises:
-        ValueError: it is of somebody else.
-
-    Example:
+    For one of somebody else a ValueError, which names the `argument`.
 
     >>> scaled(FanwiseVarianceScaling(2.0), 0.5, "recipe")
     FanwiseVarianceScaling(scale=0.5)
@@ -81,54 +73,15 @@ _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
 }
 
 
-def counterpart(initializer: Any, axes: bool = True) -> FanwiseVarianceScaling | None:
+def counterpart(
+    initializer: Any, axes: bool = True, fans: Literal["layer", "shape"] = "layer"
+) -> FanwiseVarianceScaling | None:
     """Ours of equal scale, mode, distribution and seed, which counts fans by the layer.
 
-    `None` for all but Keras's own variance-scaling initializers.
-
-    Args:
-        initializer: of Keras, perhaps.
-        axes: whether axes that it has go before the layer. They do not where `EinsumDense`
-            set them, from Keras 3.15 on: it counts its batch labels.
+    `None` for all but Keras's own variance-scaling initializers. Axes that it has do not
+    go before the layer where `EinsumDense` set them, from Keras 3.15 on: it counts its
+    batch labels.
     """
-    return _of_family(initializer, "layer", axes)
-
-
-def orthogonal_counterpart(initializer: Any) -> FanwiseOrthogonal | None:
-    """Ours of equal gain and seed, over the axes that the layer's linear map has.
-
-    `None` for all but Keras's own `Orthogonal` of a positive gain.
-    """
-    if type(initializer) is not keras.initializers.Orthogonal or initializer.gain <= 0:
-        return None
-    return FanwiseOrthogonal(initializer.gain, own_seed_of(initializer))
-
-
-def portable(initializer: Any) -> FanwiseInitializer | None:
-    """One that draws from the distribution that a random initializer of Keras draws from.
-
-    It counts fans as Keras does, but the same seed gives the same values on every
-    backend. `None` for initializers that are not random or not Keras's.
-    """
-    known = _OTHERS.get(type(initializer))
-    return known(initializer) if known else _of_family(initializer, "shape", True)
-
-
-def is_random(initializer: Any) -> bool:
-    """Whether it is one of Keras's own that `portable` knows; no instance of a subclass."""
-    return type(initializer) in _OTHERS or type(initializer) in _FAMILY
-
-
-def own_seed_of(initializer: Any) -> Seed:
-    """The seed that an initializer was made with, generators themselves."""
-    if initializer.get_config().get("seed") is None:
-        return None
-    return initializer.seed
-
-
-def _of_family(
-    initializer: Any, fans: Literal["layer", "shape"], axes: bool
-) -> FanwiseVarianceScaling | None:
     cls = _FAMILY.get(type(initializer))
     if cls is None:
         return None
@@ -140,6 +93,32 @@ def _of_family(
     if axes and None not in both.values():
         arguments |= both
     return cls(seed=own_seed_of(initializer), fans=fans, **arguments)
+
+
+def orthogonal_counterpart(initializer: Any) -> FanwiseOrthogonal | None:
+    """Likewise for Keras's own `Orthogonal` of a positive gain, and `None` for others."""
+    if type(initializer) is not keras.initializers.Orthogonal or initializer.gain <= 0:
+        return None
+    return FanwiseOrthogonal(initializer.gain, own_seed_of(initializer))
+
+
+def portable(initializer: Any) -> FanwiseInitializer | None:
+    """One that draws as a random initializer of Keras, the same bits on every backend.
+
+    It counts fans as Keras does. `None` for what is not random or not Keras's.
+    """
+    known = _OTHERS.get(type(initializer))
+    return known(initializer) if known else counterpart(initializer, fans="shape")
+
+
+def is_random(initializer: Any) -> bool:
+    """Whether it is one of Keras's own that `portable` knows; no instance of a subclass."""
+    return type(initializer) in _OTHERS or type(initializer) in _FAMILY
+
+
+def own_seed_of(initializer: Any) -> Seed:
+    """The seed that an initializer was made with, generators themselves."""
+    return None if initializer.get_config().get("seed") is None else initializer.seed
 
 
 class _OfDistribution(FanwiseInitializer):
@@ -164,19 +143,21 @@ class _Orthogonal(FanwiseOrthogonal):
         return super().whole(shape)
 
 
+def _normal(initializer: Any, family: str) -> FanwiseInitializer:
+    distribution = Distribution(family, initializer.stddev, initializer.mean)
+    return _OfDistribution(distribution, own_seed_of(initializer))
+
+
+def _uniform(initializer: Any) -> FanwiseInitializer:
+    low, high = initializer.minval, initializer.maxval
+    distribution = Distribution("uniform", (high - low) / 2, (high + low) / 2)
+    return _OfDistribution(distribution, own_seed_of(initializer))
+
+
 _OTHERS: dict[type, Callable[[Any], FanwiseInitializer]] = {
-    keras.initializers.RandomNormal: lambda own: _OfDistribution(
-        Distribution("untruncated_normal", own.stddev, own.mean), own_seed_of(own)
-    ),
-    keras.initializers.TruncatedNormal: lambda own: _OfDistribution(
-        Distribution("truncated_normal", own.stddev, own.mean), own_seed_of(own)
-    ),
-    keras.initializers.RandomUniform: lambda own: _OfDistribution(
-        Distribution(
-            "uniform", (own.maxval - own.minval) / 2, (own.maxval + own.minval) / 2
-        ),
-        own_seed_of(own),
-    ),
+    keras.initializers.RandomNormal: lambda own: _normal(own, "untruncated_normal"),
+    keras.initializers.TruncatedNormal: lambda own: _normal(own, "truncated_normal"),
+    keras.initializers.RandomUniform: _uniform,
     keras.initializers.Orthogonal: lambda own: _Orthogonal(own.gain, own_seed_of(own)),
 }
 
@@ -188,12 +169,8 @@ def replaced_inside(
 
     Inside are attributes of callable objects and of what a method belongs to, closures,
     defaults, partials and containers, and of a layer in a closure the attributes that the
-    function reads: the bias of an LSTM is filled by such a function of its cell.
-
-    Args:
-        holder: is copied as far as it is changed.
-        replacement: of an object that is inside; for the same object its inside is next.
-        around: the ids of what the holder itself is in: circles end there.
+    function reads: the bias of an LSTM is filled by such a function of its cell. Of a part
+    that `replacement` gives back its inside is next; circles end at the ids `around`.
     """
     if id(holder) in around:
         return holder
@@ -210,11 +187,11 @@ def replaced_inside(
 
 # A longer container holds values, not initializers.
 _MOST_PARTS = 100
-Parts = tuple[dict[Any, Any], Callable[[dict[Any, Any]], Any]]
+# What is inside, by name, and what makes another of some parts that are changed.
+Parts: TypeAlias = tuple[dict[Any, Any], Callable[[dict[Any, Any]], Any]]
 
 
 def _taken_apart(holder: Any) -> Parts:
-    """What is inside, by name, and what makes another of some parts that are changed."""
     parts: dict[Any, Any]
     if type(holder) in (list, tuple, dict) and len(holder) > _MOST_PARTS:
         return {}, lambda changed: holder
@@ -334,12 +311,8 @@ def drawing_for(
 ) -> Any:
     """One inside another, of the same class and attributes, which draws for a weight.
 
-    Args:
-        site: the weight, of which the one outside may ask for a part.
-        value: the initializer that is inside.
-        ours: that draws what it does, or itself.
-        key: of its stream; each call has a stream of its own.
-        seed: goes before its own.
+    The one outside may ask for parts of the weight, in calls that have streams of their
+    own, from which `ours` draws what `value` would.
     """
     numbers = itertools.count()
 

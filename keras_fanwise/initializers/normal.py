@@ -24,8 +24,6 @@ class FanwiseNormal(FanwiseInitializer):
 
     Reference: Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.Conv2D(8, 4, kernel_initializer="fanwise_normal")
     >>> values = FanwiseNormal(stddev=0.1, seed=1)((64, 64))
@@ -58,16 +56,7 @@ class FanwiseGammaNoise(FanwiseNormal):
     γ ~ N(1, 0.02²) is how DCGAN implementations start normalization layers: the
     features start at slightly different scales instead of all at one.
 
-    Args:
-        mean: a number.
-        stddev: a number above 0.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
-        sampler: `"portable"` or `"backend"`; see `FanwiseNormal`.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or unknown.
+    Takes the arguments of `FanwiseNormal`.
 
     Reference: the reference code of Radford et al. 2016,
     <https://arxiv.org/abs/1511.06434>, which draws γ so; the paper's section 4 gives

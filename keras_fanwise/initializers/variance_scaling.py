@@ -1,6 +1,7 @@
 """The variance-scaling family."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -8,34 +9,44 @@ from keras_fanwise.arguments import choice, fail, positive, real
 from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
-    MODES,
+    TRUNCATED_STD,
     Distribution,
     FanwiseInitializer,
     Seed,
     Site,
-    spread,
 )
 
+MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+_RECIPE = ("scale", "mode", "distribution")  # what the name of a member of the family says
 FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
 
 
+def effective_fan(fans: Fans, mode: str) -> float:
+    """The number that the variance is divided by; below 1 it counts as 1, as in Keras.
+
+    >>> effective_fan(Fans(4, 16), "fan_geo_avg")
+    8.0
+    """
+    fan = {
+        "fan_in": fans.fan_in,
+        "fan_out": fans.fan_out,
+        "fan_avg": (fans.fan_in + fans.fan_out) / 2.0,  # Glorot and Bengio 2010, eq. 12
+        "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
+    }[mode]
+    return max(1.0, fan)
+
+
 class FanwiseVarianceScaling(FanwiseInitializer):
-    """Draws weights whose variance is `scale / fan`.
-
-    With `fan` the number that `mode` names:
-
-    - `"truncated_normal"`: normal with mean 0, truncated at two standard
-      deviations, and corrected so that what comes out has the standard deviation
-      `sqrt(scale / fan)`.
-    - `"untruncated_normal"`: normal with mean 0 and that standard deviation.
-    - `"uniform"`: uniform in `(-limit, limit)` with `limit = sqrt(3 * scale / fan)`.
+    """Draws weights of mean 0 whose variance is `scale / fan`.
 
     Args:
         scale: a number above 0.
-        mode: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their mean) or `"fan_geo_avg"`
-            (the square root of their product). A fan below 1 counts as 1.
-        distribution: `"truncated_normal"` (or `"normal"`, as in Keras),
-            `"untruncated_normal"` or `"uniform"`.
+        mode: which fan: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their mean) or
+            `"fan_geo_avg"` (the square root of their product). Below 1 it counts as 1.
+        distribution: `"truncated_normal"` (or `"normal"`, as in Keras), truncated at two
+            standard deviations, and corrected so that what comes out has the variance;
+            `"untruncated_normal"`; or `"uniform"` in `(-limit, limit)`, where `limit` is
+            `sqrt(3 * scale / fan)`.
         seed: an integer, for the same values in every run; `None`, for new ones; or a
             `keras.random.SeedGenerator`, whose state advances with every draw.
         fans: `"layer"` counts the fans by the layer that is being built, and by
@@ -55,12 +66,8 @@ class FanwiseVarianceScaling(FanwiseInitializer):
     14; Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 12.
 
-    Example:
-
     >>> import keras
     >>> initializer = FanwiseVarianceScaling(2.0, "fan_out", "uniform", seed=1)
-    >>> initializer((3, 3, 16, 32)).shape == (3, 3, 16, 32)
-    True
     >>> layer = keras.layers.Dense(8, kernel_initializer=initializer)
     """
 
@@ -86,56 +93,44 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn: of mean 0 and variance `scale / fan`.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer, where fans are counted by shape.
-
-        Raises:
-            ValueError: the axes that fans are counted from do not fit the shape.
-        """
-        parameter = spread(
-            self.scale, self.mode, self.distribution, self._fans_of(shape, site)
-        )
-        return Distribution(self.distribution, parameter)
-
-    def _fans_of(self, shape: Sequence[int], site: Site | None) -> Fans:
+        """What is drawn; a ValueError if the axes of fans do not fit the shape."""
         if self.input_axes is not None and self.output_axes is not None:
-            return axes_fans(shape, self.input_axes, self.output_axes)
-        if not isinstance(self.fans, str):
-            return Fans(*self.fans)
-        return site.fans if site and self.fans == "layer" else shape_fans(shape)
+            fans = axes_fans(shape, self.input_axes, self.output_axes)
+        elif not isinstance(self.fans, str):
+            fans = Fans(*self.fans)
+        else:
+            fans = site.fans if site and self.fans == "layer" else shape_fans(shape)
+        # The order of the operations is Keras's, for the same bits.
+        variance = self.scale / effective_fan(fans, self.mode)
+        if self.distribution == "uniform":
+            spread = math.sqrt(3.0 * variance)
+        elif self.distribution == "truncated_normal":
+            spread = math.sqrt(variance) / TRUNCATED_STD
+        else:
+            spread = math.sqrt(variance)
+        return Distribution(self.distribution, spread)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""
-        return {
-            "scale": self.scale,
-            "mode": self.mode,
-            "distribution": self.distribution,
-            **self._common_config(),
-        }
-
-    def _common_config(self) -> dict[str, Any]:
+        names = *_RECIPE, "fans", "input_axes", "output_axes"
         # A copy, so that a changed config changes no initializer.
-        lists = {"input_axes": self.input_axes, "output_axes": self.output_axes}
-        return copy.deepcopy({"fans": self.fans, **lists}) | super().get_config()
+        own = {name: copy.copy(getattr(self, name)) for name in names}
+        return own | super().get_config()
 
 
 def _validated_fans(fans: Any) -> str | list[float]:
+    if isinstance(fans, str) and fans in ("layer", "shape"):
+        return fans
+    kind: type[Exception] = TypeError
+    if isinstance(fans, (str, list, tuple)):
+        kind = ValueError
+    if isinstance(fans, (list, tuple)) and len(fans) == 2:
+        try:
+            return [positive("fans", fan) for fan in fans]
+        except (TypeError, ValueError) as error:
+            kind = type(error)
     allowed = "'layer', 'shape' or a pair of numbers above 0, (fan_in, fan_out)"
-    if isinstance(fans, str):
-        if fans in ("layer", "shape"):
-            return fans
-        raise fail(ValueError, "fans", allowed, fans)
-    if not isinstance(fans, (list, tuple)):
-        raise fail(TypeError, "fans", allowed, fans)
-    if len(fans) != 2:
-        raise fail(ValueError, "fans", allowed, fans)
-    try:
-        return [positive("fans", fan) for fan in fans]
-    except (TypeError, ValueError) as error:
-        raise fail(type(error), "fans", allowed, fans) from None
+    raise fail(kind, "fans", allowed, fans)
 
 
 class _Named(FanwiseVarianceScaling):
@@ -163,28 +158,24 @@ class _Named(FanwiseVarianceScaling):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, JSON-serializable."""
-        return self._common_config()
+        config = super().get_config()
+        return {name: config[name] for name in config if name not in _RECIPE}
 
 
 class FanwiseGlorotNormal(_Named):
     """Glorot's (Xavier's) normal initializer: `stddev = sqrt(2 / (fan_in + fan_out))`.
 
-    A normal truncated at two standard deviations, corrected so that what comes out
-    has that `stddev`. A compromise between a signal that keeps its variance on the
-    way forward and gradients that keep theirs on the way back, for layers that are
-    linear around 0, such as tanh.
+    Truncated at two standard deviations. A compromise between a signal that keeps its
+    variance on the way forward and gradients that keep theirs on the way back, for layers
+    that are linear around 0, such as tanh.
 
-    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
-    `sampler`, and raises what `FanwiseVarianceScaling` does.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
 
     Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 12.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_normal")
-    >>> values = FanwiseGlorotNormal(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_avg", "truncated_normal")
@@ -195,17 +186,13 @@ class FanwiseGlorotUniform(_Named):
 
     Uniform in `(-limit, limit)`, for layers that are linear around 0, such as tanh.
 
-    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
-    `sampler`, and raises what `FanwiseVarianceScaling` does.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
 
     Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 16.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_uniform")
-    >>> values = FanwiseGlorotUniform(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_avg", "uniform")
@@ -214,21 +201,16 @@ class FanwiseGlorotUniform(_Named):
 class FanwiseLecunNormal(_Named):
     """LeCun's normal initializer: `stddev = sqrt(1 / fan_in)`.
 
-    A normal truncated at two standard deviations, corrected so that what comes out
-    has that `stddev`: a linear layer gives out the variance that it takes in. The
-    one for selu.
+    Truncated at two standard deviations. A linear layer gives out the variance that it
+    takes in. The one for selu.
 
-    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
-    `sampler`, and raises what `FanwiseVarianceScaling` does.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
 
     Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16;
     Klambauer et al. 2017, <https://arxiv.org/abs/1706.02515>.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_normal")
-    >>> values = FanwiseLecunNormal(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_in", "truncated_normal")
@@ -239,16 +221,12 @@ class FanwiseLecunUniform(_Named):
 
     Uniform in `(-limit, limit)`, with the variance of `FanwiseLecunNormal`.
 
-    Takes `seed` and the keyword arguments `fans`, `input_axes`, `output_axes` and
-    `sampler`, and raises what `FanwiseVarianceScaling` does.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
 
     Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_uniform")
-    >>> values = FanwiseLecunUniform(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_in", "uniform")
@@ -283,18 +261,13 @@ class _He(_Named):
 class FanwiseHeNormal(_He):
     """He's (Kaiming's) normal initializer: `stddev = sqrt(2 / ((1 + a**2) fan_in))`.
 
-    A normal truncated at two standard deviations, corrected so that what comes out
-    has that `stddev`: the signal keeps its variance through a layer and the ReLU
-    (`a = 0`) or leaky ReLU of negative slope `a` that follows it.
+    Truncated at two standard deviations. The signal keeps its variance through a layer
+    and the ReLU (`a = 0`) or leaky ReLU of negative slope `a` that follows it.
 
-    Takes `seed`, `negative_slope` (a number, 0 by default) and the keyword arguments
-    `fans`, `input_axes`, `output_axes` and `sampler`, and raises what
-    `FanwiseVarianceScaling` does.
+    Takes `negative_slope`, a number that is 0 by default, and the arguments of
+    `FanwiseVarianceScaling` from `seed` on.
 
-    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
-    15.
-
-    Example:
+    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
 
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_normal")
@@ -310,14 +283,10 @@ class FanwiseHeUniform(_He):
 
     Uniform in `(-limit, limit)`, with the variance of `FanwiseHeNormal`.
 
-    Takes `seed`, `negative_slope` (a number, 0 by default) and the keyword arguments
-    `fans`, `input_axes`, `output_axes` and `sampler`, and raises what
-    `FanwiseVarianceScaling` does.
+    Takes `negative_slope`, a number that is 0 by default, and the arguments of
+    `FanwiseVarianceScaling` from `seed` on.
 
-    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
-    15.
-
-    Example:
+    Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
 
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_uniform")

@@ -7,8 +7,8 @@ from scipy import stats
 
 from keras_fanwise.diagnostics.measured import equal_beginnings, equal_bits
 from keras_fanwise.diagnostics.statistics import shape_tail
-from keras_fanwise.fans.counting import Fans
-from keras_fanwise.initializers.base import DISTRIBUTIONS, Distribution, spread
+from keras_fanwise.initializers.base import DISTRIBUTIONS
+from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.sampling.sampler import Stream
 
 from support.statistics_checks import K
@@ -83,7 +83,7 @@ def test_equal_beginnings():
 
 
 def parameters(distribution):
-    return Distribution(distribution, spread(1.0, "fan_in", distribution, Fans(1, 1)))
+    return FanwiseVarianceScaling(1.0, "fan_in", distribution).expected((1, 1))
 
 
 def shape_tails(values, distribution, dtype="float32"):

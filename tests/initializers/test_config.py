@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
-from keras_fanwise.initializers.base import DISTRIBUTIONS, MODES
+from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.variance_scaling import MODES
 
 from support.models import values_of
 from support.processes import run_python

@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.initializers.base import (
-    DISTRIBUTIONS,
+from keras_fanwise.initializers.base import DISTRIBUTIONS, TRUNCATED_STD
+from keras_fanwise.initializers.variance_scaling import (
     MODES,
-    TRUNCATED_STD,
-    spread,
-    weight_std,
+    FanwiseVarianceScaling,
+    effective_fan,
 )
 
 positive = st.floats(1e-3, 1e6)
@@ -23,26 +22,28 @@ def test_the_truncation_constant():
 
 @given(positive, positive, positive, st.sampled_from(MODES))
 def test_the_spread_has_the_standard_deviation_asked_for(scale, fan_in, fan_out, mode):
-    fans = Fans(fan_in, fan_out)
-    std = weight_std(scale, mode, fans)
+    std = math.sqrt(scale / effective_fan(Fans(fan_in, fan_out), mode))
     deviations = {
         "uniform": lambda x: stats.uniform.std(-x, 2 * x),
         "untruncated_normal": lambda x: x,
         "truncated_normal": lambda x: stats.truncnorm.std(-2, 2, scale=x),
     }
     for distribution in DISTRIBUTIONS:
-        parameter = spread(scale, mode, distribution, fans)
-        assert deviations[distribution](parameter) == pytest.approx(std, rel=1e-9)
+        initializer = FanwiseVarianceScaling(
+            scale, mode, distribution, fans=(fan_in, fan_out)
+        )
+        spread = initializer.expected((1, 1)).spread
+        assert deviations[distribution](spread) == pytest.approx(std, rel=1e-9)
 
 
 @pytest.mark.parametrize(
     ("mode", "fan"), [("fan_in", 4), ("fan_out", 16), ("fan_avg", 10), ("fan_geo_avg", 8)]
 )
 def test_modes(mode, fan):
-    assert weight_std(2.0, mode, Fans(4, 16)) == math.sqrt(2.0 / fan)
+    assert effective_fan(Fans(4, 16), mode) == fan
 
 
 def test_a_fan_below_one_counts_as_one():
     for mode in MODES:
-        assert weight_std(1.0, mode, Fans(0.5, 0.25)) == 1.0
-        assert weight_std(1.0, mode, Fans(0, 0)) == 1.0
+        assert effective_fan(Fans(0.5, 0.25), mode) == 1.0
+        assert effective_fan(Fans(0, 0), mode) == 1.0
