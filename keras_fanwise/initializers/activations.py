@@ -11,8 +11,6 @@ import numpy as np
 from keras_fanwise.arguments import fail, nearest, positive, real
 from keras_fanwise.backends.arrays import in_float64
 
-Function = Callable[[np.ndarray], np.ndarray]
-
 _ELEMENTWISE = "a function that maps each element by itself"
 # Evaluations are of a multiple of so many numbers: JAX compiles for every shape.
 _BLOCK = 4096
@@ -26,11 +24,11 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 
 # On JAX Keras computes tanh in float32, whatever it is given; TensorFlow gives GELU to
 # eight digits.
-_IN_NUMPY: list[tuple[Any, Function]] = [
-    (keras.activations.tanh, np.tanh),
-    (keras.ops.tanh, np.tanh),
-    (keras.activations.gelu, _gelu),
-]
+_IN_NUMPY: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    keras.activations.tanh: np.tanh,
+    keras.ops.tanh: np.tanh,
+    keras.activations.gelu: _gelu,
+}
 
 
 class _Activation:
@@ -52,7 +50,7 @@ class _Activation:
         elif isinstance(function, keras.Layer):
             function = function.call  # a layer's `__call__` casts to its own type
         self._function = functools.partial(function, **arguments) if arguments else function
-        known = (numpy for keras_own, numpy in _IN_NUMPY if self._function is keras_own)
+        known = (own for other, own in _IN_NUMPY.items() if self._function is other)
         self._in_numpy = next(known, None)
         x = np.linspace(-4, 4, 801)
         if not np.allclose(self(x[::7]), self(x)[::7], 1e-5, 1e-7, equal_nan=True):
@@ -163,9 +161,8 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
         **arguments: passed on to the activation, such as `negative_slope=0.1`.
 
     Raises:
-        TypeError: `activation` is neither a string nor callable.
-        ValueError: the name is unknown, the function mixes elements (as softmax
-            does), or what it returns is zero or not finite.
+        ValueError: the function mixes elements (as softmax does), or what it returns is
+            zero or not finite.
 
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equation 15, for
     the rectifiers.
@@ -238,29 +235,23 @@ def criticality(
     - Others, such as softplus, have no critical point, which is an error; sigmoid has
       some, which must be asked for, with a q beyond 50.
 
-    The integrals are computed in float64, to about 1e-12: σ_b² is a difference of nearly
-    equal numbers.
-
     Args:
         activation: the name of a Keras activation, a layer, or a function that takes a
-            float64 tensor and maps each of its elements by itself, in float64. (On JAX
-            `keras.ops.tanh` inside a function computes in float32, `jax.numpy.tanh` does
-            not.)
+            float64 tensor and maps each of its elements by itself, in float64: σ_b² is a
+            difference of nearly equal numbers. (On JAX `keras.ops.tanh` inside a function
+            computes in float32, `jax.numpy.tanh` does not.)
         q: a number above 0, the variance of the signal before the activation.
         bias_variance: in place of q, a number from 0, the variance of the biases; of
             several q with this one, the smallest between 1e-6 and 1e4 is taken.
 
     Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: the activation is unknown, mixes elements as softmax does, or jumps; it
-            has no critical point, or none with what is asked for; `q` and
-            `bias_variance` are both given, or neither is where one must be.
+        ValueError: the activation mixes elements as softmax does, or jumps; it has no
+            critical point, or none with what is asked for; `q` and `bias_variance` are
+            both given, or neither is where one must be.
 
     References: Poole et al. 2016, <https://arxiv.org/abs/1606.05340>; Schoenholz et al.
     2017, <https://arxiv.org/abs/1611.01232>, equations 3 and 5; for half-stable points
     Roberts, Yaida and Hanin 2022, <https://arxiv.org/abs/2106.10165>, section 5.3.
-
-    Example:
 
     >>> criticality("relu")
     Criticality(weight_variance=2.0, bias_variance=0.0, q=1.0)
@@ -378,11 +369,8 @@ def _moments(function: _Activation, q: float) -> _Moments:
         # Less the value at one of the nodes, so that constants have no derivative at all.
         slopes = (values - values[:, :1]) @ _DERIVATIVE.T / (half * scale)
         squares = (weights * values**2).sum(1)
-        result = [
-            squares,
-            (weights * slopes**2).sum(1),
-            (weights * z * values * slopes).sum(1) / scale,
-        ]
+        growth = (weights * z * values * slopes).sum(1) / scale
+        result = [squares, (weights * slopes**2).sum(1), growth]
         # The narrower a panel, the more of its digits a derivative loses.
         lost = _LOST * np.abs(values).max(1, keepdims=True) / (half * scale)
         noise = [

@@ -39,8 +39,6 @@ class Site(NamedTuple):
         fans: as `layer_fans` counts them.
         name: of the weight in its layer, as in `weight.name`.
 
-    Example:
-
     >>> import keras
     >>> layer = keras.layers.DepthwiseConv2D(3, name="blur")
     >>> site = Site.of(layer, "kernel", (3, 3, 64, 1))
@@ -59,12 +57,7 @@ class Site(NamedTuple):
     def of(
         cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
     ) -> "Site":
-        """The site of a weight of a layer; by default with the stream of draws by hand.
-
-        Raises:
-            TypeError: an argument is of the wrong type.
-            ValueError: a dimension is negative, or a rule of `register_fans` failed.
-        """
+        """The site of a weight of a layer; by default of the stream of draws by hand."""
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
         return cls(path, key, layer, tuple(shape), fans, weight_name)
@@ -88,8 +81,6 @@ class Distribution(NamedTuple):
             truncated normal, the standard deviation before truncation at twice that
             value; of all others the standard deviation, infinite if there is none.
         mean: what it is centred on.
-
-    Example:
 
     >>> import math
     >>> Distribution("uniform", math.sqrt(3)).std
@@ -208,9 +199,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             machine; `"backend"` calls `keras.random`, as Keras's initializers do.
 
     Raises:
-        TypeError: `seed` is not one of these, or `sampler` is not a string.
-        ValueError: `seed` is out of range, or `sampler` is unknown, or is `"backend"` for
-            a class with a `sample` of its own.
+        ValueError: `sampler` is `"backend"` for a class with a `sample` of its own.
 
     Example: a Cauchy distribution, by its inverse CDF. (It is no good start for a network.)
 
@@ -299,9 +288,8 @@ class FanwiseInitializer(keras.initializers.Initializer):
             distribution: what `expected` gave for this shape and site, if that is known.
 
         Raises:
-            TypeError: `shape` or `layout` is of another type.
-            ValueError: `dtype` is not one of the four, or ends before the draws do; the
-                axes that fans are counted from, or `layout`, do not fit the shape.
+            ValueError: `dtype` ends before the draws do; the axes that fans are counted
+                from, or `layout`, do not fit the shape.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)

@@ -60,16 +60,9 @@ def _is_of_keras(initializer: Any) -> bool:
 
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
-    getattr(keras.initializers, name): getattr(variance_scaling, f"Fanwise{name}")
-    for name in (
-        "GlorotNormal",
-        "GlorotUniform",
-        "HeNormal",
-        "HeUniform",
-        "LecunNormal",
-        "LecunUniform",
-        "VarianceScaling",
-    )
+    getattr(keras.initializers, name.removeprefix("Fanwise")): cls
+    for name, cls in vars(variance_scaling).items()
+    if name.startswith("Fanwise") and issubclass(cls, FanwiseVarianceScaling)
 }
 
 
@@ -202,7 +195,12 @@ def _taken_apart(holder: Any) -> Parts:
         return holder, lambda changed: holder | changed
     if isinstance(holder, functools.partial):
         parts = {"func": holder.func, "args": holder.args, "keywords": holder.keywords}
-        return parts, lambda changed: _partial(**(parts | changed))
+
+        def bound(changed: dict[Any, Any]) -> Any:
+            func, args, keywords = (parts | changed).values()
+            return functools.partial(func, *args, **keywords)
+
+        return parts, bound
     if isinstance(holder, types.MethodType):
         owner, function = holder.__self__, holder.__func__
         parts, together = _attributes(owner, function)
@@ -214,10 +212,6 @@ def _taken_apart(holder: Any) -> Parts:
     if callable(holder) and not isinstance(holder, (type, keras.Layer)):
         return _attributes(holder)
     return {}, lambda changed: holder
-
-
-def _partial(func: Any, args: Any, keywords: Any) -> Any:
-    return functools.partial(func, *args, **keywords)
 
 
 class _Reads(NamedTuple):
@@ -256,14 +250,10 @@ def _parts_of_function(function: types.FunctionType) -> Parts:
 
     def together(changed: dict[Any, Any]) -> types.FunctionType:
         defaults, keywords = (changed.pop(n, parts[n]) for n in ("defaults", "keywords"))
-        closure = cells | {number: types.CellType(new) for number, new in changed.items()}
-        other = types.FunctionType(
-            function.__code__,
-            function.__globals__,
-            function.__name__,
-            defaults,
-            tuple(closure.values()),
-        )
+        new = {number: types.CellType(value) for number, value in changed.items()}
+        closure = tuple((cells | new).values())
+        code, name = function.__code__, function.__name__
+        other = types.FunctionType(code, function.__globals__, name, defaults, closure)
         other.__kwdefaults__ = keywords
         return other
 

@@ -44,8 +44,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
             `keras.random.SeedGenerator`, whose state advances with every draw.
 
     Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: `gain` or `seed` is out of range, or a shape has less than two axes.
+        ValueError: a shape has less than two axes.
 
     References: Saxe et al. 2014, <https://arxiv.org/abs/1312.6120>; Mezzadri 2007,
     <https://arxiv.org/abs/math-ph/0609050>, for the distribution.
@@ -98,7 +97,6 @@ class FanwiseOrthogonal(FanwiseInitializer):
         return values if index is None else values[tuple(index)]
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, JSON-serializable."""
         return {"gain": self.gain, "seed": super().get_config()["seed"]}
 
     def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
@@ -137,11 +135,10 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
             `keras.random.SeedGenerator`, whose state advances with every draw.
 
     Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: `gain` or `seed` is out of range; or what is to be filled is no kernel
-            of a convolution, or one for which there is no isometry: no tap reads some
-            positions, for a stride is beyond the kernel's size, and there are more outputs
-            than inputs that are read (of a transposed one, likewise from the other end).
+        ValueError: the weight is no kernel of a convolution, or one for which there is no
+            isometry: no tap reads some positions, for a stride is beyond the kernel's
+            size, and there are more outputs than inputs that are read (of a transposed
+            one, likewise from the other end).
 
     Reference: Xiao et al. 2018, <https://arxiv.org/abs/1806.05393>, algorithm 1.
 

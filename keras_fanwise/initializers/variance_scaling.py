@@ -58,10 +58,6 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         sampler: `"portable"`, the same bits on every backend, or `"backend"`,
             which calls `keras.random`.
 
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range or unknown.
-
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
     14; Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 12.
@@ -111,7 +107,6 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         return Distribution(self.distribution, spread)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, JSON-serializable."""
         names = *_RECIPE, "fans", "input_axes", "output_axes"
         # A copy, so that a changed config changes no initializer.
         own = {name: copy.copy(getattr(self, name)) for name in names}
@@ -157,7 +152,6 @@ class _Named(FanwiseVarianceScaling):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, JSON-serializable."""
         config = super().get_config()
         return {name: config[name] for name in config if name not in _RECIPE}
 
@@ -254,7 +248,6 @@ class _He(_Named):
             raise fail(ValueError, "negative_slope", "below 1e154", negative_slope)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, JSON-serializable."""
         return {"negative_slope": self.negative_slope, **super().get_config()}
 
 

@@ -210,16 +210,14 @@ class _Key(np.random.bit_generator.ISeedSequence):
 class Stream(NamedTuple):
     """The random stream of one draw: every value follows from its key and its place.
 
-    An initializer of your own draws from it in `FanwiseInitializer.sample`.
+    An initializer of your own draws from it in `FanwiseInitializer.sample`. A part that is
+    drawn alone is the part of the whole:
 
-    Attributes:
-        key: a 128-bit integer.
-
-    Example: a Cauchy distribution, by its inverse CDF.
-
-    >>> import numpy as np
-    >>> uniform = Stream(key=7).draw("uniform", (100, 10))
-    >>> cauchy = np.tan(np.pi / 2 * uniform)
+    >>> stream = Stream(key=7)  # of 128 bits
+    >>> whole = stream.draw("uniform", (100, 10))
+    >>> columns = (slice(None), slice(3, 5))
+    >>> np.array_equal(whole[columns], stream.draw("uniform", (100, 10), index=columns))
+    True
     """
 
     key: int
