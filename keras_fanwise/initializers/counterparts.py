@@ -95,18 +95,35 @@ def orthogonal_counterpart(initializer: Any) -> FanwiseOrthogonal | None:
     return FanwiseOrthogonal(initializer.gain, own_seed_of(initializer))
 
 
+_NORMALS = {
+    keras.initializers.RandomNormal: "untruncated_normal",
+    keras.initializers.TruncatedNormal: "truncated_normal",
+}
+_OTHERS = keras.initializers.RandomUniform, keras.initializers.Orthogonal
+_RANDOM = {*_FAMILY, *_NORMALS, *_OTHERS}
+
+
+def is_random(initializer: Any) -> bool:
+    """Whether it is one of Keras's own that are random; no instance of a subclass."""
+    return type(initializer) in _RANDOM
+
+
 def portable(initializer: Any) -> FanwiseInitializer | None:
     """One that draws as a random initializer of Keras, the same bits on every backend.
 
     It counts fans as Keras does. `None` for what is not random or not Keras's.
     """
-    known = _OTHERS.get(type(initializer))
-    return known(initializer) if known else counterpart(initializer, fans="shape")
-
-
-def is_random(initializer: Any) -> bool:
-    """Whether it is one of Keras's own that `portable` knows; no instance of a subclass."""
-    return type(initializer) in _OTHERS or type(initializer) in _FAMILY
+    kind = type(initializer)
+    if kind in _NORMALS:
+        distribution = Distribution(_NORMALS[kind], initializer.stddev, initializer.mean)
+    elif kind is keras.initializers.RandomUniform:
+        low, high = initializer.minval, initializer.maxval
+        distribution = Distribution("uniform", (high - low) / 2, (high + low) / 2)
+    elif kind is keras.initializers.Orthogonal:
+        return _Orthogonal(initializer.gain, own_seed_of(initializer))
+    else:
+        return counterpart(initializer, fans="shape")
+    return _OfDistribution(distribution, own_seed_of(initializer))
 
 
 def own_seed_of(initializer: Any) -> Seed:
@@ -134,25 +151,6 @@ class _Orthogonal(FanwiseOrthogonal):
 
     def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
         return super().whole(shape)
-
-
-def _normal(initializer: Any, family: str) -> FanwiseInitializer:
-    distribution = Distribution(family, initializer.stddev, initializer.mean)
-    return _OfDistribution(distribution, own_seed_of(initializer))
-
-
-def _uniform(initializer: Any) -> FanwiseInitializer:
-    low, high = initializer.minval, initializer.maxval
-    distribution = Distribution("uniform", (high - low) / 2, (high + low) / 2)
-    return _OfDistribution(distribution, own_seed_of(initializer))
-
-
-_OTHERS: dict[type, Callable[[Any], FanwiseInitializer]] = {
-    keras.initializers.RandomNormal: lambda own: _normal(own, "untruncated_normal"),
-    keras.initializers.TruncatedNormal: lambda own: _normal(own, "truncated_normal"),
-    keras.initializers.RandomUniform: _uniform,
-    keras.initializers.Orthogonal: lambda own: _Orthogonal(own.gain, own_seed_of(own)),
-}
 
 
 def replaced_inside(
