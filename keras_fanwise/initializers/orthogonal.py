@@ -29,8 +29,8 @@ class FanwiseOrthogonal(FanwiseInitializer):
       (of a transposed convolution its outputs are);
     - for each channel of a depthwise kernel, from the receptive field to its filters, which
       are orthogonal as long as there are no more of them than taps;
-    - for each batch label of `EinsumDense`, which inputs, kernel and outputs have, such as
-      heads.
+    - for each value of a batch label of `EinsumDense`, one that inputs, kernel and outputs
+      have, such as heads.
 
     Outside a layer, and in layers that this package does not know, the last axis are
     outputs and the others inputs, as in `keras.initializers.Orthogonal`.
