@@ -7,6 +7,7 @@ save what it has.
 import os
 import sys
 
+os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 port, number, folder = sys.argv[1:]
 
