@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,28 +43,23 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
     Sizes that the model leaves open are `size`, or what the shortest position embedding of
-    the model holds, if that is less. Indices are below the `input_dim` of the embedding
-    that an input goes to, and otherwise below every `input_dim`, `num_tokens` and open
-    size. Masks let all pass. As models may take indices as floats, and may not tell, in
-    the context of the batch every `Embedding` that is given something else gets random
-    indices of that shape.
-
-    Raises:
-        ValueError: the model does not say what it takes.
+    the model holds, if that is less. Masks let all pass. As models may take indices as
+    floats, and may not tell, in the context of the batch every `Embedding` that is given
+    something else gets random indices of that shape.
     """
     arguments = arguments_of(model)
     tensors = keras.tree.flatten(tuple(arguments))
     size = largest_size(model, size)
     samples = _samples(model, tensors, size)
-    limits = _limits(model, size)
+    limits = _index_limits(model, tensors, size)
     with contextlib.ExitStack() as stack:
         for number, layer in enumerate(all_layers(model)):
             if isinstance(layer, keras.layers.Embedding):
                 tap = functools.partial(_with_indices, number)
                 stack.enter_context(tapped([layer], tap))
         drawn = [
-            _values(number, tensor, filled(tensor, samples, size), limits)
-            for number, tensor in enumerate(tensors)
+            _values(number, tensor, filled(tensor, samples, size), limit)
+            for number, (tensor, limit) in enumerate(zip(tensors, limits, strict=True))
         ]
         first, others = keras.tree.pack_sequence_as(tuple(arguments), drawn)
         yield Arguments(first, others)
@@ -73,9 +68,8 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
 def given(x: Any) -> Any:
     """The tensors of a batch that somebody gave.
 
-    Raises:
-        ValueError: there is no value, all are 0, or one is infinite or not a number: what
-            follows would be the same whatever the weights.
+    If there is no value, all are 0, or one is infinite or not a number, what follows would
+    be the same whatever the weights: that is a `ValueError`.
     """
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
     flat = keras.tree.flatten(tensors)
@@ -109,40 +103,27 @@ def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
     return max(2, min(_SAMPLES, _MOST_VALUES // max(1, values)))
 
 
-class _Limits(NamedTuple):
-    """Below what indices are.
+def _index_limits(model: keras.Layer, tensors: Sequence[Any], size: int) -> list[int]:
+    """Below what the indices in each tensor are: what the embeddings that it goes to hold.
 
-    Attributes:
-        by_tensor: of those that go to an embedding, by the id of the `KerasTensor`.
-        others: of all others.
+    Otherwise what every layer of the model holds, and every open size.
     """
 
-    by_tensor: dict[int, int]
-    others: int
+    def held(layers: Sequence[keras.Layer]) -> list[int]:
+        names = ("input_dim", "num_tokens")
+        numbers = [getattr(layer, name, None) for layer in layers for name in names]
+        return [number for number in numbers if isinstance(number, int)]
 
-
-def _limits(model: keras.Layer, size: int) -> _Limits:
-    by_tensor: dict[int, int] = {}
-    inner = all_layers(model)[1:]
-    for layer in inner:
-        smallest = min(_indices(all_layers(layer)), default=None)
-        if smallest is None:
-            continue
+    layers = all_layers(model)
+    limits: dict[int, list[int]] = {}
+    for layer in layers[1:]:
         for tensor in symbolic_inputs(layer):
-            by_tensor[id(tensor)] = min(smallest, by_tensor.get(id(tensor), smallest))
-    return _Limits(by_tensor, min([size, *_indices([model, *inner])]))
+            limits.setdefault(id(tensor), []).extend(held(all_layers(layer)))
+    others = [size, *held(layers)]
+    return [min(limits.get(id(tensor)) or others) for tensor in tensors]
 
 
-def _indices(layers: Sequence[keras.Layer]) -> Iterator[int]:
-    """How many indices there are, for all that the layers say of it."""
-    for layer in layers:
-        for name in ("input_dim", "num_tokens"):
-            number = getattr(layer, name, None)
-            if isinstance(number, int):
-                yield number
-
-
-def _values(number: int, tensor: Any, shape: Sequence[int], limits: _Limits) -> Any:
+def _values(number: int, tensor: Any, shape: Sequence[int], limit: int) -> Any:
     dtype = dtype_name(tensor)
     if "float" in dtype:
         return normal_values(shape, dtype, f"input {number}")
@@ -150,26 +131,23 @@ def _values(number: int, tensor: Any, shape: Sequence[int], limits: _Limits) -> 
         raise ValueError("`x` must be given: the model takes strings. Received: x=None")
     if "mask" in tensor.name:
         return keras.ops.ones(shape, dtype)
-    limit = 2 if dtype == "bool" else limits.by_tensor.get(id(tensor), limits.others)
-    drawn = _integers(shape, limit, f"input {number}")
-    return keras.ops.cast(keras.ops.convert_to_tensor(drawn), dtype)
+    drawn = _integers(shape, 2 if dtype == "bool" else limit, f"input {number}")
+    return keras.ops.cast(drawn, dtype)
 
 
-def _integers(shape: Sequence[int], limit: int, name: str) -> np.ndarray:
+def _integers(shape: Sequence[int], limit: int, name: str) -> Any:
     generator = np.random.Generator(np.random.Philox(key=stream_key(_SEED, name)))
-    return generator.integers(limit, size=shape, dtype=np.int32)
+    drawn = generator.integers(limit, size=shape, dtype=np.int32)
+    return keras.ops.convert_to_tensor(drawn)
 
 
 def _with_indices(number: int, call: LayerCall) -> Any:
     """What the call of an embedding gives, for random indices if it is given none."""
     inputs, *others = call.args
     limit = call.layer.input_dim
-    if is_concrete(inputs) and not _are_indices(inputs, limit):
-        drawn = _integers(inputs.shape, limit, f"embedding {number}")
-        call = call._replace(args=(keras.ops.convert_to_tensor(drawn), *others))
+    if is_concrete(inputs):
+        values = keras.ops.convert_to_numpy(inputs)
+        if not np.all((values >= 0) & (values < limit) & (values == np.floor(values))):
+            drawn = _integers(inputs.shape, limit, f"embedding {number}")
+            call = call._replace(args=(drawn, *others))
     return call.output()
-
-
-def _are_indices(tensor: Any, limit: int) -> bool:
-    values = keras.ops.convert_to_numpy(tensor)
-    return bool(np.all((values >= 0) & (values < limit) & (values == np.floor(values))))

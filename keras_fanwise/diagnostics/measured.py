@@ -14,7 +14,6 @@ from keras_fanwise.diagnostics.statistics import (
     correlations,
     evidence,
 )
-from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -31,73 +30,48 @@ FAIR_SCALES = (0.25, 4.0)
 
 
 class MeasuredWeight(NamedTuple):
-    """A weight with what is known of it.
-
-    Attributes:
-        owned: the weight and its layer.
-        role: what it does there.
-        values: its values.
-        fans: as `layer_fans` counts them.
-        initializer: that fills it; `None` if nobody knows.
-        drawn: the distribution that its initializer draws from, with the fans that it
-            counts; `None` if it is not random or not known.
-        asked: the distribution that its initializer would draw from with the fans of the
-            layer.
-        scale: the variance times the fan, of initializers that know fans.
-        evidence: how far the values are from `drawn`.
-    """
+    """A weight with what is known of it."""
 
     owned: OwnedWeight
+    site: Site
     role: Role
     values: np.ndarray
-    fans: Fans
-    initializer: Any
+    initializer: Any  # `None` if nobody knows
+    # What its initializer draws from, with the fans that it counts, and with those of the
+    # layer; `None` if it is not random or not known.
     drawn: Distribution | None
     asked: Distribution | None
-    scale: float | None
-    evidence: Evidence
+    scale: float | None  # the variance times the fan, of initializers that know fans
+    evidence: Evidence  # how far the values are from `drawn`
 
     @classmethod
     def of(cls, owned: OwnedWeight, initializer: Any) -> "MeasuredWeight":
-        """Measures a weight that an initializer filled."""
         variable = owned.variable
         values = keras.ops.convert_to_numpy(variable.value)
         site = Site.of(owned.layer, variable.name, variable.shape)
-        draws: FanwiseInitializer | None
-        counts: FanwiseInitializer | None
-        if isinstance(initializer, FanwiseInitializer):
-            draws = counts = initializer
-        else:
-            draws = portable(initializer)
+        draws = drawn_as(initializer)
+        counts = draws
+        if not isinstance(initializer, FanwiseInitializer):
             counts = counterpart(initializer, axes=False) or draws
         drawn, asked = _expected(draws, site), _expected(counts, site)
         scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
-        mean, std = (drawn.mean, drawn.std) if drawn else (0.0, 0.0)
-        found = evidence(values, mean, std)
+        found = evidence(values, *((drawn.mean, drawn.std) if drawn else (0.0, 0.0)))
         return cls(
-            owned, role(owned), values, site.fans, initializer, drawn, asked, scale, found
+            owned, site, role(owned), values, initializer, drawn, asked, scale, found
         )
 
     @property
-    def name(self) -> str:
-        return str(self.owned.variable.name)
+    def path(self) -> str:
+        return str(self.owned.variable.path)
 
     @property
     def is_kernel(self) -> bool:
         return self.role is Role.KERNEL
 
     @property
-    def is_lookup(self) -> bool:
-        return self.role is Role.LOOKUP
-
-    @property
-    def is_bias(self) -> bool:
-        return self.role is Role.BIAS
-
-    @property
     def is_gamma(self) -> bool:
         # Others, such as that of LayerScale, may begin as small as they like.
-        return self.role is Role.SCALE and self.name.endswith("gamma")
+        return self.role is Role.SCALE and self.site.name.endswith("gamma")
 
     @property
     def is_dense(self) -> bool:
@@ -106,10 +80,7 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def support(self) -> np.ndarray:
-        """Its values without what is 0 all along an axis, where they are not dense.
-
-        Of a delta-orthogonal kernel the central taps.
-        """
+        """Its values; of a delta-orthogonal kernel the central taps, without the zeros."""
         if self.is_dense or not np.any(self.values):
             return self.values
         axes = range(self.values.ndim)
@@ -129,14 +100,9 @@ class MeasuredWeight(NamedTuple):
         )
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether its values are made to be as they are."""
-        return isinstance(self.initializer, keras.initializers.Identity)
-
-    @property
     def positive_fans(self) -> tuple[float, float]:
         """Both fans, of which a variance is divided by none below 1."""
-        return max(1.0, self.fans.fan_in), max(1.0, self.fans.fan_out)
+        return max(1.0, self.site.fans.fan_in), max(1.0, self.site.fans.fan_out)
 
     @property
     def miscount(self) -> float:
@@ -154,8 +120,7 @@ class MeasuredWeight(NamedTuple):
     def factor(self) -> float | None:
         """The deviation that is measured, by the one that the fans of the layer ask for.
 
-        That of Glorot's initializer, where the weight's own knows no fans, or an unfair
-        scale.
+        That of Glorot's initializer, where its own knows no fans, or has an unfair scale.
         """
         if self.has_fair_scale and self.asked and self.asked.std:
             return self.evidence.std / self.asked.std
@@ -163,12 +128,32 @@ class MeasuredWeight(NamedTuple):
             return self.evidence.std * math.sqrt(sum(self.positive_fans) / 2)
         return None
 
+    @property
+    def rounding(self) -> float:
+        """The relative distance of neighbours in the type of the values."""
+        return float(ml_dtypes.finfo(self.values.dtype).eps)  # type: ignore[no-untyped-call]
+
+    @property
+    def random_digits(self) -> int:
+        """How many binary digits of a value are random."""
+        dtype = keras.backend.standardize_dtype(self.owned.variable.dtype)
+        return _DIGITS.get(dtype, 1)
+
+
+# Binary digits of a value that are random in a draw, less a few.
+_DIGITS = {"float16": 8, "bfloat16": 5, "float32": 20, "float64": 48}
+
+
+def drawn_as(initializer: Any) -> FanwiseInitializer | None:
+    """The initializer of this package that draws from the same distribution."""
+    if isinstance(initializer, FanwiseInitializer):
+        return initializer
+    return portable(initializer)
+
 
 def _expected(initializer: FanwiseInitializer | None, site: Site) -> Distribution | None:
-    if initializer is None:
-        return None
-    expected = initializer.expected(site.shape, site)
-    return expected if math.isfinite(expected.std) else None
+    expected = initializer and initializer.expected(site.shape, site)
+    return expected if expected and math.isfinite(expected.std) else None
 
 
 # A weight of fewer values is compared bit for bit, and of others the first so many are.
@@ -178,12 +163,8 @@ COMPARED = 64
 def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict[int, int]:
     """Weights that begin as an earlier one, or as that transposed, times some factor.
 
-    Args:
-        weights: of `COMPARED` values or more each, also of different sizes.
-        false_alarms: the probability that independent weights give any.
-
-    Returns:
-        For the place of a weight that of the earlier one.
+    For the place of each that of the earlier one. They are of `COMPARED` values or more
+    each, also of different sizes; independent ones give any with this probability.
     """
     tests = 3 * math.comb(len(weights), 2)
     if not tests:
@@ -207,13 +188,7 @@ def equal_bits(
 ) -> dict[int, int]:
     """Weights that are an earlier one of their shape bit for bit, however few the values.
 
-    Args:
-        weights: of any sizes.
-        digits: how many binary digits of a value of each are random.
-        false_alarms: the probability that independent weights give any.
-
-    Returns:
-        As `equal_beginnings`.
+    As `equal_beginnings`, with how many binary digits of a value of each are random.
     """
     allowed = false_alarms / max(1, math.comb(len(weights), 2))
     first: dict[tuple[Any, ...], int] = {}
@@ -229,31 +204,19 @@ def equal_bits(
 
 # Correlations are tested on so many values at least, and so many units at most.
 _FEWEST_VALUES, _MOST_UNITS = 30, 512
-# Binary digits of a value that are random in a draw, less a few.
-_DIGITS = {"float16": 8, "bfloat16": 5, "float32": 20, "float64": 48}
-
-
-def random_digits(weight: MeasuredWeight) -> int:
-    """How many binary digits of a value are random."""
-    dtype = keras.backend.standardize_dtype(weight.owned.variable.dtype)
-    return _DIGITS.get(dtype, 1)
 
 
 class EqualUnits(NamedTuple):
-    """Two units that are not independent: along which axis, which, and how correlated.
-
-    The correlation is 1 of units that are equal bit for bit.
-    """
+    """Two units along an axis that are not independent."""
 
     axis: int
     first: int
     second: int
-    correlation: float
+    correlation: float  # 1 of those that are equal bit for bit
 
 
 def equal_units(weight: MeasuredWeight, false_alarms: float) -> EqualUnits | None:
     """Two units along any axis that are equal, or equal but for a factor and some noise."""
-    digits = random_digits(weight)
     false_alarms /= weight.values.ndim
     values = weight.support
     for axis, count in enumerate(values.shape):
@@ -261,7 +224,7 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> EqualUnits | Non
         size = units.shape[1]
         pairs = count * (count - 1) / 2
         # By chance alone two short units of a coarse type are equal.
-        if pairs and pairs * 2.0 ** (-digits * size) < false_alarms:
+        if pairs and pairs * 2.0 ** (-weight.random_digits * size) < false_alarms:
             seen: dict[bytes, int] = {}
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)
@@ -292,14 +255,9 @@ _MOST_MATRICES, _MOST_VECTORS = 64, 512
 
 
 class BrokenIsometry(NamedTuple):
-    """What is not as an orthogonal initializer draws it.
+    """The ends of singular values that are not all the gain, as an initializer draws them.
 
-    Attributes:
-        smallest: of the singular values.
-        largest: of the singular values.
-        gain: which all of them are as drawn.
-        outside: how many values beside the central taps are not 0, as they are drawn; 0 if
-            it is the singular values that differ.
+    Or how many values beside the central taps are not 0; 0 if singular values differ.
     """
 
     smallest: float
@@ -313,35 +271,27 @@ def broken_isometry(weight: MeasuredWeight) -> BrokenIsometry | None:
 
     Of Keras's `Orthogonal` the matrix counts that it draws, not that of the layer's map.
     """
-    given = weight.initializer
-    draws = given if isinstance(given, FanwiseOrthogonal) else portable(given)
+    draws = drawn_as(weight.initializer)
     if not isinstance(draws, FanwiseOrthogonal):
         return None
     shape = weight.values.shape
-    site = Site.of(weight.owned.layer, weight.name, shape)
-    matrices, place = draws.matrices(shape, site)
-    step = float(ml_dtypes.finfo(weight.values.dtype).eps)  # type: ignore[no-untyped-call]
+    matrices, place = draws.matrices(shape, weight.site)
     values = weight.values.reshape(-1)
-    inside = values.reshape(draws.whole(shape, site).shape)[place]
-    low, high = _singular_values(matrices.stack(inside))
-    outside = int(np.count_nonzero(values) - np.count_nonzero(inside))
-    slack = draws.gain * (_SLACK + _STEPS * step)
-    is_kept = max(abs(low - draws.gain), abs(high - draws.gain)) <= slack
-    if is_kept and not outside:
-        return None
-    return BrokenIsometry(low, high, draws.gain, outside if is_kept else 0)
-
-
-def _singular_values(stack: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest, over all matrices."""
-    rows, columns = stack.shape[1:]
-    if rows < columns:
+    inside = values.reshape(draws.whole(shape, weight.site).shape)[place]
+    stack = matrices.stack(inside)
+    if stack.shape[1] < stack.shape[2]:
         stack = stack.transpose(0, 2, 1)
     stack = stack[_spread(len(stack), _MOST_MATRICES)]
     chosen = stack[:, :, _spread(stack.shape[2], _MOST_VECTORS)].astype(np.float64)
     squares = np.linalg.eigvalsh(chosen.transpose(0, 2, 1) @ chosen)
     singular = np.sqrt(np.maximum(squares, 0.0))
-    return float(singular.min()), float(singular.max())
+    low, high = float(singular.min()), float(singular.max())
+    outside = int(np.count_nonzero(values) - np.count_nonzero(inside))
+    slack = draws.gain * (_SLACK + _STEPS * weight.rounding)
+    is_kept = max(abs(low - draws.gain), abs(high - draws.gain)) <= slack
+    if is_kept and not outside:
+        return None
+    return BrokenIsometry(low, high, draws.gain, outside if is_kept else 0)
 
 
 def _spread(count: int, most: int) -> np.ndarray:

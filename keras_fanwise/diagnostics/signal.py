@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -85,23 +86,23 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     if not model.built:
         raise fail(ValueError, "model", NOT_BUILT, model)
     all_weights(model)  # or a layer inside itself would be followed without end
-    if y is not None:
-        _check_loss(model, x)
+    if y is not None and x is None:
+        raise ValueError("`x` must be given with `y`. Received: x=None")
+    if y is not None and not (isinstance(model, keras.Model) and has_compiled_loss(model)):
+        raise ValueError(
+            f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
+            f"model={model}"
+        )
     with kept_state(model):
-        calls = _sent_drawn(model) if x is None else _sent_given(model, x, y)
-        measured = [call for call in calls if call.forward]
-        rows = [call.row() for call in measured]
-        layers = [call.layer for call in measured]
+        if x is None:
+            calls = _sent_drawn(model)
+        else:
+            with contextlib.nullcontext() if y is None else new_compiled_loss(model):
+                calls = _sent(model, Arguments((given(x),), {}), y)
+        calls = [call for call in calls if call.forward]
+        rows = [call.row() for call in calls]
+        layers = [call.layer for call in calls]
         return judge(rows, layers, Graph(model), name=model.name)
-
-
-def _sent_given(model: keras.Layer, x: Any, y: Any) -> list["_MeasuredCall"]:
-    batch = Arguments((given(x),), {})
-    if y is None:
-        return _sent(model, batch, None)
-    targets = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
-    with new_compiled_loss(model):
-        return _sent(model, batch, targets)
 
 
 def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
@@ -109,7 +110,7 @@ def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
     first, *others = sizes(model)
     try:
         with batch_for(model, first) as batch:
-            calls = _sent(model, batch, None)
+            calls = _sent(model, batch)
         # Of what is too short for a filter Keras 3.8 gives nothing, without an error.
         if not others or any(call.forward for call in calls):
             return calls
@@ -117,22 +118,11 @@ def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
     except Exception as error:
         for size in others:
             with contextlib.suppress(Exception), batch_for(model, size) as batch:
-                return _sent(model, batch, None)
+                return _sent(model, batch)
+        note = "`x` was not given: the batch that was drawn may not suit the model"
         if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(
-                "`x` was not given: the batch that was drawn may not suit the model"
-            )
+            error.add_note(note)
         raise
-
-
-def _check_loss(model: keras.Layer, x: Any) -> None:
-    if x is None:
-        raise ValueError("`x` must be given with `y`. Received: x=None")
-    if not isinstance(model, keras.Model) or not has_compiled_loss(model):
-        raise ValueError(
-            f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
-            f"model={model}"
-        )
 
 
 def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
@@ -154,38 +144,37 @@ def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
     return paths
 
 
+@dataclass(eq=False)
 class _MeasuredCall:
     """A call of a layer, and what was measured of the tensors that it gave."""
 
-    def __init__(self, layer: keras.Layer, path: str, number: int, depth: int) -> None:
-        self.layer = layer
-        self.path = path
-        self.number = number
-        self.depth = depth
-        self.shape: tuple[int, ...] = ()
-        self.forward: list[Moments] = []
-        self.backward: list[Moments] = []
+    layer: keras.Layer
+    path: str
+    number: int
+    depth: int
+    shape: tuple[int, ...] = ()
+    forward: list[Moments] = field(default_factory=list)
+    backward: list[Moments] = field(default_factory=list)
 
-    def watch(self) -> Watch:
-        return Watch(
-            self._forward, lambda gradient: self.backward.append(moments(gradient))
-        )
+    def _unit_axis(self, rank: int) -> int:
+        return unit_axes(self.layer, None, rank)[0]
 
-    def _forward(self, tensor: Any) -> None:
+    def see(self, tensor: Any) -> None:
         self.shape = self.shape or tuple(tensor.shape)
-        axis = _unit_axis(self.layer, len(tensor.shape))
-        self.forward.append(moments(tensor, axis))
+        self.forward.append(moments(tensor, self._unit_axis(len(tensor.shape))))
+
+    def see_gradient(self, gradient: Any) -> None:
+        self.backward.append(moments(gradient))
 
     def row(self) -> LayerSignal:
-        values = pooled(self.forward)
-        axis = _unit_axis(self.layer, len(self.shape))
+        values, rank = pooled(self.forward), len(self.shape)
         return LayerSignal(
             path=self.path,
             call=self.number,
             layer=type(self.layer).__name__,
             depth=self.depth,
             shape=self.shape,
-            units=self.shape[axis] if len(self.shape) > 1 else 1,
+            units=self.shape[self._unit_axis(rank)] if rank > 1 else 1,
             mean=values.mean,
             std=values.std,
             dead=values.dead,
@@ -193,9 +182,12 @@ class _MeasuredCall:
         )
 
 
-def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_MeasuredCall]:
+def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_MeasuredCall]:
     """The calls of the layers, in their order; with `y` what comes back is of the loss."""
     calls: list[_MeasuredCall] = []
+    targets = (
+        None if y is None else keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+    )
     paths = measured_layers(model)
     numbers: Counter[keras.Layer] = Counter()
 
@@ -205,7 +197,7 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_MeasuredCall]:
         numbers[layer] += 1
         depth = (calls[-1].depth if calls else 0) + has_kernel(layer)
         calls.append(_MeasuredCall(layer, paths[layer], numbers[layer], depth))
-        watch = calls[-1].watch()
+        watch = Watch(calls[-1].see, calls[-1].see_gradient)
         return keras.tree.map_structure(
             lambda tensor: tap(tensor, watch) if _is_float(tensor) else tensor, output
         )
@@ -216,7 +208,7 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any) -> list[_MeasuredCall]:
             outputs = model(*batch.positional, training=True, **batch.named)
             if y is None:
                 return list(filter(_is_float, keras.tree.flatten(outputs)))
-            return [model.compute_loss(x=batch.positional[0], y=y, y_pred=outputs)]
+            return [model.compute_loss(x=batch.positional[0], y=targets, y_pred=outputs)]
 
     def cotangents(results: Any) -> list[Any]:
         if y is not None:
@@ -236,8 +228,3 @@ def _is_float(tensor: Any) -> bool:
         and "float" in dtype_name(tensor)
         and 0 not in tensor.shape
     )
-
-
-def _unit_axis(layer: keras.Layer, rank: int) -> int:
-    """Where the units of a tensor are: the channels."""
-    return unit_axes(layer, None, rank)[0]

@@ -9,25 +9,29 @@ import numpy as np
 from keras_fanwise.backends.arrays import moments
 from keras_fanwise.initializers.base import Distribution
 
+# The share of healthy models in which chance may give a finding.
+FALSE_ALARMS = 0.001
+
+
+def limit(false_alarms: float, tests: int) -> float:
+    """How many standard deviations to allow each of many tests, such that none alarms.
+
+    >>> round(limit(0.05, 1), 2)
+    1.96
+    """
+    return -NormalDist().inv_cdf(false_alarms / (2 * max(1, tests)))
+
 
 def correlation_tail(correlation: float, count: int) -> float:
     """Two-sided p-value of the correlation r of two normal samples, or up to 1/|r| of it.
 
-    r² has the distribution Beta(1/2, a) with a = (count - 2) / 2, exactly; the bound is
-    (1 - r²)^a / (|r| a B(a, 1/2)). Of uniforms large correlations are more frequent, by
-    simulation up to 1.5 times for 30 values and more.
+    r² of `count` pairs, 3 or more, has the distribution Beta(1/2, a) with
+    a = (count - 2) / 2, exactly; the bound is (1 - r²)^a / (|r| a B(a, 1/2)). Of uniforms
+    large correlations are more frequent, by simulation up to 1.5 times for 30 values and
+    more.
 
     Reference: Fisher 1915, "Frequency distribution of the values of the correlation
     coefficient in samples from an indefinitely large population".
-
-    Args:
-        correlation: of either sign.
-        count: how many pairs of values it is of; 3 or more.
-
-    Example: the p-value is 0.05, of t = 2.306 with 8 degrees of freedom.
-
-    >>> round(correlation_tail(0.6319, 10), 3)
-    0.056
     """
     size, half = abs(correlation), (count - 2) / 2
     rest = (1 - size) * (1 + size)
@@ -40,8 +44,6 @@ def correlation_tail(correlation: float, count: int) -> float:
 def deviation_tail(distance: float, count: int) -> float:
     """At most so often does the distribution function of a sample stray so far.
 
-    From the true one, whatever that is.
-
     Reference: Massart 1990, "The tight constant in the Dvoretzky-Kiefer-Wolfowitz
     inequality", corollary 1.
     """
@@ -53,14 +55,33 @@ def rare_events_tail(events: int, expected: float) -> float:
 
     Reference: Chernoff 1952, "A measure of asymptotic efficiency for tests of a
     hypothesis based on the sum of observations", for a sum of Poisson's limit.
-
-    Args:
-        events: how many there are.
-        expected: how many there should be.
     """
     if events <= expected:
         return 1.0
     return math.exp(events - expected - events * math.log(events / expected))
+
+
+def variance_deviation(ratio: float, count: int) -> float:
+    """Of a sum of `count` squares of normals, by its ratio to what is expected of it.
+
+    Reference: Wilson and Hilferty 1931, "The distribution of chi-square".
+    """
+    variance = 2 / (9 * count)
+    cube_root: float = ratio ** (1 / 3)
+    return (cube_root - 1 + variance) / math.sqrt(variance)
+
+
+def correlations(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The correlations of each two rows, 0 of those of equal values."""
+    result: np.ndarray = np.clip(_directions(rows) @ _directions(others).T, -1.0, 1.0)
+    return result
+
+
+def _directions(rows: np.ndarray) -> np.ndarray:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    result: np.ndarray = centred / np.where(lengths > 0, lengths, 1.0)
+    return result
 
 
 # Of a large weight so many values are looked at, evenly spread, and at so many of these
@@ -76,43 +97,36 @@ def shape_tail(values: np.ndarray, expected: Distribution, rounding: float) -> f
 
     Two tests, so that the smaller of two bounds counts twice: how far the distribution
     function strays from the true one, and how many values lie outside its limits.
-
-    Args:
-        values: not empty.
-        expected: the distribution.
-        rounding: the relative distance of neighbours in the type of the values, which
-            rounds them, and may draw them on a grid that is so coarse.
+    `rounding` is the relative distance of neighbours in the type of the values, which
+    rounds them, and may draw them on a grid that is so coarse.
     """
     step = max(1, values.size // _MOST_VALUES)
     sample = np.sort(values.reshape(-1)[::step].astype(np.float64)) - expected.mean
-    places = np.unique(np.linspace(0, sample.size - 1, _MOST_PLACES).astype(int))
-    distances = []
-    for place in places:
+    distances = [0.0]
+    for place in np.unique(np.linspace(0, sample.size - 1, _MOST_PLACES).astype(int)):
         value = float(sample[place])
         slack = rounding * max(abs(value + expected.mean), expected.spread)
         # What is certain of the share of values up to this one, and below it.
         distances.append((place + 1) / sample.size - _distribution(value + slack, expected))
         distances.append(_distribution(value - slack, expected) - place / sample.size)
-    strays = deviation_tail(max(0.0, *distances), sample.size)
-    return min(1.0, 2 * min(strays, _outside(sample, expected, rounding)))
-
-
-def _outside(sample: np.ndarray, expected: Distribution, rounding: float) -> float:
-    if expected.family == "untruncated_normal":
-        return 1.0
-    limit = expected.spread * (2.0 if expected.family == "truncated_normal" else 1.0)
-    slack = rounding * (limit + abs(expected.mean))
-    outside = int(np.count_nonzero(np.abs(sample) > limit + slack))
-    return rare_events_tail(outside, _OUTSIDE * sample.size)
+    tail = deviation_tail(max(distances), sample.size)
+    if expected.family != "untruncated_normal":
+        edge = expected.spread * (2.0 if expected.family == "truncated_normal" else 1.0)
+        slack = rounding * (edge + abs(expected.mean))
+        outside = int(np.count_nonzero(np.abs(sample) > edge + slack))
+        tail = min(tail, rare_events_tail(outside, _OUTSIDE * sample.size))
+    return min(1.0, 2 * tail)
 
 
 def _distribution(value: float, expected: Distribution) -> float:
     """The share of draws, less their mean, that is not above a value."""
+    deviations = value / expected.spread
     if expected.family == "uniform":
-        return min(1.0, max(0.0, (value / expected.spread + 1) / 2))
-    share = _normal(value / expected.spread)
-    if expected.family == "truncated_normal":
-        share = (share - _normal(-2.0)) / (_normal(2.0) - _normal(-2.0))
+        share = (deviations + 1) / 2
+    else:
+        share = _normal(deviations)
+        if expected.family == "truncated_normal":
+            share = (share - _normal(-2.0)) / (_normal(2.0) - _normal(-2.0))
     return min(1.0, max(0.0, share))
 
 
@@ -121,30 +135,23 @@ def _normal(deviations: float) -> float:
 
 
 class Evidence(NamedTuple):
-    """How far a sample is from what is expected of it, in standard deviations.
-
-    Attributes:
-        mean: of the sample.
-        std: of the sample.
-        positive: the share of positive values, zeros counted half.
-        mean_deviation: of the mean.
-        sign_deviation: of the share of values above the mean that is expected from a half.
-        std_deviation: of the standard deviation, around the mean that is expected.
-    """
+    """How far a sample is from what is expected of it; deviations in standard errors."""
 
     mean: float
     std: float
-    positive: float
+    positive: float  # the share of positive values, zeros counted half
     mean_deviation: float
-    sign_deviation: float
-    std_deviation: float
+    sign_deviation: float  # of the share of values above the mean that is expected
+    std_deviation: float  # around the mean that is expected
 
 
 def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
     """Compares a sample with a symmetric distribution of this mean and this deviation."""
     sample = moments(values)
     count = values.size
-    above = _above(values, mean) if mean else sample.positive * count
+    above = sample.positive * count
+    if mean:
+        above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
     around = math.hypot(sample.std, sample.mean - mean)
     # By the larger deviation: values that are k times too large have a mean k times as far
     # off as well, and only their standard deviation is to be blamed for it.
@@ -157,55 +164,3 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
         sign_deviation=(2 * above - count) / math.sqrt(count),
         std_deviation=variance_deviation(around**2 / std**2, count) if std else 0.0,
     )
-
-
-def _above(values: np.ndarray, edge: float) -> float:
-    """How many values are above an edge; those that are on it count half."""
-    return float(np.count_nonzero(values > edge) + np.count_nonzero(values == edge) / 2)
-
-
-def variance_deviation(ratio: float, count: int) -> float:
-    """Of a sum of `count` squares of normals, by its ratio to what is expected of it.
-
-    Reference: Wilson and Hilferty 1931, "The distribution of chi-square".
-    """
-    variance = 2 / (9 * count)
-    cube_root: float = ratio ** (1 / 3)
-    return (cube_root - 1 + variance) / math.sqrt(variance)
-
-
-def correlations(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The correlations of each two rows, 0 of those of equal values.
-
-    Args:
-        rows: shape (rows, values).
-        others: shape (others, values).
-
-    Returns:
-        Shape (rows, others).
-    """
-    one, two = _directions(rows), _directions(others)
-    result: np.ndarray = np.clip(one @ two.T, -1.0, 1.0)
-    return result
-
-
-def _directions(rows: np.ndarray) -> np.ndarray:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    result: np.ndarray = centred / np.where(lengths > 0, lengths, 1.0)
-    return result
-
-
-def limit(false_alarms: float, tests: int) -> float:
-    """How many standard deviations to allow each of many tests.
-
-    Args:
-        false_alarms: the probability that any of the tests gives one.
-        tests: how many there are.
-
-    Example:
-
-    >>> round(limit(0.05, 1), 2)
-    1.96
-    """
-    return -NormalDist().inv_cdf(false_alarms / (2 * max(1, tests)))

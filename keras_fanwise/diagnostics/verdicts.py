@@ -1,4 +1,4 @@
-"""Whether what changes with depth does so at a rate."""
+"""What becomes of a signal over the depth of a model, and what to change."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_fanwise.diagnostics.statistics import limit
+from keras_fanwise.diagnostics.statistics import FALSE_ALARMS, limit
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Graph
 from keras_fanwise.reports.diagnosis import (
@@ -22,151 +22,6 @@ from keras_fanwise.reports.diagnosis import (
 )
 from keras_fanwise.seam.weights import Role, role, weights_within
 
-# A signal that changes by more than this over the depth vanishes or explodes.
-_LIMIT = 100.0
-# A rate is told of so many hidden kernels or more,
-_ENOUGH = 5
-# and if half of the steps are about of its size, within this factor. What the first and the
-# last value alone support, such as a single jump, is no rate.
-_SUPPORTED = 1.25
-# A step is one kernel long, or as long as a residual branch, whose kernels differ.
-_LONGEST = 3
-
-
-def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
-    """By what each layer multiplies, if the values support that there is such a number.
-
-    It is the last value by the first, to the power of 1 / layers, as of a random walk.
-    `None` of fewer than five depths, and where neither the median of the steps nor that of
-    steps over two or three layers is within a factor of 1.25 of it.
-
-    Example:
-
-    >>> rate([1, 2, 3, 4, 5], [16.0, 8.0, 4.0, 2.0, 1.0])
-    0.5
-    >>> rate([1, 2], [1.0, 0.25]), rate([1, 2, 3, 4, 5, 6], [9.0, 9.0, 9.0, 1.0, 1.0, 1.0])
-    (None, None)
-    """
-    if len(depths) < _ENOUGH:
-        return None
-    logarithms = [math.log(value) for value in values]
-    layers = abs(depths[-1] - depths[0])
-    slope = (logarithms[-1] - logarithms[0]) / layers
-    pairs = list(zip(depths, logarithms, strict=True))
-    for length in range(1, _LONGEST + 1):
-        steps = [
-            (after - before) / abs(there - here)
-            for (here, before), (there, after) in zip(pairs, pairs[length:], strict=False)
-        ]
-        middle = median_low(steps), median_high(steps)
-        if all(abs(step - slope) <= math.log(_SUPPORTED) for step in middle):
-            return math.exp(slope)
-    return None
-
-
-# What these give is nearly constant, of any scale: no gain brings a signal through them.
-_FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
-# Initializers by name for the gains that have one.
-_NAMED = {"relu": "fanwise_he_normal", "relu6": "fanwise_he_normal"}
-_NAMED |= {"selu": "fanwise_lecun_normal"}
-
-
-class KernelRatio(NamedTuple):
-    """What a kernel multiplies the signal by, and the layer that has it."""
-
-    ratio: float
-    path: str
-
-
-def remedy(
-    verdict: Verdict,
-    trend: Trend,
-    largest: KernelRatio,
-    steps: Sequence[KernelRatio],
-    activations: Sequence[str],
-    graph: Graph,
-) -> str:
-    """What to change, from all steps, the largest of them and the hidden activations."""
-    if _is_a_jump(trend, largest, len(steps)):
-        return (
-            f"look at the weights of {largest.path}, which does most of it: audit(model) "
-            "tells whether their scale fits the layer"
-        )
-    exploding = verdict is Verdict.EXPLODING
-    if exploding and (count := len(residual_branches(graph))) > 1:
-        return (
-            f"let the {count} residual branches begin small: initialize(model, recipe, "
-            'residual="depth") divides the last weight of each by the square root of their '
-            'number, and residual="zero" sets it to 0; or normalize in each branch'
-        )
-    name = Counter(activations).most_common(1)[0][0] if activations else "linear"
-    if name in _FLAT:
-        return (
-            f"put a normalization behind the layers with {name}, or choose another "
-            "activation: what it gives is nearly constant, whatever the weights"
-        )
-    gain = own_gain(name)
-    if gain is not None:
-        return (
-            "let calibrate(model, x) scale the kernels, or write "
-            f"kernel_initializer=FanwiseVarianceScaling({gain}) for the hidden "
-            f"layers: their activation, {name}, is none of Keras's"
-        )
-    return (
-        f"write kernel_initializer={_initializer(name)} for the hidden layers: the gain of "
-        f"their activation, {name}"
-    )
-
-
-def own_gain(activation: str) -> str | None:
-    """How the scale is written for an activation that is none of Keras's."""
-    if not activation or hasattr(keras.activations, activation):
-        return None
-    known = activation if activation.isidentifier() else "activation"
-    return f"gain({known}) ** 2"
-
-
-def _initializer(activation: str) -> str:
-    if activation == "linear":
-        return '"fanwise_lecun_normal"'
-    if activation in _NAMED:
-        return f'"{_NAMED[activation]}"'
-    return f'FanwiseVarianceScaling(gain("{activation}") ** 2)'
-
-
-def _is_a_jump(trend: Trend, largest: KernelRatio, steps: int) -> bool:
-    """Whether one step of several does most of what all of them do."""
-    if not trend.total or not largest.ratio:
-        return True
-    share = math.log(largest.ratio) / math.log(trend.total)
-    return trend.rate is None and steps > 1 and share > 0.6
-
-
-# The share of healthy models in which chance makes a layer look dead.
-_FALSE_ALARMS = 0.001
-# How many kernels a residual branch has, if it is long.
-_BRANCH = 6
-# A rate is told if what the rows at its ends show per layer is within this factor of it.
-_SHOWN = 1.5
-
-
-class _HiddenDepth(NamedTuple):
-    """A hidden depth: the row of its kernel, and the row of what it passes on."""
-
-    kernel: LayerSignal
-    row: LayerSignal
-
-
-class _Profile(NamedTuple):
-    """The hidden layers in the order in which a signal comes through them.
-
-    `stds` has the standard deviation at each: positive, or 0 where it does not come.
-    """
-
-    name: str
-    points: list[_HiddenDepth]
-    stds: list[float]
-
 
 def judge(
     rows: Sequence[LayerSignal],
@@ -176,25 +31,24 @@ def judge(
     name: str = "",
 ) -> SignalReport:
     """The report of what was measured: of each call of a layer its row, and the layer."""
-    deviations = limit(_FALSE_ALARMS, len(rows))
     chosen = _chosen_zeros(rows, layers)
+    deviations = limit(FALSE_ALARMS, len(rows))
     rows = [
-        row._replace(verdicts=() if zero else _verdicts(row, deviations))
+        row if zero else row._replace(verdicts=_verdicts(row, deviations))
         for row, zero in zip(rows, chosen, strict=True)
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
-    directions = ("forward", "backward")
-    profiles = [_profile(direction, rows, explained, graph) for direction in directions]
-    if not all(math.isfinite(row.std) for row in rows):
-        profiles[1] = _Profile("backward", [], [])  # gradients tell nothing then
-    trends = {}
-    for profile in profiles:
-        trend = _trend(profile, rows, graph)
-        found = list(_of_trend(profile, trend, rows, layers, graph)) if trend else []
-        findings += found
-        trends[profile.name] = trend and _clear(trend, profile.name, rows, found)
-    return SignalReport(rows, trends["forward"], trends["backward"], findings, name=name)
+    trends = []
+    for direction in ("forward", "backward"):
+        profile = _Profile(direction, rows, explained, graph)
+        trend = profile.trend()
+        if trend:
+            found = profile.finding(trend, layers)
+            findings += [found] if found else []
+            trend = profile.cleared(trend, found)
+        trends.append(trend)
+    return SignalReport(rows, *trends, findings, name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
@@ -212,203 +66,283 @@ def _chosen_zeros(rows: Sequence[LayerSignal], layers: Sequence[keras.Layer]) ->
     """
     last = max((row.depth for row in rows), default=0)
     goes_on = {row.depth: row.dead < 1 for row in rows}  # what the last row there says
-    chosen: list[bool] = []
-    for row, layer in zip(rows, layers, strict=True):
-        inherited = bool(chosen) and chosen[-1]
-        goes_on_beside = row.depth == last or goes_on[row.depth]
-        chosen.append(row.dead == 1 and goes_on_beside and (inherited or _is_zero(layer)))
-    return chosen
-
-
-def _is_zero(layer: keras.Layer) -> bool:
-    """Whether a kernel or a scale of the layer is 0, so that it gives nothing yet."""
     passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
-    return any(
-        role(owned) in passed and not keras.ops.convert_to_numpy(owned.variable.value).any()
-        for owned in weights_within(layer)
-    )
+    chosen = [False]
+    for row, layer in zip(rows, layers, strict=True):
+        is_end = row.dead == 1 and (row.depth == last or goes_on[row.depth])
+        is_zero = is_end and any(
+            role(owned) in passed
+            and not keras.ops.convert_to_numpy(owned.variable.value).any()
+            for owned in weights_within(layer)
+        )
+        chosen.append(is_end and (chosen[-1] or is_zero))
+    return chosen[1:]
 
 
 def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
-    """Where units are dead, and where values are not finite first."""
+    """Where values are not finite first, and where units are dead."""
     forward = [row for row in rows if not math.isfinite(row.std)]
     backward = [row for row in rows[::-1] if not math.isfinite(row.gradient_std or 0.0)]
     dead = [row for row in rows if Verdict.DEAD in row.verdicts]
-    if forward:
-        yield _finding(Verdict.NON_FINITE, "forward", forward, "values that are not finite")
-    elif backward:
-        yield _finding(
-            Verdict.NON_FINITE, "backward", backward, "gradients that are not finite"
-        )
-    if dead:
-        share = f"{dead[0].dead:.0%} of the units are 0 for the whole batch"
-        yield _finding(Verdict.DEAD, "forward", dead, share)
-
-
-def _finding(
-    verdict: Verdict, direction: str, rows: Sequence[LayerSignal], numbers: str
-) -> SignalFinding:
-    others = f" (and at {len(rows) - 1} more)" if len(rows) > 1 else ""
-    return SignalFinding(verdict, direction, rows[0].name, numbers + others, verdict.remedy)
-
-
-def _profile(
-    direction: str, rows: Sequence[LayerSignal], explained: bool, graph: Graph
-) -> _Profile:
-    """Without the zeros, if they are explained: by dead units, or by choice.
-
-    Of models with additions neither end is inside a branch, whose scale is its own.
-    """
-    points = list(_hidden_depths(rows))
-    if direction == "backward":
-        points.reverse()
-    pairs = [(point, _std(point.row, direction)) for point in points]
-    known = [(p, std) for p, std in pairs if std is not None and math.isfinite(std)]
-    if explained or any(std for _, std in known):
-        known = list(itertools.dropwhile(lambda pair: not pair[1], known))
-    if explained:
-        known = [pair for pair in known if pair[1]]
-    near = min(_BRANCH, len(known) // 3)
-    # Of a layer that adds inside, the end alone is seen.
-    if near and any(
-        all(isinstance(one, keras.Model) for one in call.holders) for call in graph.sums
+    share = f"{dead[0].dead if dead else 0:.0%} of the units are 0 for the whole batch"
+    for verdict, direction, found, numbers in (
+        (Verdict.NON_FINITE, "forward", forward, "values that are not finite"),
+        (Verdict.NON_FINITE, "backward", backward, "gradients that are not finite"),
+        (Verdict.DEAD, "forward", dead, share),
     ):
-        stds = [std for _, std in known]
-        first = stds.index(max(stds[:near]))
-        last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
-        known = known[first : last + 1]
-    return _Profile(direction, [point for point, _ in known], [std for _, std in known])
+        if found and not (found is backward and forward):
+            more = f" (and at {len(found) - 1} more)" if len(found) > 1 else ""
+            path, remedy = found[0].name, verdict.remedy
+            yield SignalFinding(verdict, direction, path, numbers + more, remedy)
 
 
-def _std(row: LayerSignal, direction: str) -> float | None:
-    return row.std if direction == "forward" else row.gradient_std
+# A signal that changes by more than this over the depth vanishes or explodes.
+_LIMIT = 100.0
+# How many kernels a residual branch has, if it is long.
+_BRANCH = 6
+# A rate is told if what the rows at its ends show per layer is within this factor of it.
+_SHOWN = 1.5
 
 
-def _hidden_depths(rows: Sequence[LayerSignal]) -> Iterator[_HiddenDepth]:
-    """Each hidden depth, with the last row that is still of the shape of its kernel's.
+class _Point(NamedTuple):
+    """A hidden depth: the row of its kernel, that of what it passes on, and how large."""
 
-    That is what a normalization, an activation and an addition have made of it. Pooling
-    changes the size of a signal and of its gradient by what it averages over.
+    kernel: LayerSignal
+    row: LayerSignal
+    std: float  # positive, or 0 where the signal does not come
+
+
+class _Profile:
+    """The hidden depths in the order in which a signal, or a gradient, comes through them.
+
+    Without the zeros, if they are `explained`: by dead units, or by choice.
     """
-    last = max((row.depth for row in rows), default=0)
-    for depth, group in itertools.groupby(rows, lambda row: row.depth):
-        if not 0 < depth < last:
-            continue
-        kernel, *others = group
-        same = [row for row in others if row.shape == kernel.shape]
-        # What is of no use to the model, such as a statistic, is passed on to nobody.
-        used = [row for row in [kernel, *same] if row.gradient_std]
-        yield _HiddenDepth(kernel, used[-1] if used else [kernel, *same][-1])
 
+    def __init__(
+        self, direction: str, rows: Sequence[LayerSignal], explained: bool, graph: Graph
+    ) -> None:
+        self._direction = direction
+        self._rows = rows
+        self._graph = graph
+        points = list(self._hidden_points())
+        if direction == "backward":
+            points.reverse()
+            if not all(math.isfinite(row.std) for row in rows):
+                points = []  # gradients tell nothing then
+        if explained:
+            points = [point for point in points if point.std]
+        elif any(point.std for point in points):
+            points = list(itertools.dropwhile(lambda point: not point.std, points))
+        near = min(_BRANCH, len(points) // 3)
+        # Of models with additions neither end is inside a branch, whose scale is its own.
+        # Of a layer that adds inside, the end alone is seen.
+        if near and any(
+            all(isinstance(one, keras.Model) for one in call.holders) for call in graph.sums
+        ):
+            stds = [point.std for point in points]
+            first = stds.index(max(stds[:near]))
+            last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
+            points = points[first : last + 1]
+        self._points = points
 
-def _trend(profile: _Profile, rows: Sequence[LayerSignal], graph: Graph) -> Trend | None:
-    points, stds = profile.points, profile.stds
-    if len(points) < 2:
-        return None
-    depths = [point.row.depth for point in points]
-    first, last = points[0].row, points[-1].row
-    low = stds[0] / _LIMIT / _averaged(profile, rows)
-    slope = rate(depths, stds) if all(stds) else None
-    return Trend(
-        rate=slope
-        if slope and _is_shown(slope, profile, rows) and graph.is_chain
-        else None,
-        layers=abs(depths[-1] - depths[0]),
-        total=stds[-1] / stds[0] if stds[0] else 0.0,
-        level=stds[0],
-        first=first.name,
-        last=last.name,
-        low=low,
-        high=stds[0] * _LIMIT,
-    )
+    def _std(self, row: LayerSignal) -> float | None:
+        return row.std if self._direction == "forward" else row.gradient_std
 
+    def _hidden_points(self) -> Iterator[_Point]:
+        """Each hidden depth, with the last row that is still of the shape of its kernel's.
 
-def _is_shown(slope: float, profile: _Profile, rows: Sequence[LayerSignal]) -> bool:
-    """Whether a rate is about what any rows of the first and the last depth show."""
-    first, last = (profile.points[end].row.depth for end in (0, -1))
-    logarithms = {
-        depth: [
-            math.log(std)
-            for row in rows
-            if row.depth == depth
-            and (std := _std(row, profile.name))
-            and math.isfinite(std)
+        That is what a normalization, an activation and an addition have made of it. Pooling
+        changes the size of a signal and of its gradient by what it averages over.
+        """
+        last = max((row.depth for row in self._rows), default=0)
+        for depth, group in itertools.groupby(self._rows, lambda row: row.depth):
+            if 0 < depth < last:
+                kernel, *others = group
+                same = [kernel, *(row for row in others if row.shape == kernel.shape)]
+                # What is of no use to the model, such as a statistic, is passed to nobody.
+                used = [row for row in same if row.gradient_std] or same
+                std = self._std(used[-1])
+                if std is not None and math.isfinite(std):
+                    yield _Point(kernel, used[-1], std)
+
+    def trend(self) -> Trend | None:
+        if len(self._points) < 2:
+            return None
+        first, last = self._points[0], self._points[-1]
+        return Trend(
+            rate=self._rate() if self._graph.is_chain else None,
+            layers=abs(last.row.depth - first.row.depth),
+            total=last.std / first.std if first.std else 0.0,
+            level=first.std,
+            first=first.row.name,
+            last=last.row.name,
+            low=first.std / _LIMIT / self._averaged(),
+            high=first.std * _LIMIT,
+        )
+
+    def _rate(self) -> float | None:
+        """A rate that is about what any rows of the first and the last depth show."""
+        if not all(point.std for point in self._points):
+            return None
+        depths = [point.row.depth for point in self._points]
+        slope = rate(depths, [point.std for point in self._points])
+        if slope is None:
+            return None
+        before, after = (
+            [
+                math.log(std)
+                for row in self._rows
+                if row.depth == depth and (std := self._std(row)) and math.isfinite(std)
+            ]
+            for depth in (depths[0], depths[-1])
+        )
+        layers = abs(depths[-1] - depths[0])
+        steps = [(there - here) / layers for here in before for there in after]
+        is_shown = all(abs(step - math.log(slope)) <= math.log(_SHOWN) for step in steps)
+        return slope if is_shown else None
+
+    def _averaged(self) -> float:
+        """By how much an average over positions makes the signal smaller on its way.
+
+        The gradient of a mean over n positions is a nth of it at each of them, and the
+        standard deviation of a mean of n independent values is that of one by the square
+        root of n.
+        """
+        ends = [self._rows.index(self._points[end].row) for end in (0, -1)]
+        between = self._rows[min(ends) : max(ends) + 1]
+        ranks = [len(row.shape) for row in between]
+        wider = [i for i, rank in enumerate(ranks[:-1]) if rank > ranks[-1]]
+        if ranks[0] <= ranks[-1] or not wider:
+            return 1.0
+        before, after = between[wider[-1]], between[wider[-1] + 1]
+        values = math.prod(before.shape[1:])
+        if values == math.prod(after.shape[1:]):  # which puts them in a row
+            return 1.0
+        positions = max(1.0, values / before.units)
+        return positions if self._direction == "backward" else math.sqrt(positions)
+
+    def finding(self, trend: Trend, layers: Sequence[keras.Layer]) -> SignalFinding | None:
+        end = trend.level * trend.total
+        if end and trend.low <= end <= trend.high:
+            return None
+        explodes = end > trend.high
+        is_forward = self._direction == "forward"
+        # What each kernel multiplies by: a gradient is changed by the kernel it came from.
+        ratios = [
+            (after.std / before.std, (after if is_forward else before).kernel.name)
+            for before, after in itertools.pairwise(self._points)
+            if before.std and math.isfinite(after.std / before.std)
         ]
-        for depth in (first, last)
-    }
-    ratios = [after - before for before in logarithms[first] for after in logarithms[last]]
-    layers = abs(last - first)
-    return all(
-        abs(ratio / layers - math.log(slope)) <= math.log(_SHOWN) for ratio in ratios
-    )
+        largest = max if explodes else min
+        # Without any step nothing arrives at all.
+        ratio, path = largest(ratios, default=(0.0, self._points[0].kernel.name))
+        numbers = f"std {trend_text(trend)}; the largest step is × {ratio:.3g}"
+        # Nothing may arrive, or one step of several do most of what all of them do.
+        if not (trend.total and ratio) or (
+            trend.rate is None
+            and len(ratios) > 1
+            and math.log(ratio) / math.log(trend.total) > 0.6
+        ):
+            remedy = (
+                f"look at the weights of {path}, which does most of it: audit(model) "
+                "tells whether their scale fits the layer"
+            )
+        else:
+            remedy = self._remedy(explodes, layers)
+        verdict = Verdict.EXPLODING if explodes else Verdict.VANISHING
+        return SignalFinding(verdict, self._direction, path, numbers, remedy)
+
+    def _remedy(self, explodes: bool, layers: Sequence[keras.Layer]) -> str:
+        """What to change where all layers do it, by the most frequent activation."""
+        if explodes and (count := len(residual_branches(self._graph))) > 1:
+            return (
+                f"let the {count} residual branches begin small: initialize(model, recipe, "
+                'residual="depth") divides the last weight of each by the square root of '
+                'their number, and residual="zero" sets it to 0; or normalize in each '
+                "branch"
+            )
+        hidden = {point.kernel.depth for point in self._points}
+        activations = Counter(
+            found.activation
+            for row, layer in zip(self._rows, layers, strict=True)
+            # The gates of recurrent layers are another matter.
+            if row.depth in hidden and not isinstance(layer, keras.layers.RNN)
+            for owned in weights_within(layer)
+            for call in self._graph.calls_of(owned.variable)
+            if role(owned).is_matrix and (found := self._graph.activation_after(call))
+        )
+        name = activations.most_common(1)[0][0] if activations else "linear"
+        if name in _FLAT:
+            return (
+                f"put a normalization behind the layers with {name}, or choose another "
+                "activation: what it gives is nearly constant, whatever the weights"
+            )
+        if scale := own_gain(name):
+            return (
+                "let calibrate(model, x) scale the kernels, or write "
+                f"kernel_initializer=FanwiseVarianceScaling({scale}) for the hidden "
+                f"layers: their activation, {name}, is none of Keras's"
+            )
+        written = _NAMED.get(name, f'FanwiseVarianceScaling(gain("{name}") ** 2)')
+        return (
+            f"write kernel_initializer={written} for the hidden layers: the gain of their "
+            f"activation, {name}"
+        )
+
+    def cleared(self, trend: Trend, found: SignalFinding | None) -> Trend:
+        """The trend with limits that no row is beyond, on a side that has no finding."""
+        stds = [std for row in self._rows if (std := self._std(row)) and math.isfinite(std)]
+        low, high = min([trend.low, *stds]), max([trend.high, *stds])
+        if found and found.verdict is Verdict.VANISHING:
+            return trend._replace(high=high)
+        return trend._replace(low=low) if found else trend._replace(low=low, high=high)
 
 
-def _averaged(profile: _Profile, rows: Sequence[LayerSignal]) -> float:
-    """By how much an average over positions makes the signal smaller on its way.
+# What these give is nearly constant, of any scale: no gain brings a signal through them.
+_FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
+# Initializers by name for the gains that have one.
+_NAMED = {
+    "linear": '"fanwise_lecun_normal"',
+    "relu": '"fanwise_he_normal"',
+    "relu6": '"fanwise_he_normal"',
+    "selu": '"fanwise_lecun_normal"',
+}
 
-    The gradient of a mean over n positions is a nth of it at each of them, and the standard
-    deviation of a mean of n independent values is that of one by the square root of n.
+
+def own_gain(activation: str) -> str:
+    """How the scale is written for an activation that is none of Keras's."""
+    if not activation or hasattr(keras.activations, activation):
+        return ""
+    known = activation if activation.isidentifier() else "activation"
+    return f"gain({known}) ** 2"
+
+
+# A rate is told of so many hidden kernels or more,
+_ENOUGH = 5
+# and if half of the steps are about of its size, within this factor. What the first and the
+# last value alone support, such as a single jump, is no rate.
+_SUPPORTED = 1.25
+# A step is one kernel long, or as long as a residual branch, whose kernels differ.
+_LONGEST = 3
+
+
+def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
+    """By what each layer multiplies, if the values support that there is such a number.
+
+    It is the last value by the first, to the power of 1 / layers, as of a random walk.
     """
-    ends = sorted((profile.points[0].row, profile.points[-1].row), key=rows.index)
-    between = rows[rows.index(ends[0]) : rows.index(ends[1]) + 1]
-    rank = len(ends[1].shape)
-    wider = [i for i, row in enumerate(between[:-1]) if len(row.shape) > rank]
-    if len(ends[0].shape) <= rank or not wider:
-        return 1.0
-    before, after = between[wider[-1]], between[wider[-1] + 1]
-    values = math.prod(before.shape[1:])
-    if values == math.prod(after.shape[1:]):  # which puts them in a row
-        return 1.0
-    positions = max(1.0, values / before.units)
-    return positions if profile.name == "backward" else math.sqrt(positions)
-
-
-def _of_trend(
-    profile: _Profile,
-    trend: Trend,
-    rows: Sequence[LayerSignal],
-    layers: Sequence[keras.Layer],
-    graph: Graph,
-) -> Iterator[SignalFinding]:
-    end = trend.level * trend.total
-    if end and trend.low <= end <= trend.high:
-        return
-    verdict = Verdict.EXPLODING if end > trend.high else Verdict.VANISHING
-    steps = list(_kernel_ratios(profile))
-    largest = max if verdict is Verdict.EXPLODING else min
-    # Without any step nothing arrives at all.
-    step = largest(steps, default=KernelRatio(0.0, profile.points[0].kernel.name))
-    numbers = f"std {trend_text(trend)}; the largest step is × {step.ratio:.3g}"
-    hidden = {point.kernel.depth for point in profile.points}
-    activations = [
-        found.activation
-        for row, layer in zip(rows, layers, strict=True)
-        # The gates of recurrent layers are another matter.
-        if row.depth in hidden and not isinstance(layer, keras.layers.RNN)
-        for owned in weights_within(layer)
-        for call in graph.calls_of(owned.variable)
-        if role(owned).is_matrix and (found := graph.activation_after(call))
-    ]
-    text = remedy(verdict, trend, step, steps, activations, graph)
-    yield SignalFinding(verdict, profile.name, step.path, numbers, text)
-
-
-def _kernel_ratios(profile: _Profile) -> Iterator[KernelRatio]:
-    """What each kernel multiplies by: a gradient is changed by the kernel it came from."""
-    for before, after in itertools.pairwise(zip(profile.points, profile.stds, strict=True)):
-        changed = after[0] if profile.name == "forward" else before[0]
-        if before[1] and math.isfinite(after[1] / before[1]):
-            yield KernelRatio(after[1] / before[1], changed.kernel.name)
-
-
-def _clear(
-    trend: Trend, direction: str, rows: Sequence[LayerSignal], found: list[SignalFinding]
-) -> Trend:
-    """The trend with limits that no row is beyond, on a side that has no finding."""
-    stds = [std for row in rows if (std := _std(row, direction)) and math.isfinite(std)]
-    verdicts = {finding.verdict for finding in found}
-    low, high = min(stds, default=trend.low), max(stds, default=trend.high)
-    return trend._replace(
-        low=trend.low if Verdict.VANISHING in verdicts else min(trend.low, low),
-        high=trend.high if Verdict.EXPLODING in verdicts else max(trend.high, high),
-    )
+    if len(depths) < _ENOUGH:
+        return None
+    logarithms = [math.log(value) for value in values]
+    layers = abs(depths[-1] - depths[0])
+    slope = (logarithms[-1] - logarithms[0]) / layers
+    pairs = list(zip(depths, logarithms, strict=True))
+    for length in range(1, _LONGEST + 1):
+        steps = [
+            (after - before) / abs(there - here)
+            for (here, before), (there, after) in zip(pairs, pairs[length:], strict=False)
+        ]
+        middle = median_low(steps), median_high(steps)
+        if all(abs(step - slope) <= math.log(_SUPPORTED) for step in middle):
+            return math.exp(slope)
+    return None

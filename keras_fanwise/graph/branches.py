@@ -26,59 +26,38 @@ _NOT_ZERO = (
 
 
 class End(NamedTuple):
-    """The last weights of a branch on one of its ways.
-
-    Attributes:
-        kernel: the last one that the signal is multiplied by as by a matrix.
-        gamma: a scale behind it, of a normalization or on its own.
-        reason: why the branch would not begin well if the last of the two were 0.
-    """
+    """The last weights of a branch on one of its ways."""
 
     kernel: keras.Variable
-    gamma: keras.Variable | None
-    reason: str
+    gamma: keras.Variable | None  # a scale after it, of a normalization or on its own
+    reason: str  # why the branch would not begin well if the last of the two were 0
 
     @property
     def last(self) -> keras.Variable:
-        """The weight that nothing but activations and the like stand behind."""
         return self.kernel if self.gamma is None else self.gamma
 
 
 class Branch(NamedTuple):
-    """What is added to a signal that also passes it by.
+    """What is added to a signal that also passes it by."""
 
-    Attributes:
-        addition: where they meet.
-        kernels: of the branch, in the order of the calls.
-        length: the most kernels that a signal passes in it.
-        ends: all that a branch ends in: it gives 0 if the last weight of each is 0.
-        reason: why the addition is none of a residual branch, or its ends are not known.
-    """
-
-    addition: Call
-    kernels: tuple[keras.Variable, ...] = ()
-    length: int = 0
-    ends: tuple[End, ...] = ()
+    addition: Call  # where they meet
+    kernels: tuple[keras.Variable, ...] = ()  # in the order of the calls
+    length: int = 0  # the most kernels that a signal passes in it
+    ends: tuple[End, ...] = ()  # it gives 0 if the last weight of each is 0
+    # Why the addition is none of a residual branch, or its ends are not known.
     reason: str = ""
 
     @property
     def is_residual(self) -> bool:
-        """Not of an addition that joins no branch."""
         return bool(self.kernels)
 
 
 class _Way(NamedTuple):
-    """From a split to an addition, past a branch.
+    """From a split to an addition, past a branch."""
 
-    Attributes:
-        kernels: how many the signal is multiplied by on the short way.
-        grows: whether the short way enlarges images.
-        inside: the calls of the branch, in the order of the calls.
-    """
-
-    kernels: int
-    grows: bool
-    inside: list[Call]
+    kernels: int  # that the signal is multiplied by on the short way
+    grows: bool  # whether the short way enlarges images
+    inside: list[Call]  # the branch, in the order of the calls
 
 
 def residual_branches(graph: Graph) -> list[Branch]:

@@ -67,29 +67,21 @@ def activation_of(layer: keras.Layer) -> str:
 
 @dataclass(eq=False, repr=False)
 class Call:
-    """One call of an operation; several of one layer are several calls.
+    """One call of an operation; several of one layer are several calls."""
 
-    Attributes:
-        operation: a layer, or one of `keras.ops`; `None` for an input of the model.
-        inputs: the calls whose outputs it takes, in the order of its arguments.
-        holders: the layers that call it, from the model inwards.
-        weights: that it applies.
-        shape: of what it gives first; sizes that the model leaves open may be `None`.
-        dtype: likewise.
-        place: in the order of the calls.
-        is_signal: whether it gives floats that come of floats: not a mask.
-    """
-
-    operation: Any
-    inputs: tuple["Call", ...]
-    holders: tuple[keras.Layer, ...]
+    operation: Any  # a layer, or one of `keras.ops`; `None` for an input of the model
+    inputs: tuple["Call", ...]  # in the order of its arguments
+    holders: tuple[keras.Layer, ...]  # the layers that call it, from the model inwards
     weights: tuple[keras.Variable, ...]
-    shape: tuple[int | None, ...]
-    dtype: str
-    place: int
+    shape: tuple[
+        int | None, ...
+    ]  # of what it gives first; `None` where the model's is open
+    dtype: str  # likewise
+    place: int  # in the order of the calls
 
     def __post_init__(self) -> None:
-        # Not by recursion: networks are deep.
+        # Whether it gives floats that come of floats: not a mask. Not by recursion, as
+        # networks are deep.
         self.is_signal: bool = "float" in self.dtype and (
             not self.inputs
             or isinstance(self.operation, keras.Layer)
@@ -98,7 +90,6 @@ class Call:
 
     @property
     def signals(self) -> list["Call"]:
-        """The inputs that are signals."""
         return [call for call in self.inputs if call.is_signal]
 
     @property
@@ -117,12 +108,11 @@ class Call:
     @functools.cached_property
     def kernels(self) -> list[keras.Variable]:
         """What the signal is multiplied by as by a matrix, the last one last."""
-        layer = self.operation
-        if not isinstance(layer, keras.Layer):
-            is_product = self.kind in _PRODUCTS
-            return [w for w in self.weights if is_product and len(w.shape) > 1]
-        within = list(weights_within(layer))
-        return [owned.variable for owned in within if role(owned).is_matrix]
+        if isinstance(self.operation, keras.Layer):
+            within = weights_within(self.operation)
+            return [owned.variable for owned in within if role(owned).is_matrix]
+        is_product = self.kind in _PRODUCTS
+        return [weight for weight in self.weights if is_product and len(weight.shape) > 1]
 
     @property
     def has_kernel(self) -> bool:
@@ -176,11 +166,8 @@ class Call:
 class Graph:
     """The calls of a model, and what follows from how they take each other's outputs.
 
-    Nothing is looked at before the first question, and nothing twice. The model is not
-    changed; it is not to be changed while the graph is in use.
-
-    Args:
-        model: a built model or layer.
+    Nothing is looked at before the first question, and nothing twice. The model, or layer,
+    is built, and is not changed; it is not to be changed while the graph is in use.
     """
 
     def __init__(self, model: keras.Layer) -> None:
@@ -265,10 +252,8 @@ class Graph:
 
     @property
     def is_chain(self) -> bool:
-        """Whether the kernels stand one after the other, and not side by side.
-
-        Of models that could not be opened it is taken for granted.
-        """
+        """Whether the kernels stand one after the other, and not side by side."""
+        # Of models that could not be opened it is taken for granted.
         return self.longest_path >= _CHAIN * self._kernel_calls.total()
 
     def calls_of(self, weight: keras.Variable) -> list[Call]:
@@ -561,18 +546,19 @@ def filled(tensor: keras.KerasTensor, samples: int, size: int) -> tuple[int, ...
 
 
 def arguments_of(model: keras.Layer) -> Arguments:
-    """A `KerasTensor` for each tensor, in the structure that the model takes.
+    """A `KerasTensor` for each tensor, in the structure that the model takes."""
 
-    Raises:
-        ValueError: the model does not say what it takes.
-    """
-    if isinstance(model, keras.Sequential) and getattr(model, "inputs", None):
-        return Arguments((model.inputs[0],), {})
+    def tensors(shapes: Any) -> Any:
+        return keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, model.compute_dtype), shapes
+        )
+
     if getattr(model, "inputs", None):
-        return Arguments((model.input,), {})
+        is_sequential = isinstance(model, keras.Sequential)
+        return Arguments((model.inputs[0] if is_sequential else model.input,), {})
     config = model.get_build_config() or {}
     if config.get("input_shape") is not None:
-        return Arguments((_of_shapes(config["input_shape"], model),), {})
+        return Arguments((tensors(config["input_shape"]),), {})
     if not config.get("shapes_dict"):
         raise ValueError(
             f"`x` must be given for {model.name!r}, which does not say what it takes. "
@@ -580,32 +566,25 @@ def arguments_of(model: keras.Layer) -> Arguments:
         )
     # Keras names the shapes of several arguments after them.
     named = {
-        name.removesuffix("_shape"): _of_shapes(shapes, model)
+        name.removesuffix("_shape"): tensors(shapes)
         for name, shapes in config["shapes_dict"].items()
     }
     return Arguments((), named)
 
 
-def _of_shapes(shapes: Any, model: keras.Layer) -> Any:
-    return keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor(shape, model.compute_dtype), shapes
-    )
-
-
 def largest_size(model: keras.Layer, size: int) -> int:
     """A size, or how long sequences may be, for all that the layers say of it."""
     for layer in all_layers(model):
-        names = [name for name in dir(type(layer)) + list(vars(layer)) if _is_length(name)]
+        # Such as `max_decoder_sequence_length`.
+        names = [
+            name
+            for name in (*dir(type(layer)), *vars(layer))
+            if name == "sequence_length"
+            or (name.startswith("max_") and name.endswith("sequence_length"))
+        ]
         if "position" in f"{layer.name} {type(layer).__name__}".lower():
             names.append("input_dim")
         for length in (getattr(layer, name, None) for name in names):
             if isinstance(length, int) and length > 0:
                 size = min(size, length)
     return size
-
-
-def _is_length(name: str) -> bool:
-    """Such as `sequence_length` and `max_decoder_sequence_length`."""
-    return name == "sequence_length" or (
-        name.startswith("max_") and name.endswith("sequence_length")
-    )
