@@ -48,7 +48,7 @@ def judge(
             findings += [found] if found else []
             trend = profile.cleared(trend, found)
         trends.append(trend)
-    return SignalReport(rows, *trends, findings, name=name)
+    return SignalReport(rows, trends[0], trends[1], findings, name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
@@ -70,12 +70,12 @@ def _chosen_zeros(rows: Sequence[LayerSignal], layers: Sequence[keras.Layer]) ->
     chosen = [False]
     for row, layer in zip(rows, layers, strict=True):
         is_end = row.dead == 1 and (row.depth == last or goes_on[row.depth])
-        is_zero = is_end and any(
+        is_zero = (
             role(owned) in passed
             and not keras.ops.convert_to_numpy(owned.variable.value).any()
             for owned in weights_within(layer)
         )
-        chosen.append(is_end and (chosen[-1] or is_zero))
+        chosen.append(is_end and (chosen[-1] or any(is_zero)))
     return chosen[1:]
 
 

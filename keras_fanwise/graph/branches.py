@@ -1,6 +1,5 @@
 """The residual branches of a model, and the weights at their ends."""
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import keras
@@ -100,29 +99,24 @@ def _best(graph: Graph, addition: Call, shortcuts: dict[Call, Call]) -> list[Bra
     return [_branch(addition, long, way) for long, way in found]
 
 
-def _trunk(call: Call, shortcuts: dict[Call, Call]) -> Iterator[tuple[Call, int, bool]]:
-    """The calls before one, as long as the signal is only mapped linearly, or passed by."""
-    kernels, grows = 0, False
-    while call.is_signal:
-        yield call, kernels, grows
+def _way(graph: Graph, short: Call, long: Call, shortcuts: dict[Call, Call]) -> _Way | None:
+    """From the last call that leads to both inputs, if it leads to one by a short way.
+
+    On that the signal is passed by, or mapped linearly, by at most one kernel.
+    """
+    call, kernels, grows = short, 0, False
+    while call.is_signal and kernels < 2:
+        if graph.leads_to(call, long):
+            return _Way(kernels, grows, graph.between(call, long))
         before = list(dict.fromkeys(call.inputs))
         if call in shortcuts:
             before = [shortcuts[call]]
         elif len(before) != 1 or call.activation:
-            return
+            return None
         else:
             kernels += bool(call.kernels)
             grows = grows or call.grows
-        if kernels > 1:
-            return
         call = before[0]
-
-
-def _way(graph: Graph, short: Call, long: Call, shortcuts: dict[Call, Call]) -> _Way | None:
-    """From the last call that leads to both inputs, if it leads to one by a short way."""
-    for split, kernels, grows in _trunk(short, shortcuts):
-        if graph.leads_to(split, long):
-            return _Way(kernels, grows, graph.between(split, long))
     return None
 
 
@@ -140,23 +134,19 @@ def _is_residual(graph: Graph, addition: Call, way: _Way) -> bool:
     return any(call.activation for call in way.inside) and any(followed)
 
 
-class _Back(NamedTuple):
-    """Where the search for the end of a branch is, and what it has met."""
-
-    call: Call
-    gamma: keras.Variable | None = None
-    reason: str = ""
-
-
 def _branch(addition: Call, last: Call, way: _Way) -> Branch:
     kernels = [kernel for call in way.inside for kernel in call.kernels]
-    branch = Branch(addition, tuple(kernels), _length(way.inside))
+    lengths: dict[Call, int] = {}
+    for call in way.inside:
+        before = max((lengths.get(one, 0) for one in call.inputs), default=0)
+        lengths[call] = before + len(call.kernels)
+    branch = Branch(addition, tuple(kernels), max(lengths.values()))
     inside, seen = set(way.inside), set()
     ends: list[End] = []
-    stack = [_Back(last)]
+    # Where the search is, and what it has met.
+    stack: list[tuple[Call, keras.Variable | None, str]] = [(last, None, "")]
     while stack:
-        back = stack.pop()
-        call = back.call
+        call, gamma, reason = stack.pop()
         if call in seen:
             continue
         seen.add(call)
@@ -164,21 +154,13 @@ def _branch(addition: Call, last: Call, way: _Way) -> Branch:
             return branch._replace(reason="a part of it ends without a weight")
         if isinstance(call.operation, keras.layers.RNN):
             return branch._replace(reason="it ends in a recurrent layer")
-        if back.gamma is None:
-            back = back._replace(reason=back.reason or _reason(call), gamma=call.gamma)
+        if gamma is None:
+            gamma, reason = call.gamma, reason or _reason(call)
         if call.kernels:
-            ends.append(End(call.kernels[-1], back.gamma, back.reason))
+            ends.append(End(call.kernels[-1], gamma, reason))
         else:
-            stack += [back._replace(call=before) for before in _factors(call, inside)]
+            stack += [(one, gamma, reason) for one in _factors(call, inside)]
     return branch._replace(ends=tuple(ends[::-1]))
-
-
-def _length(inside: Sequence[Call]) -> int:
-    passed: dict[Call, int] = {}
-    for call in inside:
-        before = max((passed.get(one, 0) for one in call.inputs), default=0)
-        passed[call] = before + len(call.kernels)
-    return max(passed.values())
 
 
 def _reason(call: Call) -> str:

@@ -145,15 +145,10 @@ class Call:
 
     @property
     def is_sum(self) -> bool:
-        """Whether it adds signals, subtracts them or takes their mean.
-
-        Of operations with a constant or with a weight there is no other signal.
-        """
-        if self.kind not in ("Add", "Subtract") and not isinstance(
-            self.operation, keras.layers.Average
-        ):
-            return False
-        return self.is_signal and len(self.inputs) > 1
+        """Whether it adds signals, not one and a constant, subtracts or averages them."""
+        is_average = isinstance(self.operation, keras.layers.Average)
+        adds = is_average or self.kind in ("Add", "Subtract")
+        return adds and self.is_signal and len(self.inputs) > 1
 
     @property
     def grows(self) -> bool:
@@ -188,10 +183,7 @@ class Graph:
         return self._reader.unopened
 
     def results_of(self, layer: keras.Layer) -> list[list[Call]]:
-        """For each call of a layer, the calls that give its outputs.
-
-        That is the call itself, but of a layer that was opened the last ones inside it.
-        """
+        """For each call of a layer what gives its outputs: itself, or the last inside."""
         return self._reader.results.get(id(layer), [])
 
     @functools.cached_property
@@ -219,10 +211,7 @@ class Graph:
         return needed
 
     def leads_to(self, one: Call, other: Call) -> bool:
-        """Whether what a call gives has come of what another gave, or they are the same.
-
-        Two calls of which neither leads to the other stand side by side.
-        """
+        """Whether one is the other, or leads to it; of parallel ones neither does."""
         return bool(self._needed[other.place] >> one.place & 1)
 
     def between(self, one: Call, other: Call) -> list[Call]:
