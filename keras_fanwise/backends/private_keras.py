@@ -15,6 +15,7 @@ it. The test of each would notice a change.
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
+| `ALL_OBJECTS_DICT`, the table of initializers by name | here | `test_names_resolve_where_keras_asks_its_own_table_alone` |
 | the order and the defaults of `add_weight`'s arguments | `seam/binding.py` | `test_the_positional_forms_of_add_weight` |
 | that a config has `trainable` and `dtype` | `seam/keys.py` | `test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original` |
 | how a class is named, and numbered from 1 on | `arguments.py` | `test_snake_case_is_keras_s` |
@@ -30,6 +31,7 @@ it. The test of each would notice a change.
 import contextlib
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -38,6 +40,11 @@ import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.models.functional import Functional
+
+# The versions of Keras with which the tests were run.
+TRIED = "3.8 to 3.16"
+# What `keras.Layer.add_weight` bears as an attribute where the seam has wrapped it.
+SEAM = "_keras_fanwise_seam"
 
 
 def is_shape_inference(variable: keras.Variable) -> bool:
@@ -281,3 +288,59 @@ def initializer_modules() -> list[ModuleType]:
     )
     modules = [*(sys.modules.get(name) for name in names), keras.initializers]
     return list(dict.fromkeys(module for module in modules if module is not None))
+
+
+def initializer_table() -> dict[str, Any]:
+    """Keras's own initializers by name; from Keras 3.16 on `get` finds no other names.
+
+    Empty, and of no consequence, if a later Keras has none.
+    """
+    table = getattr(sys.modules.get("keras.src.initializers"), "ALL_OBJECTS_DICT", None)
+    return table if isinstance(table, dict) else {}
+
+
+class _Probe(keras.initializers.Initializer):
+    """One of ours to the seam, which asks each for the seed of a weight."""
+
+    def __init__(self) -> None:
+        self.was_met = False
+
+    def weight_seed(self) -> None:
+        self.was_met = True
+
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        return keras.ops.zeros(shape, dtype=dtype)
+
+    draw = __call__
+
+
+def seam_holds() -> bool:
+    """Whether the seam meets an initializer of ours on its way from a layer of Keras.
+
+    A layer is built for it, whose weights are not filled. Of those that Keras numbers and
+    names none is made.
+    """
+    probe = _Probe()
+    try:
+        with unfilled_variables():
+            layer = keras.layers.Dense(
+                1, use_bias=False, kernel_initializer=probe, name="probe"
+            )
+            layer.build((None, 1))
+    except Exception:  # whatever a later Keras has changed is reported as such
+        return False
+    return probe.was_met
+
+
+def warn_if_the_seam_is_lost(*, stacklevel: int = 3) -> None:
+    """Says so if layers do not tell our initializers any more which weight they fill."""
+    if not seam_holds():
+        warnings.warn(
+            f"Keras {keras.__version__} does not make the weights of its layers by "
+            "keras.Layer.add_weight as keras_fanwise has wrapped it: its initializers do "
+            "not learn which weight they fill, count the fans by the shape alone, as "
+            "Keras's do, and draw the same values for weights of one shape and seed. What "
+            "still works: fans by hand, as in FanwiseHeNormal(fans=(9, 9)), layer_fans and "
+            f"fans_table. The versions of Keras known to be good: {TRIED}.",
+            stacklevel=stacklevel,
+        )

@@ -234,6 +234,8 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
         "lora_kernel_a": _matrix,
         "lora_kernel_b": _matrix,
     },
+    # No heir of Dense. The kernel that it counts with is made of this one.
+    ("TernaryDense",): {"kernel": _matrix, "bias": "kernel"},
     # Also inside MultiHeadAttention and GroupQueryAttention.
     ("EinsumDense",): {
         "kernel": _einsum,
@@ -316,6 +318,7 @@ TABLE: dict[type, Mapping[str, Row]] = {
     getattr(layers, name): rows
     for names, rows in _ROWS.items()
     for name in names
+    # Some layers are newer than the oldest Keras supported.
     if hasattr(layers, name)
 }
 

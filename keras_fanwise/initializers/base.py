@@ -20,7 +20,11 @@ from keras_fanwise.arguments import (
     weight_path,
 )
 from keras_fanwise.backends.arrays import dtype_of_tensor, on_host, to_tensor
-from keras_fanwise.backends.private_keras import is_shape_inference
+from keras_fanwise.backends.private_keras import (
+    SEAM,
+    is_shape_inference,
+    warn_if_the_seam_is_lost,
+)
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans
@@ -261,7 +265,13 @@ class FanwiseInitializer(keras.initializers.Initializer):
         )
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
-        """Draws a tensor, outside a layer: `draw` without a site."""
+        """Draws a tensor, outside a layer: `draw` without a site.
+
+        Warns if it may be for a layer all the same, since somebody has put another
+        `keras.Layer.add_weight` into the place of the one that tells the site.
+        """
+        if not hasattr(keras.Layer.add_weight, SEAM):
+            warn_if_the_seam_is_lost()
         return self.draw(shape, dtype, layout)
 
     @on_host

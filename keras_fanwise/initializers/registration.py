@@ -1,9 +1,12 @@
 """Makes Keras know the initializers by name."""
 
+import warnings
+
 import keras
 
 from keras_fanwise.arguments import snake_case
-from keras_fanwise.initializers.base import FanwiseInitializer
+from keras_fanwise.backends.private_keras import TRIED, initializer_table
+from keras_fanwise.initializers.base import FanwiseInitializer, random_state_kept
 from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
     FanwiseDeltaOrthogonal,
@@ -43,6 +46,9 @@ def register() -> None:
     `import keras_fanwise` does this. Call it again after
     `keras.saving.get_custom_objects().clear()`; calling it twice changes nothing.
 
+    Warns if Keras does not find them by name afterwards, which none of the versions does
+    that were tried.
+
     Example:
 
     >>> import keras
@@ -51,9 +57,32 @@ def register() -> None:
     >>> keras.initializers.get("fanwise_he_normal").scale
     2.0
     """
+    names = {name: cls for cls in CLASSES for name in _names(cls)}
+    # The registration serves saving and loading; up to Keras 3.15 `keras.initializers.get`
+    # looks for plain names among the custom objects, from 3.16 on in its own table alone.
     for cls in CLASSES:
-        # The registration serves saving and loading; `keras.initializers.get` looks
-        # for plain names among the custom objects.
         keras.saving.register_keras_serializable(PACKAGE)(cls)
-        keras.saving.get_custom_objects()[cls.__name__] = cls
-        keras.saving.get_custom_objects()[snake_case(cls.__name__)] = cls
+    keras.saving.get_custom_objects().update(names)
+    if not _is_found(CLASSES[0]):
+        initializer_table().update(names)
+        if not _is_found(CLASSES[0]):
+            warnings.warn(
+                f"Keras {keras.__version__} does not find the initializers of "
+                "keras_fanwise by name. Their classes and instances still work, as in "
+                "kernel_initializer=keras_fanwise.FanwiseHeNormal(). The versions of Keras "
+                f"known to be good: {TRIED}.",
+                stacklevel=2,
+            )
+
+
+def _names(cls: type[FanwiseInitializer]) -> tuple[str, str]:
+    return cls.__name__, snake_case(cls.__name__)
+
+
+@random_state_kept()
+def _is_found(cls: type[FanwiseInitializer]) -> bool:
+    """Whether Keras makes one of this class, and not of its older import, of each name."""
+    try:
+        return all(type(keras.initializers.get(name)) is cls for name in _names(cls))
+    except Exception:  # of an unknown name, and whatever a later Keras has changed
+        return False

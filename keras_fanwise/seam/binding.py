@@ -7,6 +7,11 @@ from typing import Any
 import keras
 
 from keras_fanwise.arguments import in_weight, weight_path
+from keras_fanwise.backends.private_keras import (
+    SEAM,
+    initializer_table,
+    warn_if_the_seam_is_lost,
+)
 from keras_fanwise.initializers.base import Site
 from keras_fanwise.initializers.counterparts import (
     drawing_for,
@@ -59,8 +64,6 @@ class Bound(keras.initializers.Initializer):
         return dict(getattr(self._initializer, "get_config", dict)())
 
 
-_MARK = "_keras_fanwise_seam"
-
 # What stands in for an initializer of somebody else's; the same object if nothing does.
 Resolver = Callable[[Any], Any]
 # What Keras is handed instead of the first; of the second it was made, or is the same.
@@ -70,7 +73,8 @@ Deferrer = Callable[[Any, Any], Any]
 def install(resolver: Resolver, deferrer: Deferrer) -> None:
     """Wraps `keras.Layer.add_weight`, once.
 
-    Those of the last call count, so those of a package that is imported anew.
+    Those of the last call count, so those of a package that is imported anew. Warns if the
+    layers of a later Keras do not go by it.
 
     Args:
         resolver: is asked about every initializer that is not ours.
@@ -78,8 +82,9 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
             and has a method `watch` is told which variable was made.
     """
     original = keras.Layer.add_weight
-    if hasattr(original, _MARK):
-        setattr(original, _MARK, (resolver, deferrer))
+    if hasattr(original, SEAM):
+        setattr(original, SEAM, (resolver, deferrer))
+        warn_if_the_seam_is_lost()
         return
 
     @functools.wraps(original)
@@ -95,7 +100,7 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
             dtype = arguments.get("dtype") or self.variable_dtype
             is_float = "float" in keras.backend.standardize_dtype(dtype)
             identifier = "glorot_uniform" if is_float else "zeros"
-        resolver, deferrer = getattr(add_weight, _MARK)
+        resolver, deferrer = getattr(add_weight, SEAM)
         initializer = _resolved(identifier, self, resolver)
         bound = _bound(initializer, self, arguments.get("shape"), kwargs)
         filler = bound
@@ -111,8 +116,9 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
             filler.watch(variable)
         return variable
 
-    setattr(add_weight, _MARK, (resolver, deferrer))
+    setattr(add_weight, SEAM, (resolver, deferrer))
     keras.Layer.add_weight = add_weight
+    warn_if_the_seam_is_lost()
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
@@ -134,6 +140,7 @@ def _resolved(identifier: Any, layer: keras.Layer, resolver: Resolver) -> Any:
     ours = identifier
     if isinstance(identifier, str):
         ours = keras.saving.get_registered_object(identifier)
+        ours = ours or initializer_table().get(identifier)
     if is_ours(ours):
         return ours() if isinstance(ours, type) else ours
     replacement = resolver(identifier)

@@ -52,25 +52,6 @@ def test_the_public_names_are_sorted_and_all_there():
     assert all(hasattr(kf, name) for name in kf.__all__)
 
 
-@pytest.fixture
-def no_custom_objects():
-    """For one test: others have classes of their own registered."""
-    objects = keras.saving.get_custom_objects()
-    before = dict(objects)
-    objects.clear()
-    yield
-    objects.update(before)
-
-
-@pytest.mark.usefixtures("no_custom_objects")
-def test_register_again_after_the_custom_objects_were_cleared():
-    with pytest.raises(ValueError, match="fanwise_he_normal"):
-        keras.initializers.get("fanwise_he_normal")
-    kf.register()
-    kf.register()
-    assert type(keras.initializers.get("fanwise_he_normal")) is kf.FanwiseHeNormal
-
-
 def test_not_a_subclass_of_what_einsum_dense_rebuilds():
     for cls in CLASSES:
         assert not issubclass(cls, keras.initializers.VarianceScaling)

@@ -320,6 +320,8 @@ def _batch_normalization(layer, shape):
 
 _MAPS = {
     "Dense": _dense,
+    # Of ones its ternary kernel is ones, by every threshold below 1.
+    "TernaryDense": _dense,
     "EinsumDense": _dense,
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _conv),
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _conv),

@@ -23,6 +23,7 @@ def gates(gated=True):
 # build it for. Strides, groups and sizes differ, so that none can pass for another.
 EXAMPLES = {
     "Dense": (lambda: layers.Dense(3), (2, 5)),
+    "TernaryDense": (lambda: layers.TernaryDense(3), (2, 5)),
     "EinsumDense": (
         lambda: layers.EinsumDense("...bef,hef->...beh", (2, 3, 4), bias_axes="h"),
         (2, 2, 2, 3, 5),
@@ -204,6 +205,13 @@ MANY = {
         small,
         small,
     ),
+    "TernaryDense": sized(
+        lambda o, threshold, i: layers.TernaryDense(o, threshold=threshold),
+        lambda o, threshold, i: (2, i),
+        small,
+        st.sampled_from([None, 0.0, 0.5]),
+        small,
+    ),
     "EinsumDense": equations(),
     **{name: convolutions(name) for name in EXAMPLES if "Conv" in name},
     **{name: cells(name) for name in EXAMPLES if name.endswith("Cell")},
@@ -226,3 +234,4 @@ MANY = {
         lambda d: layers.AdditiveAttention(), lambda d: [(1, 1, d), (1, 2, d)], small
     ),
 }
+MANY = {name: many for name, many in MANY.items() if name in EXAMPLES}
