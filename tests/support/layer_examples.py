@@ -85,7 +85,7 @@ EXAMPLES = {
     ),
     "BatchNormalization": (lambda: layers.BatchNormalization(epsilon=0.0), (2, 4)),
     "GroupNormalization": (
-        lambda: layers.GroupNormalization(2, epsilon=0.0),
+        lambda: layers.GroupNormalization(2, epsilon=1e-30),  # 0 is refused by some Keras
         (2, 4, 6),
     ),
     "LayerNormalization": (lambda: layers.LayerNormalization(epsilon=0.0), (2, 4)),
