@@ -27,6 +27,16 @@ def on_host(function: _Function) -> _Function:
     return disabled
 
 
+def keras_seed(seed: int) -> int:
+    """An integer seed of 32 bits, as `keras.random` takes it in every Keras.
+
+    On PyTorch its seeds are signed: some refuse those from 2**31 on there, and the later
+    ones read them as negative numbers. These give the same draws.
+    """
+    signed = keras.backend.backend() == "torch" and seed >= 2**31
+    return seed - 2**32 if signed else seed
+
+
 def to_tensor(values: np.ndarray) -> Any:
     """A backend tensor of the same values, which takes over the memory of `values`.
 

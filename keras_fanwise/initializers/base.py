@@ -19,7 +19,12 @@ from keras_fanwise.arguments import (
     integer,
     weight_path,
 )
-from keras_fanwise.backends.arrays import dtype_of_tensor, on_host, to_tensor
+from keras_fanwise.backends.arrays import (
+    dtype_of_tensor,
+    keras_seed,
+    on_host,
+    to_tensor,
+)
 from keras_fanwise.backends.private_keras import (
     SEAM,
     is_shape_inference,
@@ -346,6 +351,8 @@ class FanwiseInitializer(keras.initializers.Initializer):
             kept = self.seed
             if seed is not None:
                 kept = stream_key(seed, key) % _SEED_LIMITS["backend"]
+            if isinstance(kept, int):
+                kept = keras_seed(kept)
             values = _by_keras(distribution, shape, dtype, kept)
             return values if sharding is None else distribute(values, sharding)
         words: Any = self.seed if seed is None else seed
