@@ -11,6 +11,7 @@ it. The test of each would notice a change.
 | `_inbound_nodes`, `_losses`, `_loss_ids` of layers | here | `test_every_kind_of_model` |
 | `_outbound_nodes`, `_keras_history`, the numbers of names | here | `test_nothing_tells_of_it_afterwards` |
 | `Functional` and its `call`, `_functional` of `Sequential` | here | `test_what_keras_has_recorded_is_what_a_call_does` |
+| `backend.ops`, which the layers of Keras 3.16 call | here | `test_kernels_of_a_branch` |
 | variables that are not filled in a stateless scope | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
@@ -31,8 +32,10 @@ it. The test of each would notice a change.
 import contextlib
 import inspect
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -181,7 +184,7 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
     names = dict(get_global_attribute("object_name_uids") or {})
     try:
         # What the layers assign, to counters of random numbers too, goes with the scope.
-        with kept_losses(model), keras.StatelessScope():
+        with kept_losses(model), _symbolic_backend(), keras.StatelessScope():
             yield
     finally:
         for kept, count in nodes:
@@ -190,6 +193,69 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
         if numbers is not None:
             numbers.clear()
             numbers.update(names)
+
+
+# How many blocks there are in all threads, and the backend's operations before the first.
+_lock = threading.Lock()
+_blocks = 0
+_operations: Any = None
+# Whether one of `keras.ops` runs in their place, which calls the backend's.
+_inside: ContextVar[bool] = ContextVar("keras_fanwise_operation", default=False)
+
+
+@contextlib.contextmanager
+def _symbolic_backend() -> Iterator[None]:
+    """In the block the operations that Keras's layers use take `KerasTensor`s, too.
+
+    Up to Keras 3.15 its layers call `keras.ops`, from 3.16 on those of the backend. For all
+    other arguments, so for other threads, they are what they were.
+    """
+    _enter_symbolic_backend(1)
+    try:
+        yield
+    finally:
+        _enter_symbolic_backend(-1)
+
+
+def _enter_symbolic_backend(entries: int) -> None:
+    global _blocks, _operations
+    backend = sys.modules["keras.src.backend"]
+    if not hasattr(backend, "ops"):
+        return
+    with _lock:
+        if not _blocks:
+            _operations = backend.ops
+            backend.ops = _Operations(backend.ops)  # type: ignore[attr-defined]
+        _blocks += entries
+        if not _blocks:
+            backend.ops = _operations
+
+
+class _Operations:
+    """A module of the backend's operations; those of `keras.ops` for a `KerasTensor`."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        of_backend, of_keras = getattr(self._module, name), getattr(keras.ops, name, None)
+        if isinstance(of_backend, ModuleType):
+            return _Operations(of_backend)
+        if of_keras is None or not inspect.isroutine(of_backend):
+            return of_backend
+
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            given = keras.tree.flatten((args, kwargs))
+            symbolic = any(isinstance(each, keras.KerasTensor) for each in given)
+            if not symbolic or _inside.get():
+                return of_backend(*args, **kwargs)
+            token = _inside.set(True)
+            try:
+                return of_keras(*args, **kwargs)
+            finally:
+                _inside.reset(token)
+
+        return operation
 
 
 class SymbolicCall(NamedTuple):

@@ -210,8 +210,21 @@ def _dense(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
 def _einsum(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """By its equation, of the shape that it had before quantization."""
     if getattr(layer, "quantization_mode", None):
-        shape = tuple(getattr(layer, "original_kernel_shape", shape))
+        shape = _unpacked_shape(layer)
     return _of_equation(layer.equation, shape)
+
+
+def _unpacked_shape(layer: layers.EinsumDense) -> tuple[int, ...]:
+    """Of the kernel, from the sizes that its labels have on both sides of the layer."""
+    inputs, kernel, output = layer.equation.replace(" ", "").replace("->", ",").split(",")
+    sizes: dict[str, int] = {}
+    given = tuple(layer.get_build_config()["input_shape"])
+    shapes = given, layer.compute_output_shape(given)
+    for labels, shape in zip((inputs, output), map(tuple, shapes), strict=True):
+        before, _, after = labels.partition("...")
+        sizes.update(zip(before, shape, strict=False))
+        sizes.update(zip(after[::-1], shape[::-1], strict=False))
+    return tuple(sizes[label] for label in kernel)
 
 
 def _gates(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
@@ -235,7 +248,7 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
         "lora_kernel_b": _matrix,
     },
     # No heir of Dense. The kernel that it counts with is made of this one.
-    ("TernaryDense",): {"kernel": _matrix, "bias": "kernel"},
+    ("TernaryDense",): {"kernel": _dense, "bias": "kernel"},
     # Also inside MultiHeadAttention and GroupQueryAttention.
     ("EinsumDense",): {
         "kernel": _einsum,

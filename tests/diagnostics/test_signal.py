@@ -20,6 +20,9 @@ from support.processes import (
     run_python,
 )
 
+# An LSTM of Keras 3.16, behind an embedding with a mask.
+pytestmark = pytest.mark.filterwarnings("ignore:Layer 'lstm.*does not support masking")
+
 layers = keras.layers
 BACKEND = keras.backend.backend()
 DEEP, WIDTH = 30, 512

@@ -428,6 +428,7 @@ def test_empty_weight(shape):
     [
         (layers.Dense(6), (None, 8), Fans(8, 6)),
         (layers.EinsumDense("abc,cde->abde", (None, 2, 4)), (None, 3, 8), Fans(8, 8)),
+        (layers.EinsumDense("...bc,cb->...b", (3,)), (None, 2, 3, 8), Fans(8, 1)),
     ],
 )
 def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):

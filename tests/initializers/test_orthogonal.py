@@ -9,6 +9,7 @@ import keras_fanwise as kf
 from keras_fanwise.fans.layers import layer_matrices
 from keras_fanwise.initializers.base import Site
 
+from support.layer_examples import pads_transposed
 from support.models import values_of
 from support.processes import fewer_by_default
 
@@ -75,6 +76,8 @@ if keras.backend.backend() == "tensorflow":
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_delta_convolutions_are_isometries(case):
+    if case == "transposed, few" and not pads_transposed():
+        pytest.skip("this Keras leaves out what is at the border")
     arguments, options, shape = CONVOLUTIONS[case]
     keras.utils.set_random_seed(1)
     found = singular_values(operator(conv(*arguments, **options), shape))
