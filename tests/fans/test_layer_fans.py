@@ -433,7 +433,10 @@ def test_empty_weight(shape):
 )
 def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
     layer.build(shape)
-    layer.quantize("int4")
+    try:
+        layer.quantize("int4")
+    except TypeError:  # of an ellipsis, before Keras 3.14
+        pytest.skip("this Keras does not quantize the layer")
     [row] = [row for row in fans_table(layer).rows if row.path.endswith("/kernel")]
     assert row.shape != (8, 6)
     assert row.fans == fans
