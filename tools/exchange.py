@@ -12,6 +12,7 @@ that does not load either, Keras itself cannot, and the line says so. The exit c
 anything of ours does not load that Keras could.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -120,8 +121,8 @@ def read(folder: Path) -> None:
     import keras_fanwise  # noqa: F401
 
     for key in MODELS:
-        report(f"{key}.keras", lambda kind, key=key: check_file(folder, key, kind))
-        report(f"{key}.json", lambda kind, key=key: check_json(folder, key, kind))
+        report(f"{key}.keras", functools.partial(check_file, folder, key))
+        report(f"{key}.json", functools.partial(check_json, folder, key))
 
     def configs(kind: str) -> None:
         for config in json.loads((folder / "configs.json").read_text()):

@@ -46,7 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     python = environment(asked.version, asked.backend)
     found = said([python, "-c", "import keras; print(keras.__version__)"], asked.backend)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+    ]
     if asked.core:
         command += [name for name in CORE if (ROOT / name).exists()]
     ended = subprocess.run(

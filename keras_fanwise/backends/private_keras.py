@@ -219,13 +219,13 @@ def _symbolic_backend() -> Iterator[None]:
 
 def _enter_symbolic_backend(entries: int) -> None:
     global _blocks, _operations
-    backend = sys.modules["keras.src.backend"]
+    backend: Any = sys.modules["keras.src.backend"]
     if not hasattr(backend, "ops"):
         return
     with _lock:
         if not _blocks:
             _operations = backend.ops
-            backend.ops = _Operations(backend.ops)  # type: ignore[attr-defined]
+            backend.ops = _Operations(backend.ops)
         _blocks += entries
         if not _blocks:
             backend.ops = _operations
