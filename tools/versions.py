@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("version", help="of Keras, as in 3.11.3, or 'nightly'")
     parser.add_argument("backend", choices=BACKENDS)
     parser.add_argument("--core", action="store_true", help="only what Keras may break")
-    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after '--'")
-    asked = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    mine = given.index("--") if "--" in given else len(given)
+    asked = parser.parse_args(given[:mine])
     python = environment(asked.version, asked.backend)
     found = said([python, "-c", "import keras; print(keras.__version__)"], asked.backend)
     command: list[str | Path] = [
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.core:
         command += [name for name in CORE if (ROOT / name).exists()]
     ended = subprocess.run(
-        [*command, *asked.pytest],
+        [*command, *given[mine + 1 :]],
         cwd=ROOT,
         env=settings(asked.backend),
         stdout=subprocess.PIPE,
