@@ -1,6 +1,7 @@
 """What `draws.py` compares: keras_fanwise, Keras, torch.nn.init and a NumPy fill."""
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ from harness import cores, finished
 Shape = tuple[int, ...]
 Draw = Callable[[], Any]
 
-OURS, KERAS, TORCH, NUMPY = "ours", "Keras", "torch", "fill"
+OURS, HOST, KERAS, TORCH, NUMPY = "ours", "host", "Keras", "torch", "fill"
 
 # As in keras_fanwise: by the root of the size, since threads take turns to be started.
 _ELEMENTS_PER_START = 2**16
@@ -34,6 +35,20 @@ def initializers(distribution: str, shape: Shape) -> dict[str, Draw]:
     if keras.backend.backend() == "torch":
         calls[TORCH] = _torch_init(distribution, shape)
     return calls
+
+
+def on_host(distribution: str, shape: Shape) -> Draw:
+    """Ours drawn on the host, from which it travels to the device."""
+    draw = initializers(distribution, shape)[OURS]
+
+    def draw_there() -> Any:
+        os.environ["KERAS_FANWISE_DRAW"] = "host"
+        try:
+            return draw()
+        finally:
+            del os.environ["KERAS_FANWISE_DRAW"]
+
+    return draw_there
 
 
 def _torch_init(distribution: str, shape: Shape) -> Draw:

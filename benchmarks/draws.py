@@ -11,9 +11,9 @@ absolute times vary with the machine.
 
 The NumPy fill is uniforms from Philox in a new array: the floor for our sampler.
 
-With `--accelerator` the tensors are made for the backend's own device: ours on the host's
-cores, from which they travel, the others on the device. There are no aims for this, and
-memory is not measured.
+With `--accelerator` the tensors are made for the backend's own device, large ones of ours
+there too; `host` is ours drawn on the host, from which it travels. There are no aims
+for this, and memory is not measured; `device.py` compares the bits.
 
 Peak memory is measured on Linux alone: how much the resident memory of a fresh
 process grows in its first draw of 4096 × 4096 elements, beyond what was there after
@@ -26,7 +26,17 @@ import sys
 
 from rich.table import Table
 
-from contenders import KERAS, NUMPY, OURS, TORCH, Shape, initializers, numpy_fill
+from contenders import (
+    HOST,
+    KERAS,
+    NUMPY,
+    OURS,
+    TORCH,
+    Shape,
+    initializers,
+    numpy_fill,
+    on_host,
+)
 from harness import (
     console,
     fastest_seconds,
@@ -67,10 +77,14 @@ _BLOCK_ELEMENTS, _FEWEST, _MOST = 34_000_000, 1, 100
 Times = dict[tuple[str, Shape], dict[str, float]]
 
 
-def nanoseconds(distribution: str, shape: Shape) -> dict[str, float]:
+def nanoseconds(
+    distribution: str, shape: Shape, accelerator: bool = False
+) -> dict[str, float]:
     """Per element, by contender. Runs in a process of the backend."""
     size = math.prod(shape)
     calls = initializers(distribution, shape) | {NUMPY: lambda: numpy_fill(shape)}
+    if accelerator:
+        calls[HOST] = on_host(distribution, shape)
     repeats = min(_MOST, max(_FEWEST, _BLOCK_ELEMENTS // size))
     fastest = fastest_seconds(calls, repeats)
     return {name: 1e9 * seconds / size for name, seconds in fastest.items()}
@@ -85,7 +99,7 @@ def measure_times(backend: str, shapes: list[Shape], *, accelerator: bool) -> Ti
         task = bar.add_task(backend, total=len(DISTRIBUTIONS) * len(shapes))
         for distribution in DISTRIBUTIONS:
             for shape in shapes:
-                measured = process.submit(nanoseconds, distribution, shape)
+                measured = process.submit(nanoseconds, distribution, shape, accelerator)
                 times[distribution, shape] = measured.result()
                 bar.advance(task)
     return times
@@ -94,10 +108,20 @@ def measure_times(backend: str, shapes: list[Shape], *, accelerator: bool) -> Ti
 def times_table(backend: str, times: Times, *, accelerator: bool) -> Table:
     """One row for each draw."""
     torch = (TORCH, f"{TORCH} / {OURS}") if backend == "torch" else ()
+    host = (HOST, f"{HOST} / {OURS}") if accelerator else ()
     table = results_table(
         f"{backend}: nanoseconds per element",
         ("He", "shape"),
-        (OURS, KERAS, f"{KERAS} / {OURS}", "aim", *torch, NUMPY, f"{OURS} / {NUMPY}"),
+        (
+            OURS,
+            KERAS,
+            f"{KERAS} / {OURS}",
+            "aim",
+            *torch,
+            *host,
+            NUMPY,
+            f"{OURS} / {NUMPY}",
+        ),
     )
     for (distribution, shape), by_name in times.items():
         ours, keras, fill = by_name[OURS], by_name[KERAS], by_name[NUMPY]
@@ -105,6 +129,8 @@ def times_table(backend: str, times: Times, *, accelerator: bool) -> Table:
         cells.append("" if accelerator else _aim(backend, distribution, math.prod(shape)))
         if torch:
             cells += [f"{by_name[TORCH]:.2f}", f"{by_name[TORCH] / ours:.2f}"]
+        if host:
+            cells += [f"{by_name[HOST]:.2f}", f"{by_name[HOST] / ours:.2f}"]
         cells += [f"{fill:.2f}", f"{ours / fill:.2f}"]
         table.add_row(distribution, "×".join(map(str, shape)), *cells)
     return table

@@ -1,5 +1,6 @@
 """From NumPy to the backend: arrays, without a copy where that can be done."""
 
+import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -67,7 +68,33 @@ def unfilled(shape: Sequence[int], dtype: str) -> Any:
 
         if not tf.executing_eagerly():
             return keras.ops.zeros(shape, dtype=dtype)  # which a graph does not hold
+    if platform() != "cpu":
+        return keras.ops.zeros(shape, dtype=dtype)
     return to_tensor(unfilled_array(shape, dtype))
+
+
+def platform(sharding: Any = None) -> str:
+    """Of the device where new tensors are: "cpu", "gpu", "tpu" or another.
+
+    Args:
+        sharding: a `jax.sharding.Sharding`, for its devices.
+    """
+    if sharding is not None:
+        return str(next(iter(sharding.device_set)).platform)
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        device = jax.config.jax_default_device  # type: ignore[attr-defined]
+        return str(getattr(device, "platform", device) or jax.default_backend())
+    if backend == "torch":
+        kind = str(keras.ops.zeros(()).device.type)
+        return "gpu" if kind == "cuda" else kind
+    import tensorflow as tf
+
+    with tf.init_scope():
+        device = tf.zeros(()).device
+    return str(tf.DeviceSpec.from_string(device).device_type).lower()
 
 
 def unfilled_array(shape: Sequence[int], dtype: str) -> np.ndarray:
@@ -90,6 +117,8 @@ def snapshot(variable: keras.Variable) -> Any:
     """The values of a variable as they are now, whatever is assigned to it later."""
     if keras.backend.backend() == "jax":
         return variable.value  # which nothing changes
+    if platform() != "cpu":
+        return keras.ops.copy(keras.ops.stop_gradient(variable.value))
     return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
@@ -100,18 +129,24 @@ def in_float64(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
         tensor = keras.ops.convert_to_tensor(values)
         return np.asarray(keras.ops.convert_to_numpy(function(tensor)), np.float64)
 
-    if keras.backend.backend() != "jax":
+    with wide():
         return result()
+
+
+def wide() -> contextlib.AbstractContextManager[Any]:
+    """Inside it JAX has 64-bit numbers too, as the other backends always have."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
     import jax
 
+    scope: contextlib.AbstractContextManager[Any]
     if hasattr(jax, "enable_x64"):
-        wide = jax.enable_x64(True)
+        scope = jax.enable_x64(True)
     else:
         from jax.experimental import enable_x64  # type: ignore[attr-defined]
 
-        wide = enable_x64()
-    with wide:
-        return result()
+        scope = enable_x64()
+    return scope
 
 
 def _torch(values: np.ndarray) -> Any:
@@ -158,7 +193,8 @@ class Moments(NamedTuple):
 def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
     """In float64, where the values are: on the host without a copy, or on their device.
 
-    On JAX always on the host: it would compile its own operations for every new shape.
+    On JAX, what is not large is read on the host: it would compile its own operations for
+    every new shape.
 
     Units stand along `unit_axis`; a tensor without another axis is one unit.
 
@@ -219,9 +255,16 @@ def _where_it_is(tensor: Any) -> Any:
         return tensor
     if backend == "torch" and tensor.device.type == "cpu":
         return keras.ops.convert_to_numpy(tensor)
+    if _is_far(tensor):
+        return tensor
     if backend == "jax" or (backend == "tensorflow" and "CPU" in tensor.device):
         return np.asarray(tensor)  # which Keras would copy
     return tensor
+
+
+def _is_far(tensor: Any) -> bool:
+    """Whether it is large, and where new tensors are that is no CPU."""
+    return math.prod(tensor.shape) >= 1 << 20 and platform() != "cpu"
 
 
 def _on_host(tensor: Any) -> bool:
@@ -234,11 +277,13 @@ def _block_moments(block: Any, scale: float = 1.0) -> Moments:
         with np.errstate(all="ignore"):  # infinite values have no deviation
             numbers = _numbers(np, block.astype(np.float64), scale)
     else:
-        wide = keras.ops.cast(block, "float64")
-        numbers = [
-            keras.ops.cast(number, "float64") for number in _numbers(keras.ops, wide, scale)
-        ]
-        numbers = keras.ops.convert_to_numpy(keras.ops.stack(numbers))  # all at once
+        with wide():
+            values = keras.ops.cast(block, "float64")
+            numbers = [
+                keras.ops.cast(number, "float64")
+                for number in _numbers(keras.ops, values, scale)
+            ]
+            numbers = keras.ops.convert_to_numpy(keras.ops.stack(numbers))  # all at once
     mean, square, smallest, largest, above, below = map(float, numbers)
     return Moments(
         block.shape[0],

@@ -13,10 +13,13 @@ from keras_fanwise.arguments import fail
 Part = Callable[[Sequence[slice]], np.ndarray]
 
 
-def placed(shape: Sequence[int], sharding: Any, part: Part) -> Any:
+def placed(
+    shape: Sequence[int], sharding: Any, part: Callable[..., Any], *, there: bool = False
+) -> Any:
     """A JAX array of which each process makes the shards that it holds.
 
-    Shards are made one after the other, those that several devices hold once. JAX raises a
+    Shards are made one after the other by a `Part`, those that several devices hold once;
+    or `there` by a function of an index and a `device`, on each. JAX raises a
     ValueError if it cannot divide the shape so.
     """
     import jax
@@ -28,7 +31,11 @@ def placed(shape: Sequence[int], sharding: Any, part: Part) -> Any:
         devices.setdefault(bounds, []).append(device)
     arrays = []
     for bounds, holders in devices.items():
-        shard = part(tuple(slice(start, stop) for start, stop in bounds))
+        index = tuple(slice(start, stop) for start, stop in bounds)
+        if there:
+            arrays += [part(index=index, device=device) for device in holders]
+            continue
+        shard = part(index)
         copies = [jax.device_put(shard, device) for device in holders]
         # On an accelerator the copies may still be on their way from the host's memory.
         arrays += [copy.block_until_ready() for copy in copies]

@@ -1,6 +1,7 @@
 """What every initializer has: a site, a distribution, a seed, and a draw from them."""
 
 import contextlib
+import functools
 import inspect
 import math
 import random
@@ -25,15 +26,18 @@ from keras_fanwise.backends.arrays import (
     on_host,
     to_tensor,
 )
+from keras_fanwise.backends.compute import compute
 from keras_fanwise.backends.private_keras import (
     SEAM,
     is_shape_inference,
+    is_stateless,
     warn_if_the_seam_is_lost,
 )
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans
-from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, stream_key
+from keras_fanwise.sampling import device
+from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, state_key, stream_key
 
 
 class Site(NamedTuple):
@@ -204,7 +208,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             `keras.random.SeedGenerator`, whose state advances with every draw; or
             `None`, for an integer taken from Python's `random` module, which
             `keras.utils.set_random_seed` seeds.
-        sampler: `"portable"` draws on the host, the same bits on every backend and
+        sampler: `"portable"` draws the same bits on every backend, device and
             machine; `"backend"` calls `keras.random`, as Keras's initializers do.
 
     Raises:
@@ -356,15 +360,35 @@ class FanwiseInitializer(keras.initializers.Initializer):
             values = _by_keras(distribution, shape, dtype, kept)
             return values if sharding is None else distribute(values, sharding)
         words: Any = self.seed if seed is None else seed
-        if isinstance(words, keras.random.SeedGenerator):
-            if is_shape_inference(words.state):  # it can be neither read nor advanced
-                return keras.ops.zeros(shape, dtype=dtype)
-            words = _advanced(words)
-        stream = Stream(stream_key(words, key))
+        is_generator = isinstance(words, keras.random.SeedGenerator)
+        if is_generator and is_shape_inference(words.state):
+            return keras.ops.zeros(
+                shape, dtype=dtype
+            )  # it can be neither read nor advanced
+        own_sample = _has_own_sample(type(self))
+        of_state = is_generator and _traced_states_are_kept()
+        if not own_sample and device.is_chosen(
+            compute(), distribution, shape, dtype, sharding=sharding, of_state=of_state
+        ):
+            state = words.state.value * 1 if of_state else None
+            if of_state:
+                words.next()
+                number = state_key(2, key)
+            else:
+                number = stream_key(_advanced(words), key)
+            draw_there = functools.partial(
+                device.draw, compute(), number, distribution, shape, dtype, state=state
+            )
+            if sharding is None:
+                return draw_there()
+            if compute().is_traced():
+                return distribute(draw_there(), sharding)
+            return placed(shape, sharding, draw_there, there=True)
+        stream = Stream(stream_key(_advanced(words), key))
 
         def part(index: Sequence[slice] | None) -> np.ndarray:
             values = self.sample(stream, distribution, shape, dtype, index, site)
-            return owned(values, dtype) if _has_own_sample(type(self)) else values
+            return owned(values, dtype) if own_sample else values
 
         return to_tensor(part(None)) if sharding is None else placed(shape, sharding, part)
 
@@ -395,15 +419,24 @@ def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:
     return cls.sample is not FanwiseInitializer.sample
 
 
-def _advanced(generator: keras.random.SeedGenerator) -> Sequence[int]:
-    """The words of the generator's state before it advances."""
+def _traced_states_are_kept() -> bool:
+    """Whether a generator's state has no value now, but advances: on JAX it would be lost
+    outside a stateless scope."""
+    is_jax = keras.backend.backend() == "jax"
+    return compute().is_traced() and (is_stateless() if is_jax else True)
+
+
+def _advanced(generator: int | keras.random.SeedGenerator) -> int | Sequence[int]:
+    """The words of the generator's state before it advances; an integer seed as it is."""
+    if isinstance(generator, int):
+        return generator
     try:
         words = _state(generator)
     except Exception as error:
         allowed = (
             "an integer inside a traced function, where the state of a SeedGenerator has "
-            "no value to draw from on the host (or use sampler='backend', which can be "
-            "traced)"
+            "no value to draw from on the host, and on JAX the next state is lost outside "
+            "a keras.StatelessScope (or use sampler='backend', which can be traced)"
         )
         raise fail(ValueError, "seed", allowed, generator) from error
     generator.next()

@@ -32,9 +32,9 @@ WITHIN_TWO = 0.9544997361036416
 #
 # For float32 results: the line in float64 and the rest, a seventh of the whole, in
 # float32, so that its rounding errors count a seventh.
-_LINE = _constants(np.float64, 1.73, -0.52)
+LINE = _constants(np.float64, 1.73, -0.52)
 # Relative error 1.2e-8 of the whole; 4e-8 with the rounding errors.
-_REST: Rational = (
+REST: Rational = (
     _constants(
         np.float32,
         0.008377438108251783,
@@ -55,7 +55,7 @@ _REST: Rational = (
 )
 # For float64 results.
 # Relative error 3.4e-16.
-_CENTRAL: Rational = (
+CENTRAL: Rational = (
     _constants(
         np.float64,
         0.035169368034130406,
@@ -86,7 +86,7 @@ _CENTRAL: Rational = (
 # Relative error 6.7e-19.
 # z as a function of t - 2.75, where t = sqrt(-2 log P(Z > z)), from P(Z > 2) down
 # to 2**-54.
-_TAIL: Rational = (
+TAIL: Rational = (
     _constants(
         np.float64,
         1918172.0909716291,
@@ -111,12 +111,12 @@ _TAIL: Rational = (
         1.0,
     ),
 )
-_TAIL_START = 2.75
+TAIL_START = 2.75
 
-_LOG_2 = 0.6931471805599453
+LOG_2 = 0.6931471805599453
 # log m = 2 s (1 + s**2 / 3 + s**4 / 5 + ...) with s = (m - 1) / (m + 1); for m from
 # sqrt(1/2) to sqrt(2), s**2 is below 0.0295 and eleven terms leave 2e-18.
-_LOG_SERIES = _constants(np.float64, *(2.0 / (2 * k + 1) for k in range(11)))
+LOG_SERIES = _constants(np.float64, *(2.0 / (2 * k + 1) for k in range(11)))
 
 
 Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -124,13 +124,13 @@ Slope = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
     """z / u at w = 1 - u**2, to a relative 4e-8. Overwrites w and two rows of scratch."""
-    numerator, denominator = _REST
+    numerator, denominator = REST
     x, q = work[0].view(np.float32).reshape(2, w.size)
     p = work[1].view(np.float32)[: w.size]
     np.copyto(x, w, casting="same_kind")
     _ratio(x, numerator, denominator, p, q)
-    np.multiply(w, _LINE[1], w)
-    np.add(w, _LINE[0], w)
+    np.multiply(w, LINE[1], w)
+    np.add(w, LINE[0], w)
     rest = work[0]  # x and q are done with
     np.copyto(rest, p)
     np.add(w, rest, w)
@@ -139,7 +139,7 @@ def slope_32(w: np.ndarray, work: np.ndarray) -> np.ndarray:
 
 def slope_64(w: np.ndarray, work: np.ndarray) -> np.ndarray:
     """z / u at w = 1 - u**2, to a relative 1e-14. Overwrites two rows of scratch."""
-    return _ratio(w, *_CENTRAL, *work)
+    return _ratio(w, *CENTRAL, *work)
 
 
 def fill_truncated(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> None:
@@ -167,8 +167,8 @@ def fill_normal(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> 
 
 def _upper_quantile(r: np.ndarray) -> np.ndarray:
     """z with P(Z > z) = r, for r from 2**-54 to P(Z > 2)."""
-    s = np.sqrt(-2.0 * _log(r)) - _TAIL_START
-    return _ratio(s, *_TAIL, np.empty_like(s), np.empty_like(s))
+    s = np.sqrt(-2.0 * _log(r)) - TAIL_START
+    return _ratio(s, *TAIL, np.empty_like(s), np.empty_like(s))
 
 
 def _log(x: np.ndarray) -> np.ndarray:
@@ -177,8 +177,8 @@ def _log(x: np.ndarray) -> np.ndarray:
     mantissa[low] *= 2.0
     exponent -= low
     s = (mantissa - 1.0) / (mantissa + 1.0)
-    series = _polynomial(s * s, _LOG_SERIES, np.empty_like(s))
-    logarithm: np.ndarray = exponent * _LOG_2 + s * series
+    series = _polynomial(s * s, LOG_SERIES, np.empty_like(s))
+    logarithm: np.ndarray = exponent * LOG_2 + s * series
     return logarithm
 
 

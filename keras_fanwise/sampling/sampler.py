@@ -83,17 +83,44 @@ _VERSION = b"keras_fanwise 1"
 def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
     """The 128-bit key of the random stream that fills one weight.
 
-    It is BLAKE2b (RFC 7693) of the weight key and the seed, an integer or the integers of
-    a generator's state, so that streams of neighbouring seeds or of similar names have
-    nothing to do with each other.
+    It is BLAKE2b (RFC 7693) of the weight key and an integer seed, so that streams of
+    neighbouring seeds or of similar names have nothing to do with each other; or an
+    element of such a stream, by the integers of a generator's state.
 
     >>> stream_key(1) == stream_key(1), stream_key(1) == stream_key(1, "kernel")
     (True, False)
     """
-    text = f"seed {seed}" if isinstance(seed, int) else f"state {list(map(int, seed))}"
-    message = f"{text}\0{weight_key}".encode()
-    digest = hashlib.blake2b(message, digest_size=16, person=_VERSION).digest()
+    if isinstance(seed, int):
+        return _hash(f"seed {seed}\0{weight_key}")
+    counter = sum(int(word) << 64 * i for i, word in enumerate(seed))
+    low, high = map(int, _philox(state_key(len(seed), weight_key), counter).random_raw(2))
+    return low | high << 64
+
+
+def state_key(words: int, weight_key: str = "") -> int:
+    """The key of the stream in which the keys of a generator's states stand, each by the
+    counter that the state is: where its words have no values yet, Philox can be traced."""
+    return _hash(f"state of {words}\0{weight_key}")
+
+
+def _hash(message: str) -> int:
+    digest = hashlib.blake2b(message.encode(), digest_size=16, person=_VERSION).digest()
     return int.from_bytes(digest, "little")
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Gives Philox its key: `Philox(key=...)` gathers entropy first, to no use."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
+
+
+def _philox(key: int, counter: int) -> np.random.Philox:
+    # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
+    return np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
 
 
 # Drawing a gap of this many unwanted elements takes as long as starting a new draw after
@@ -109,9 +136,10 @@ Stretch: TypeAlias = tuple[int, int, np.ndarray | None]
 
 
 class Subarray:
-    """A slice of each axis of a tensor; in row-major order runs of one length.
+    """A slice of each axis of a tensor; in row-major order runs of length `run`.
 
-    The last two of three columns:
+    There are `outer` of them along the axes before the last that is cut, which have these
+    `strides` in the tensor, from element number `first` on. The last two of three columns:
 
     >>> part = Subarray((2, 3), (slice(None), slice(1, 3)))
     >>> [(start, stop, wanted)] = part.stretches(0, 4)
@@ -121,30 +149,31 @@ class Subarray:
 
     def __init__(self, shape: Sequence[int], index: Sequence[slice] | None = None) -> None:
         self.shape = tuple(shape)
-        self._first, self._outer = 0, self.shape[:0]
+        self.first, self.outer, self.run = 0, self.shape[:0], math.prod(self.shape)
+        self.strides = np.array((), np.int64)
         if index is not None:
             bounds = [each.indices(n)[:2] for each, n in zip(index, shape, strict=True)]
             self.shape = tuple(max(0, stop - start) for start, stop in bounds)
             strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-            self._first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
+            self.first = sum(b[0] * n for b, n in zip(bounds, strides, strict=True))
             partial = [axis for axis, n in enumerate(shape) if self.shape[axis] != n]
             inner = partial[-1] if partial else 0  # from this axis on there are no gaps
-            self._run = math.prod(self.shape[inner:])
-            self._outer = self.shape[:inner]
-            self._strides = np.array(strides[:inner], np.int64)
+            self.run = math.prod(self.shape[inner:])
+            self.outer = self.shape[:inner]
+            self.strides = np.array(strides[:inner], np.int64)
         self.size = math.prod(self.shape)
 
     def stretches(self, left: int, right: int) -> Iterator[Stretch]:
         """What to draw for its elements from number `left` to `right`."""
-        if not self._outer:
-            yield self._first + left, self._first + right, None
+        if not self.outer:
+            yield self.first + left, self.first + right, None
             return
-        runs = np.arange(left // self._run, (right - 1) // self._run + 1)
-        places = np.stack(np.unravel_index(runs, self._outer))
-        starts = self._first + self._strides @ places
-        stops = starts + self._run
-        starts[0] += left % self._run
-        stops[-1] -= -right % self._run
+        runs = np.arange(left // self.run, (right - 1) // self.run + 1)
+        places = np.stack(np.unravel_index(runs, self.outer))
+        starts = self.first + self.strides @ places
+        stops = starts + self.run
+        starts[0] += left % self.run
+        stops[-1] -= -right % self.run
         # Runs go together as long as gaps are small, and there are not too many.
         edges = [0, *(1 + np.flatnonzero(starts[1:] - stops[:-1] > _GAP)), len(starts)]
         for begin, end in itertools.pairwise(edges):
@@ -182,7 +211,7 @@ _NORMALS: dict[str, _FillNormal] = {
 }
 
 
-class _Words(NamedTuple):
+class Words(NamedTuple):
     """How a random word becomes an odd integer k, and k / 2**bits a uniform in (-1, 1)."""
 
     dtype: np.dtype
@@ -193,18 +222,13 @@ class _Words(NamedTuple):
     slope: Slope
 
 
-_WORDS_32 = _Words(np.dtype(np.int32), 7, 24, 8, np.dtype(np.float32), slope_32)
-_WORDS_64 = _Words(np.dtype(np.int64), 10, 53, 4, np.dtype(np.float64), slope_64)
+_WORDS_32 = Words(np.dtype(np.int32), 7, 24, 8, np.dtype(np.float32), slope_32)
+_WORDS_64 = Words(np.dtype(np.int64), 10, 53, 4, np.dtype(np.float64), slope_64)
 
 
-class _Key(np.random.bit_generator.ISeedSequence):
-    """Gives Philox its key: `Philox(key=...)` gathers entropy first, to no use."""
-
-    def __init__(self, key: int) -> None:
-        self._key = key
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        return np.array([self._key & 2**64 - 1, self._key >> 64], dtype)
+def words_of(dtype: str) -> Words:
+    """The words of which values of a type are made."""
+    return _WORDS_64 if dtype == "float64" else _WORDS_32
 
 
 class Stream(NamedTuple):
@@ -257,7 +281,7 @@ class Stream(NamedTuple):
         dtype = choice("dtype", dtype, tuple(DTYPES))
         part = Subarray(shape, index)
         out = aligned(part.size, DTYPES[dtype])
-        words = _WORDS_64 if dtype == "float64" else _WORDS_32
+        words = words_of(dtype)
 
         shares = _shares(out.size, _thread_count(out.size))
         alone = len(shares) == 1
@@ -328,16 +352,14 @@ def _shares(size: int, count: int) -> list[tuple[int, int]]:
 
 
 def _odd_integers(
-    key: int, words: _Words, part: Subarray, left: int, right: int
+    key: int, words: Words, part: Subarray, left: int, right: int
 ) -> np.ndarray:
     """One for each element of the part from number `left` to `right`."""
     drawn = []
     for start, stop, wanted in part.stretches(left, right):
         counter, skip = divmod(start, words.per_counter)
-        # NumPy takes any ISeedSequence; its type stubs know SeedSequence alone.
-        bits = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
         count = skip + stop - start
-        raw = bits.random_raw(-(-count * words.dtype.itemsize // 8))
+        raw = _philox(key, counter).random_raw(-(-count * words.dtype.itemsize // 8))
         stretch = raw.view(words.dtype)[skip:count]
         drawn.append(stretch if wanted is None else stretch[wanted])
     integers = drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
@@ -346,10 +368,17 @@ def _odd_integers(
     return integers
 
 
+def values_of(integers: np.ndarray, family: str, dtype: str, spread: float) -> np.ndarray:
+    """The values that are made of odd integers."""
+    values, scratch = np.empty(integers.size, DTYPES[dtype]), np.empty((4, integers.size))
+    _fill(values, integers, words_of(dtype), family, spread, 0.0, scratch)
+    return values
+
+
 def _fill(
     part: np.ndarray,
     integers: np.ndarray,
-    words: _Words,
+    words: Words,
     family: str,
     spread: float,
     mean: float,
@@ -363,7 +392,7 @@ def _fill(
     chunk = part if uniform and part.dtype == words.result else values[: integers.size]
     np.copyto(chunk, integers, casting="unsafe")  # exact
     if uniform:
-        chunk *= _rounded_down(spread, words.result) * 2.0**-words.bits
+        chunk *= uniform_factor(spread, words)
     else:
         chunk *= 2.0**-words.bits
         _NORMALS[family](chunk, spread, words.slope, work)
@@ -371,14 +400,31 @@ def _fill(
         chunk += mean
     if part.dtype.itemsize < words.result.itemsize:
         chunk = chunk.astype(words.result, copy=False)
-    if part.dtype != np.float32 and family != "untruncated_normal":
-        # To a number that the type has, so that rounding to it stays within. float32
-        # does so by itself: the last normal falls short of the bound by 3e-7 of it,
-        # and the uniform's factor is rounded down.
-        bound = _rounded_down(spread if uniform else 2.0 * spread, part.dtype)
-        np.clip(chunk, mean - bound, mean + bound, out=chunk)
+    limits = limits_of(family, part.dtype, spread, mean)
+    if limits:
+        np.clip(chunk, *limits, out=chunk)
     if chunk is not part:
         part[:] = chunk
+
+
+def uniform_factor(spread: float, words: Words) -> float:
+    """What makes the words' integers uniform on (-spread, spread)."""
+    return _rounded_down(spread, words.result) * 2.0**-words.bits
+
+
+def limits_of(
+    family: str, dtype: np.dtype, spread: float, mean: float
+) -> tuple[float, float] | None:
+    """What values are clipped to before they are rounded to their type, if to anything.
+
+    To numbers that the type has, so that rounding stays within. float32 does so by itself:
+    the last normal falls short of the bound by 3e-7 of it, and the uniform's factor is
+    rounded down.
+    """
+    if dtype == np.float32 or family == "untruncated_normal":
+        return None
+    bound = _rounded_down(spread if family == "uniform" else 2.0 * spread, dtype)
+    return mean - bound, mean + bound
 
 
 def _rounded_down(limit: float, dtype: np.dtype) -> float:

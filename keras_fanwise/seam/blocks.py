@@ -16,14 +16,20 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import snapshot, unfilled, unfilled_array
+from keras_fanwise.backends.arrays import platform, snapshot, unfilled, unfilled_array
 from keras_fanwise.backends.private_keras import (
     drawn_as_built,
     initializer_modules,
     is_made,
     is_stateless,
 )
-from keras_fanwise.backends.sharding import distribute, local_parts, placed, sharding_of
+from keras_fanwise.backends.sharding import (
+    distribute,
+    layout_of,
+    local_parts,
+    placed,
+    sharding_of,
+)
 from keras_fanwise.initializers.counterparts import (
     counterpart,
     is_random,
@@ -288,6 +294,8 @@ class Deferral(keras.initializers.Initializer):
 
 def _is_filled(variable: keras.Variable) -> bool:
     """Whether it was filled past `assign`, for instance by a state dict of PyTorch."""
+    if platform() != "cpu" and layout_of(variable.value) is None:
+        return bool(keras.ops.any(variable.value))  # where it is
     return any(np.count_nonzero(part) for part in local_parts(variable.value))
 
 

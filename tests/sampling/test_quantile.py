@@ -105,20 +105,20 @@ def planted(rational, place, factor):
     return tuple(numerator), rational[1]
 
 
-@pytest.mark.parametrize("place", range(len(quantile._REST[0])))
+@pytest.mark.parametrize("place", range(len(quantile.REST[0])))
 def test_a_wrong_digit_in_a_coefficient_is_caught(monkeypatch, place):
-    monkeypatch.setattr(quantile, "_REST", planted(quantile._REST, place, 1 + 1e-5))
+    monkeypatch.setattr(quantile, "REST", planted(quantile.REST, place, 1 + 1e-5))
     assert largest_error_of_all(fill_truncated) > ALLOWED_BEFORE_ROUNDING
 
 
 def test_a_line_in_float32_is_caught(monkeypatch):
-    line = tuple(np.float64(np.float32(c)) for c in quantile._LINE)
-    monkeypatch.setattr(quantile, "_LINE", line)
+    line = tuple(np.float64(np.float32(c)) for c in quantile.LINE)
+    monkeypatch.setattr(quantile, "LINE", line)
     assert largest_error_of_all(fill_truncated) > ALLOWED_BEFORE_ROUNDING
 
 
 def test_a_wrong_digit_in_the_tail_is_caught(monkeypatch):
-    monkeypatch.setattr(quantile, "_TAIL", planted(quantile._TAIL, 0, 1 + 1e-6))
+    monkeypatch.setattr(quantile, "TAIL", planted(quantile.TAIL, 0, 1 + 1e-6))
     assert largest_error(fill_normal, slope_64, normal_reference, np.float64) > 1e-14
 
 

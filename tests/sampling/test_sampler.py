@@ -295,9 +295,9 @@ def test_a_failing_thread_fails_the_draw(monkeypatch):
 
 
 def test_the_golden_hashes_catch_a_changed_coefficient(monkeypatch):
-    (first, *rest), denominator = quantile._REST
+    (first, *rest), denominator = quantile.REST
     changed = ((np.nextafter(first, np.float32(1)), *rest), denominator)
-    monkeypatch.setattr(quantile, "_REST", changed)
+    monkeypatch.setattr(quantile, "REST", changed)
     values = draw(KEY, "truncated_normal", GOLDEN_SHAPE, spread=0.1)
     assert sha(values) != GOLDEN["truncated_normal", "float32"]
 

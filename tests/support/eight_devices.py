@@ -359,3 +359,25 @@ def memory():
         result = 4 * math.prod(shape)
         assert hwm() - before <= result + result // 8 + 64e6, (axes, hwm() - before)
         del value
+
+
+def on_the_devices():
+    """Shards drawn where they are to be, and by a compiled function that is spread."""
+    mesh = MESHES["ab"]
+    normal, noise = kf.FanwiseHeNormal(seed=3), kf.FanwiseGammaNoise(seed=3)
+    for initializer, shape, axes in (
+        (normal, (64, 48), ("a", "b")), (normal, (3, 16, 32), (None, "a", "b")),
+        (noise, (8, 5), ("a",)),
+    ):  # fmt: skip
+        sharding = spread_over(mesh, axes)
+        whole = np.asarray(initializer(shape))
+        os.environ["KERAS_FANWISE_DRAW"] = "device"
+        there = initializer(shape, layout=sharding)
+        del os.environ["KERAS_FANWISE_DRAW"]
+        program = jax.jit(lambda: initializer(shape), out_shardings=sharding)  # noqa: B023
+        for spread in (there, program()):
+            assert spread.sharding.is_equivalent_to(sharding, len(shape))
+            assert np.asarray(spread).tobytes() == whole.tobytes()
+        text = program.lower().compile().as_text()
+        for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+            assert word not in text
