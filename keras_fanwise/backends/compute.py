@@ -44,6 +44,8 @@ class JaxCompute:
     block, gpu_block = 1 << 20, 1 << 24
     # Whether by a compiled function, which makes exactly so many.
     is_compiled = True
+    # JAX 0.4 cannot lower 64-bit numbers inside somebody's function.
+    can_be_traced = keras.backend.backend() != "jax" or hasattr(_backend, "enable_x64")
 
     dtype_of_tensor, platform = staticmethod(dtype_of_tensor), staticmethod(platform)
     wide, loop = staticmethod(wide), staticmethod(keras.ops.fori_loop)
@@ -108,9 +110,9 @@ class JaxCompute:
         # Moved from one to the other.
         has_it = hasattr(jax.extend.core, "get_opaque_trace_state")
         state: Any = (jax.extend.core if has_it else jax.core).get_opaque_trace_state
-        here = state()
+        here = state(None)  # JAX 0.4 wants an argument, which it does not use
         with jax.core.eval_context():
-            return bool(here != state())
+            return bool(here != state(None))
 
 
 class TensorFlowCompute(JaxCompute):

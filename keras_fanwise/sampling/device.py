@@ -284,7 +284,7 @@ def is_chosen(
     if where == "host" or not size:
         return False
     traced = compute.is_traced()
-    if not (where or traced or size >= _LARGE):
+    if (traced and not compute.can_be_traced) or not (where or traced or size >= _LARGE):
         return False
     if not all(x == 0.0 or _LEAST < abs(x) < 1 / _LEAST for x in numbers):
         return False

@@ -16,7 +16,10 @@ from support.processes import run_python
 KEY = 0x0123456789ABCDEF0123456789ABCDEF
 BACKEND = keras.backend.backend()
 ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="JAX alone")
-TRACING = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch does not trace")
+TRACING = pytest.mark.skipif(
+    BACKEND == "torch" or not compute().can_be_traced,
+    reason="PyTorch does not trace, nor JAX 0.4 64-bit numbers",
+)
 # Over one block, and one that ends within a counter.
 SHAPE = (1_050, 1_001)
 
@@ -117,6 +120,7 @@ def chosen(platform, shape=(1024, 1024), dtype="float32", numbers=(0.1, 0.0), **
     members = {
         "platform": staticmethod(lambda _=None: platform),
         "is_traced": staticmethod(lambda: kwargs.get("of_state", False)),
+        "can_be_traced": kwargs.pop("can_be_traced", True),
     }
     made = type("Made", (compute(),), members)
     return device.is_chosen(made, ("uniform", *numbers), shape, dtype, **kwargs)
@@ -134,6 +138,7 @@ def test_where_it_is_chosen(monkeypatch):
     assert not chosen("tpu")
     assert chosen("tpu", (4096, 4096))
     assert chosen("tpu", (3,), of_state=True)
+    assert not chosen("tpu", (3,), of_state=True, can_be_traced=False)
     assert not chosen("tpu", (4096, 4096), "float64")
     assert not chosen("tpu", (4096, 4096), numbers=(0.1, 1.0))
     monkeypatch.setenv("KERAS_FANWISE_DRAW", "device")
@@ -295,6 +300,7 @@ def test_values_from_a_table(family, dtype):
 
 
 @ON_JAX
+@TRACING
 def test_it_can_be_lowered_for_a_tpu():
     """Never run there: without 64-bit floats, and without bits taken from 64-bit integers."""
     import jax
