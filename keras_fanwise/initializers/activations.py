@@ -161,11 +161,14 @@ def gain(activation: str | Callable[..., Any], **arguments: Any) -> float:
         **arguments: passed on to the activation, such as `negative_slope=0.1`.
 
     Raises:
-        ValueError: the function mixes elements (as softmax does), or what it returns is
-            zero or not finite.
+        TypeError: `activation` is neither a string nor callable.
+        ValueError: the name is unknown, the function mixes elements (as softmax does), or
+            what it returns is zero or not finite.
 
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equation 15, for
     the rectifiers.
+
+    Example:
 
     >>> gain("relu") ** 2, round(gain("tanh"), 4), round(gain("gelu"), 4)
     (2.0000000000000004, 1.5925, 1.5335)
@@ -245,13 +248,16 @@ def criticality(
             several q with this one, the smallest between 1e-6 and 1e4 is taken.
 
     Raises:
-        ValueError: the activation mixes elements as softmax does, or jumps; it has no
-            critical point, or none with what is asked for; `q` and `bias_variance` are
-            both given, or neither is where one must be.
+        TypeError: an argument is of the wrong type.
+        ValueError: the activation is unknown, mixes elements as softmax does, or jumps; it
+            has no critical point, or none with what is asked for; an argument is out of
+            range; `q` and `bias_variance` are both given, or neither is where one must be.
 
     References: Poole et al. 2016, <https://arxiv.org/abs/1606.05340>; Schoenholz et al.
     2017, <https://arxiv.org/abs/1611.01232>, equations 3 and 5; for half-stable points
     Roberts, Yaida and Hanin 2022, <https://arxiv.org/abs/2106.10165>, section 5.3.
+
+    Example:
 
     >>> criticality("relu")
     Criticality(weight_variance=2.0, bias_variance=0.0, q=1.0)

@@ -52,6 +52,8 @@ class Site(NamedTuple):
         fans: as `layer_fans` counts them.
         name: of the weight in its layer, as in `weight.name`.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.DepthwiseConv2D(3, name="blur")
     >>> site = Site.of(layer, "kernel", (3, 3, 64, 1))
@@ -70,7 +72,19 @@ class Site(NamedTuple):
     def of(
         cls, layer: keras.Layer, weight_name: str, shape: Sequence[int], key: str = ""
     ) -> "Site":
-        """The site of a weight of a layer; by default of the stream of draws by hand."""
+        """The site of a weight of a layer, which may only be being built.
+
+        Args:
+            layer: that owns the weight.
+            weight_name: as in `weight.name`.
+            shape: of the weight.
+            key: the name of its random stream; by default that of draws by hand.
+
+        Raises:
+            TypeError: `weight_name`, `shape` or what a rule of `register_fans` returned is
+                of the wrong type.
+            ValueError: a dimension or a fan that such a rule returned is out of range.
+        """
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
         return cls(path, key, layer, tuple(shape), fans, weight_name)
@@ -94,6 +108,8 @@ class Distribution(NamedTuple):
             truncated normal, the standard deviation before truncation at twice that
             value; of all others the standard deviation, infinite if there is none.
         mean: what it is centred on.
+
+    Example:
 
     >>> import math
     >>> Distribution("uniform", math.sqrt(3)).std
@@ -212,7 +228,9 @@ class FanwiseInitializer(keras.initializers.Initializer):
             machine; `"backend"` calls `keras.random`, as Keras's initializers do.
 
     Raises:
-        ValueError: `sampler` is `"backend"` for a class with a `sample` of its own.
+        TypeError: `seed` is not one of these, or `sampler` is not a string.
+        ValueError: `seed` is out of range, or `sampler` is unknown, or is `"backend"` for
+            a class with a `sample` of its own.
 
     Example: a Cauchy distribution, by its inverse CDF. (It is no good start for a network.)
 
@@ -242,7 +260,12 @@ class FanwiseInitializer(keras.initializers.Initializer):
         self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn for a weight of this shape; outside a layer it has no site."""
+        """What is drawn for a weight of this shape.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no method `expected`")
 
     def sample(
@@ -260,9 +283,12 @@ class FanwiseInitializer(keras.initializers.Initializer):
             stream: the one source of random numbers, the same at every call.
             distribution: what `expected` gave.
             shape: of the whole weight.
-            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`, of the result.
+            dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
             index: a slice of each axis, for that part of the whole; `None` for all.
             site: of the weight; `None` outside a layer.
+
+        Returns:
+            An array of `dtype`, of the shape of the part.
         """
         return stream.draw(
             distribution.family,
@@ -307,8 +333,10 @@ class FanwiseInitializer(keras.initializers.Initializer):
             distribution: what `expected` gave for this shape and site, if that is known.
 
         Raises:
-            ValueError: `dtype` ends before the draws do; the axes that fans are counted
-                from, or `layout`, do not fit the shape.
+            TypeError: `shape` or `layout` is of the wrong type.
+            ValueError: a dimension is negative; `dtype` is not one of the four, or ends
+                before the draws do; the axes that fans are counted from, or `layout`, do
+                not fit the shape; or `layout` is given on another backend than JAX.
         """
         try:
             shape, dtype = checked_shape_and_dtype(shape, dtype)

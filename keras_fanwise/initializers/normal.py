@@ -18,7 +18,13 @@ class FanwiseNormal(FanwiseInitializer):
         sampler: `"portable"`, the same bits on every backend, or `"backend"`,
             which calls `keras.random`.
 
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
+
     Reference: Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4.
+
+    Example:
 
     >>> import keras
     >>> layer = keras.layers.Conv2D(8, 4, kernel_initializer="fanwise_normal")
@@ -49,14 +55,30 @@ class FanwiseGammaNoise(FanwiseNormal):
     """Draws BatchNormalization's γ from a normal around 1.
 
     γ ~ N(1, 0.02²) is how DCGAN implementations start normalization layers: the
-    features start at slightly different scales instead of all at one. Takes the arguments
-    of `FanwiseNormal`.
+    features start at slightly different scales instead of all at one.
+
+    Args:
+        mean: a number.
+        stddev: a number above 0.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+        sampler: `"portable"` or `"backend"`; see `FanwiseNormal`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
 
     Reference: the reference code of Radford et al. 2016,
     <https://arxiv.org/abs/1511.06434>; the paper's section 4 gives the 0.02.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.BatchNormalization(gamma_initializer="fanwise_gamma_noise")
+    >>> layer.build((None, 64))
+    >>> gamma = keras.ops.convert_to_numpy(layer.gamma)
+    >>> bool(0.9 < gamma.min() < 1 < gamma.max() < 1.1)
+    True
     """
 
     def __init__(

@@ -44,7 +44,8 @@ class FanwiseOrthogonal(FanwiseInitializer):
             `keras.random.SeedGenerator`, whose state advances with every draw.
 
     Raises:
-        ValueError: a shape has less than two axes.
+        TypeError: an argument is of the wrong type.
+        ValueError: `gain` or `seed` is out of range, or a shape has less than two axes.
 
     References: Saxe et al. 2014, <https://arxiv.org/abs/1312.6120>; Mezzadri 2007,
     <https://arxiv.org/abs/math-ph/0609050>, for the distribution.
@@ -76,7 +77,15 @@ class FanwiseOrthogonal(FanwiseInitializer):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices that are drawn, and where in the weight, of `whole`, they are."""
+        """The matrices that are drawn, and where in the weight, of `whole`, they are.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
+
+        Raises:
+            ValueError: the shape has less than two axes.
+        """
         whole = self.whole(shape, site)
         return whole, (slice(None),) * len(whole.shape)
 
@@ -100,7 +109,15 @@ class FanwiseOrthogonal(FanwiseInitializer):
         return {"gain": self.gain, "seed": super().get_config()["seed"]}
 
     def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
-        """The matrices of the whole weight, by its layer."""
+        """The matrices of the whole weight, by its layer.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
+
+        Raises:
+            ValueError: the shape has less than two axes.
+        """
         if site is None:
             matrices = shape_matrices(shape)
         else:
@@ -135,10 +152,12 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
             `keras.random.SeedGenerator`, whose state advances with every draw.
 
     Raises:
-        ValueError: the weight is no kernel of a convolution, or one for which there is no
-            isometry: no tap reads some positions, for a stride is beyond the kernel's
-            size, and there are more outputs than inputs that are read (of a transposed
-            one, likewise from the other end).
+        TypeError: an argument is of the wrong type.
+        ValueError: `gain` or `seed` is out of range; or the weight is no kernel of a
+            convolution, or one for which there is no isometry: no tap reads some
+            positions, for a stride is beyond the kernel's size, and there are more
+            outputs than inputs that are read (of a transposed one, likewise from the
+            other end).
 
     Reference: Xiao et al. 2018, <https://arxiv.org/abs/1806.05393>, algorithm 1.
 
@@ -151,6 +170,8 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     >>> kernel = keras.ops.convert_to_numpy(layer.kernel)
     >>> bool(np.allclose(kernel[1, 1].T @ kernel[1, 1], np.eye(8), atol=1e-6))
     True
+    >>> int(np.count_nonzero(kernel)) == 8 * 8
+    True
     """
 
     _FAMILY = "delta_orthogonal"
@@ -158,7 +179,15 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices of the central taps, and where in the weight they are."""
+        """The matrices of the central taps, and where in the weight they are.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer.
+
+        Raises:
+            ValueError: it is no kernel of a convolution, or there is no isometry.
+        """
         whole = self.whole(shape, site)
         if not whole.taps:
             allowed = (

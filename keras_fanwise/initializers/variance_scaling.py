@@ -58,12 +58,20 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         sampler: `"portable"`, the same bits on every backend, or `"backend"`,
             which calls `keras.random`.
 
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
+
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and
     14; Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 12.
 
+    Example:
+
     >>> import keras
     >>> initializer = FanwiseVarianceScaling(2.0, "fan_out", "uniform", seed=1)
+    >>> initializer((3, 3, 16, 32)).shape == (3, 3, 16, 32)
+    True
     >>> layer = keras.layers.Dense(8, kernel_initializer=initializer)
     """
 
@@ -89,7 +97,15 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn; a ValueError if the axes of fans do not fit the shape."""
+        """What is drawn: of mean 0 and variance `scale / fan`.
+
+        Args:
+            shape: of the weight.
+            site: of the weight; `None` outside a layer, where fans are counted by shape.
+
+        Raises:
+            ValueError: the axes that fans are counted from do not fit the shape.
+        """
         if self.input_axes is not None and self.output_axes is not None:
             fans = axes_fans(shape, self.input_axes, self.output_axes)
         elif not isinstance(self.fans, str):
@@ -163,13 +179,17 @@ class FanwiseGlorotNormal(_Named):
     variance on the way forward and gradients that keep theirs on the way back, for layers
     that are linear around 0, such as tanh.
 
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
+    does.
 
     Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 12.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_normal")
+    >>> values = FanwiseGlorotNormal(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_avg", "truncated_normal")
@@ -180,13 +200,17 @@ class FanwiseGlorotUniform(_Named):
 
     Uniform in `(-limit, limit)`, for layers that are linear around 0, such as tanh.
 
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
+    does.
 
     Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
     equation 16.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_uniform")
+    >>> values = FanwiseGlorotUniform(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_avg", "uniform")
@@ -198,13 +222,17 @@ class FanwiseLecunNormal(_Named):
     Truncated at two standard deviations. A linear layer gives out the variance that it
     takes in. The one for selu.
 
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
+    does.
 
     Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16;
     Klambauer et al. 2017, <https://arxiv.org/abs/1706.02515>.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_normal")
+    >>> values = FanwiseLecunNormal(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_in", "truncated_normal")
@@ -215,12 +243,16 @@ class FanwiseLecunUniform(_Named):
 
     Uniform in `(-limit, limit)`, with the variance of `FanwiseLecunNormal`.
 
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on.
+    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
+    does.
 
     Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16.
 
+    Example:
+
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_uniform")
+    >>> values = FanwiseLecunUniform(seed=1)((64, 64))
     """
 
     _recipe = (1.0, "fan_in", "uniform")
@@ -258,9 +290,11 @@ class FanwiseHeNormal(_He):
     and the ReLU (`a = 0`) or leaky ReLU of negative slope `a` that follows it.
 
     Takes `negative_slope`, a number that is 0 by default, and the arguments of
-    `FanwiseVarianceScaling` from `seed` on.
+    `FanwiseVarianceScaling` from `seed` on, and raises what it does.
 
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
+
+    Example:
 
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_normal")
@@ -277,9 +311,11 @@ class FanwiseHeUniform(_He):
     Uniform in `(-limit, limit)`, with the variance of `FanwiseHeNormal`.
 
     Takes `negative_slope`, a number that is 0 by default, and the arguments of
-    `FanwiseVarianceScaling` from `seed` on.
+    `FanwiseVarianceScaling` from `seed` on, and raises what it does.
 
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
+
+    Example:
 
     >>> import keras
     >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_uniform")

@@ -153,6 +153,8 @@ class AuditReport(Report[WeightAudit]):
     Printed, it gives the verdict, then the findings by cause, then the kernels.
 
     Attributes:
+        rows: list of `WeightAudit`.
+        name: of the model.
         findings: list of `AuditFinding`, errors first; empty for a good start.
         ignored: list of those findings that the caller said to ignore.
     """
@@ -362,6 +364,8 @@ class SignalReport(Report[LayerSignal]):
     or the model.
 
     Attributes:
+        rows: list of `LayerSignal`.
+        name: of the model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of the gradients, from the last layer to the first.
         findings: list of `SignalFinding`; empty for a healthy model.

@@ -68,6 +68,10 @@ class FansTable(Report[WeightFans]):
 
     Printed, it tells how many kernels Keras counts otherwise, then gives the kernels, or
     their kinds if there are more than 20.
+
+    Attributes:
+        rows: list of `WeightFans`.
+        name: of the model.
     """
 
     _title = "Fans of"
@@ -125,6 +129,8 @@ class StartReport(Report[WeightStart]):
     then gives the kernels, or their kinds if there are more than 20.
 
     Attributes:
+        rows: list of `WeightStart`.
+        name: of the model.
         seed: an integer with which the same call gives the same weights again.
         unsaved: the paths of weights whose new initializer the config of no layer holds. A
             model that is saved and loaded has their values, but `reinitialize` draws them
@@ -198,6 +204,10 @@ class CalibrationReport(Report[CalibratedWeight]):
     They are in the order of the calls, those that were not called at the end. Printed, it
     tells how many kernels were scaled, why others are kept, and gives the kernels, or their
     kinds if there are more than 20.
+
+    Attributes:
+        rows: list of `CalibratedWeight`.
+        name: of the model.
     """
 
     _title = "Calibration of"
@@ -266,6 +276,10 @@ class ResidualReport(Report[ResidualBranch]):
     They are in the order of the calls, layers that could not be opened at the end. Printed,
     it tells how many there are and what could not be opened, then gives the branches, or
     their kinds if there are more than 20.
+
+    Attributes:
+        rows: list of `ResidualBranch`.
+        name: of the model.
     """
 
     _title = "Residual branches of"

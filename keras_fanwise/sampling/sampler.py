@@ -234,10 +234,15 @@ def words_of(dtype: str) -> Words:
 class Stream(NamedTuple):
     """The random stream of one draw: every value follows from its key and its place.
 
-    An initializer of your own draws from it in `FanwiseInitializer.sample`. A part that is
-    drawn alone is the part of the whole:
+    An initializer of your own draws from it in `FanwiseInitializer.sample`.
 
-    >>> stream = Stream(key=7)  # of 128 bits
+    Attributes:
+        key: a 128-bit integer.
+
+    Example: a part that is drawn alone is the part of the whole.
+
+    >>> import numpy as np
+    >>> stream = Stream(key=7)
     >>> whole = stream.draw("uniform", (100, 10))
     >>> columns = (slice(None), slice(3, 5))
     >>> np.array_equal(whole[columns], stream.draw("uniform", (100, 10), index=columns))
