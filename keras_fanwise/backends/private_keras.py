@@ -133,11 +133,13 @@ def unfilled_variables() -> Iterator[None]:
     They are not to be used afterwards; a value that is read is drawn for the occasion.
     """
     pending = get_global_attribute("uninitialized_variables")
+    kept = None if pending is None else list(pending)
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        set_global_attribute("uninitialized_variables", pending)
+        # Keras would fill those of the block, too, at the end of the next stateless scope.
+        set_global_attribute("uninitialized_variables", kept)
 
 
 def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:

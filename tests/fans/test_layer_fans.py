@@ -21,8 +21,12 @@ from support import fan_oracle, layer_examples
 from support.fan_oracle import STATE, Map, build, measure, ones
 from support.layer_examples import EXAMPLES, MANY, gates
 
-# Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+# Of Keras on PyTorch, which hands tensors to NumPy 2 as NumPy 1 took them; and Keras 3.8 pads
+# there by a copy.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ impl:DeprecationWarning",
+    r"ignore:[\s\S]*even kernel lengths and odd dilation:UserWarning",
+)
 
 # `import keras_fanwise.fans.layers` would give the function of that name.
 MODULE = importlib.import_module("keras_fanwise.fans.layers")
