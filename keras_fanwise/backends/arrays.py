@@ -24,7 +24,7 @@ def on_host(function: _Function) -> _Function:
         return function
     import torch
 
-    disabled: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    disabled: _Function = torch.compiler.disable(function)
     return disabled
 
 
@@ -85,7 +85,7 @@ def platform(sharding: Any = None) -> str:
     if backend == "jax":
         import jax
 
-        device = jax.config.jax_default_device  # type: ignore[attr-defined]
+        device = jax.config.jax_default_device
         return str(getattr(device, "platform", device) or jax.default_backend())
     if backend == "torch":
         kind = str(keras.ops.zeros(()).device.type)
@@ -108,7 +108,7 @@ def dtype_of_tensor(dtype: str) -> str:
     if keras.backend.backend() == "jax" and dtype == "float64":
         import jax
 
-        wide: bool = jax.config.read("jax_enable_x64")  # type: ignore[no-untyped-call]
+        wide: bool = jax.config.read("jax_enable_x64")
         return "float64" if wide else "float32"
     return dtype
 
@@ -143,7 +143,7 @@ def wide() -> contextlib.AbstractContextManager[Any]:
     if hasattr(jax, "enable_x64"):
         scope = jax.enable_x64(True)
     else:
-        from jax.experimental import enable_x64  # type: ignore[attr-defined]
+        from jax.experimental import enable_x64
 
         scope = enable_x64()
     return scope

@@ -83,7 +83,7 @@ def sharding_of(layout: Any) -> Iterator[Any]:
         allowed = "over devices, or over the current mesh, which there is none of"
         raise fail(ValueError, "layout", allowed, layout)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield jax.sharding.NamedSharding(mesh, sharding.spec)  # type: ignore[attr-defined]
+        yield jax.sharding.NamedSharding(mesh, sharding.spec)
 
 
 def layout_of(value: Any) -> Any:

@@ -53,7 +53,9 @@ def _kept_generators() -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
     import torch
 
-    return torch.random.fork_rng(range(torch.cuda.device_count()))
+    forked: contextlib.AbstractContextManager[None]
+    forked = torch.random.fork_rng(range(torch.cuda.device_count()))
+    return forked
 
 
 @contextlib.contextmanager
