@@ -1,4 +1,4 @@
-"""From NumPy to the backend: arrays, without a copy where that can be done."""
+"""Arrays and tensors: from one to the other without a copy, their types and moments."""
 
 import contextlib
 import math

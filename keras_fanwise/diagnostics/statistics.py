@@ -1,4 +1,4 @@
-"""Tails of distributions: how often chance alone gives so much. Pure Python."""
+"""What chance alone gives: tails of distributions, and what values tell of theirs."""
 
 import math
 from statistics import NormalDist

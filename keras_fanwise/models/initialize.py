@@ -1,4 +1,4 @@
-"""Writes weights: all of them, or none."""
+"""Gives a model new weights: plans them whole, then writes all of them, or none."""
 
 import contextlib
 import functools

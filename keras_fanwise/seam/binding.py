@@ -1,4 +1,10 @@
-"""An initializer, tied to the weight that it fills."""
+"""The seam: tells an initializer which weight of which layer it fills.
+
+Keras passes an initializer only a shape. The one public place that knows the layer, the
+name of the weight and the initializer together is `keras.Layer.add_weight`, so importing
+the package wraps it: an initializer of ours, or one with such inside, is replaced by a
+`Bound` one for this weight only, and any other passes through untouched.
+"""
 
 import functools
 from collections.abc import Callable, Sequence

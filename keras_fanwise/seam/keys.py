@@ -1,4 +1,11 @@
-"""How a layer came by its name: from a user, from a config, or from Keras."""
+"""The names of random streams: which weights share their values under one seed.
+
+The key of a weight is the path of its layer, its name and its shape, without the numbers
+that Keras adds to make the names of layers unique: with them, building a model twice in one
+process would give it other weights the second time. What takes their place is the rank of
+a layer among those of its class in the layer that holds both. Whether a user named a layer
+is noted when it is made, since its name does not tell.
+"""
 
 import functools
 import inspect
