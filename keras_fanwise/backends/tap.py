@@ -150,6 +150,27 @@ def intercepted_calls(
     return _replaced(keras.Layer, "__call__", intercepted)
 
 
+@contextlib.contextmanager
+def symbolic_operators() -> Iterator[None]:
+    """`variable * x` is that of a `KerasTensor` x, as `x * variable` is, in this thread.
+
+    Variables, and arrays of JAX, would ask it for its value.
+    """
+
+    def of_variable(original: Any, variable: Any, other: Any) -> Any:
+        is_symbolic = isinstance(other, keras.KerasTensor)
+        return NotImplemented if is_symbolic else original(variable, other)
+
+    def as_array(_original: Any, tensor: Any) -> Any:
+        return tensor  # which JAX does not know, and so leaves the operation to
+
+    with contextlib.ExitStack() as stack:
+        for name in ("add", "sub", "mul", "truediv", "pow", "matmul"):
+            stack.enter_context(_replaced(keras.Variable, f"__{name}__", of_variable))
+        stack.enter_context(_replaced(keras.KerasTensor, "__jax_array__", as_array))
+        yield
+
+
 _lock = threading.Lock()
 
 
@@ -182,7 +203,8 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
     """
     thread = threading.get_ident()
     # Past Keras and PyTorch, which keep account of what is assigned to a layer.
-    assign = setattr if isinstance(owner, type) else object.__setattr__
+    kind = type if isinstance(owner, type) else object
+    assign, remove = kind.__setattr__, kind.__delattr__
     with _lock:
         by_thread = vars(owner).get(name)
         if not isinstance(by_thread, _ByThread):
@@ -201,7 +223,7 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
                 if by_thread.is_own:
                     assign(owner, name, by_thread.original)
                 else:
-                    object.__delattr__(owner, name)
+                    remove(owner, name)
 
 
 class Watch(NamedTuple):

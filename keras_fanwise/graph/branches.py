@@ -177,19 +177,26 @@ def _factors(call: Call, inside: set[Call]) -> list[Call]:
         return call.signals
     before = [one for one in call.signals if one in inside]
     whole = [one for one in before if one.shape == call.shape]
-    return sorted(whole or before, key=lambda one: _is_gate(one, inside))[:1]
+    return sorted(whole or before, key=lambda one: _gate(one, inside))[:1]
 
 
-def _is_gate(call: Call, inside: set[Call]) -> int:
+def _gate(call: Call, inside: set[Call]) -> tuple[int, int]:
     """How much of a gate one factor is: what comes of no function is a value.
 
-    2 if a function after the last kernel is not 0 at 0, and 1 if it is.
+    2 if a function after the last kernel is not 0 at 0, as of one that adds a constant, and
+    1 if it is; of two that are as much of one it is the one with fewer kernels.
     """
-    gate = 0
+    gate, kernels = 0, 0
     while True:
         before = [one for one in call.signals if one in inside]
-        if call.activation or (call.kind == "Multiply" and len(before) > 1):
+        adds = call.kind in ("Add", "Subtract")
+        if not kernels and adds and len(call.inputs) == 1 and not call.weights:
+            gate = 2
+        elif not kernels and (
+            call.activation or (call.kind == "Multiply" and len(before) > 1)
+        ):
             gate = max(gate, 1 + (call.activation in _NOT_ZERO))
-        if call.kernels or not before:
-            return gate
+        kernels += bool(call.kernels)
+        if not before:
+            return gate, -kernels
         call = before[0]

@@ -26,7 +26,7 @@ from keras_fanwise.backends.private_keras import (
     symbolic_call,
     symbolic_calls,
 )
-from keras_fanwise.backends.tap import intercepted_calls
+from keras_fanwise.backends.tap import intercepted_calls, symbolic_operators
 from keras_fanwise.seam.weights import has_kernel, is_of_keras, role, weights_within
 
 # What a signal can meet after a layer, before the next layer with a kernel.
@@ -348,6 +348,7 @@ class _Reader:
         with (
             symbolic_calls(model),
             intercepted_calls(self._called),
+            symbolic_operators(),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # of masks, which are not followed

@@ -49,35 +49,92 @@ def test_other_additions_are_not_taken_for_residual_ones(name):
     assert not [row for row in report.rows if row.status == "unopened"]
 
 
-def block(join):
-    """A branch of two kernels, joined in some way, and a gate for those that want one."""
-    x = inputs = keras.Input((WIDTH,))
-    value = layers.Dense(WIDTH, name="value")(layers.Dense(16, "relu")(x))
-    gate = layers.Dense(WIDTH, name="gate")(x)
-    return keras.Model(inputs, layers.Dense(1)(join(x, value, gate)))
+class Joined(layers.Layer):
+    """A branch of two kernels, joined in some way, a gate, and a weight that scales."""
+
+    def __init__(self, join):
+        super().__init__(name="joined")
+        self.join = join
+        self.first = layers.Dense(16, "relu", name="first")
+        self.value = layers.Dense(WIDTH, name="value")
+        self.gate = layers.Dense(WIDTH, name="gate")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.value.build((*shape[:-1], 16))
+        self.gate.build(shape)
+        self.alpha = self.add_weight((), "ones", name="alpha")
+
+    def call(self, x):
+        return self.join(x, self.value(self.first(x)), self.gate(x), self.alpha)
+
+
+class JoinedModel(keras.Model):
+    def __init__(self, join):
+        super().__init__(name="own")
+        self.inner, self.head = Joined(join), layers.Dense(1)
+
+    def call(self, x):
+        return self.head(self.inner.call(x))
+
+
+def functional(join):
+    inputs = keras.Input((WIDTH,))
+    value = layers.Dense(WIDTH, name="value")(layers.Dense(16, "relu")(inputs))
+    gate = layers.Dense(WIDTH, name="gate")(inputs)
+    return keras.Model(inputs, layers.Dense(1)(join(inputs, value, gate, 0.3)))
+
+
+def composite(join):
+    inputs = keras.Input((WIDTH,))
+    return keras.Model(inputs, layers.Dense(1)(Joined(join)(inputs)))
+
+
+def subclassed(join):
+    model = JoinedModel(join)
+    model.inner.build((None, WIDTH))
+    model(np.zeros((2, WIDTH), "float32"))
+    return model
 
 
 JOINED = {
-    "a difference": lambda x, value, _: x - value,
-    "the other difference": lambda x, value, _: value - x,
-    "a layer's difference": lambda x, value, _: layers.Subtract()([x, value]),
-    "a mean": lambda x, value, _: layers.Average()([x, value]),
-    "halves": lambda x, value, _: 0.5 * (x + value),
-    "a constant": lambda x, value, _: x + 0.1 * value,
-    "an operation": lambda x, value, _: ops.subtract(x, value),
-    "a gate first": lambda x, value, gate: x + ops.sigmoid(gate) * value,
-    "a gate last": lambda x, value, gate: x + value * ops.sigmoid(gate),
-    "a gate of its own kind": lambda x, value, gate: x + ops.silu(gate) * value,
-    "two functions": lambda x, value, gate: x + ops.sigmoid(gate) * ops.tanh(value),
+    "a difference": lambda x, value, *_: x - value,
+    "the other difference": lambda x, value, *_: value - x,
+    "a layer's difference": lambda x, value, *_: layers.Subtract()([x, value]),
+    "a mean": lambda x, value, *_: layers.Average()([x, value]),
+    "halves": lambda x, value, *_: 0.5 * (x + value),
+    "a constant": lambda x, value, *_: x + 0.1 * value,
+    "an operation": lambda x, value, *_: ops.subtract(x, value),
+    "a weight first": lambda x, value, _, alpha: x + alpha * value,
+    "a weight last": lambda x, value, _, alpha: x - value * alpha,
+    "a share": lambda x, value, _, alpha: alpha * value + (1 - alpha) * x,
+    "a gate first": lambda x, value, gate, _: x + ops.sigmoid(gate) * value,
+    "a gate last": lambda x, value, gate, _: x + value * ops.sigmoid(gate),
+    "a linear gate first": lambda x, value, gate, _: x + gate * value,
+    "a linear gate last": lambda x, value, gate, _: x + value * gate,
+    "a gate about 1": lambda x, value, gate, _: x + (1 + gate) * value,
+    "a gate of its own kind": lambda x, value, gate, _: x + ops.silu(gate) * value,
+    "two functions": lambda x, value, gate, _: x + ops.sigmoid(gate) * ops.tanh(value),
 }
 
 
-@pytest.mark.parametrize("join", JOINED.values(), ids=JOINED)
-def test_a_branch_however_it_is_joined(join):
-    (row,) = kf.residual_ends(block(join)).rows
-    assert row.status == "residual"
-    assert row.last == ("value/kernel",)
-    assert not row.reason
+@pytest.mark.parametrize("name", JOINED)
+def test_a_branch_however_it_is_joined(name):
+    for make in (functional, composite, subclassed):
+        (row,) = kf.residual_ends(make(JOINED[name])).rows
+        assert row.status == "residual"
+        assert not row.reason
+        scaled = make is not functional and ("weight" in name or "share" in name)
+        [last] = row.last
+        assert last.rpartition("joined/")[2] == ("alpha" if scaled else "value/kernel")
+
+
+def test_variables_are_as_before():
+    weight = keras.Variable(np.ones(2, "float32"))
+    before = dict(vars(keras.Variable))
+    kf.residual_ends(composite(JOINED["a weight first"]))
+    assert dict(vars(keras.Variable)) == before
+    np.testing.assert_array_equal(values_of(weight * ops.ones(2)), [1, 1])
 
 
 def test_a_difference_of_signals_may_compare_them():

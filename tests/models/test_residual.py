@@ -123,6 +123,20 @@ def test_depth_divides_the_ends_alone(recipe):
     )
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_depth_scales_the_value_of_a_gated_branch(is_first):
+    """66 once where the gate, which is about a half whatever its kernel, came first."""
+    x = inputs = keras.Input((64,))
+    for _ in range(16):
+        gate = layers.Dense(64, "sigmoid")(x)
+        value = layers.Dense(64)(layers.Dense(64, "relu")(x))
+        x = x + (gate * value if is_first else value * gate)
+    model = keras.Model(inputs, x)
+    kf.initialize(model, "he", seed=0, residual="depth")
+    given = np.random.default_rng(0).standard_normal((64, 64)).astype("float32")
+    assert values_of(model(given)).std() == pytest.approx(1.4, abs=0.3)
+
+
 def test_depth_scales_a_gamma_where_that_comes_last():
     # A kernel before a normalization could have any scale.
     model, _ = resnet()
