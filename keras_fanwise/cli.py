@@ -257,9 +257,7 @@ def batch_of(arrays: Arrays, model: keras.Model, path: Path) -> tuple[Any, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The exit code: 0, 1 for errors of `audit` (with `--strict`, notes too) and findings
-    of `signal`, or 2 for bad input.
-    """
+    """The exit code: 0, 1 for errors and warnings (with `--strict`, notes too), or 2."""
     with readable_output():
         try:
             with complaints():
@@ -303,7 +301,9 @@ def _run(options: argparse.Namespace) -> int:
     return FINDINGS if _counted(report, options) else CLEAN
 
 
-def _report(model: keras.Model, options: argparse.Namespace, x: Any, y: Any) -> Report[Any]:
+def _report(
+    model: keras.Model, options: argparse.Namespace, x: Any, y: Any
+) -> Report[Any, Any]:
     command = options.command
     if command == "fans":
         return keras_fanwise.fans_table(model)
@@ -322,11 +322,10 @@ def _report(model: keras.Model, options: argparse.Namespace, x: Any, y: Any) -> 
     return keras_fanwise.initialize(model, options.recipe, options.seed)
 
 
-def _counted(report: Report[Any], options: argparse.Namespace) -> list[Any]:
+def _counted(report: Report[Any, Any], options: argparse.Namespace) -> list[Any]:
     """The findings for which the command fails."""
-    if isinstance(report, keras_fanwise.AuditReport) and not options.strict:
-        return report.errors
-    return getattr(report, "findings", [])
+    strict = getattr(options, "strict", False)
+    return report.findings if strict else [*report.errors, *report.warnings]
 
 
 def _import(name: str) -> None:

@@ -55,7 +55,7 @@ def test_exit_codes(folder, capsys, suffix):
     network("he_normal", channels=256).save(f"bad.{suffix}")
     code, output, errors = run(capsys, "audit", f"good.{suffix}")
     assert (code, errors) == (0, "")
-    assert output.startswith("The model starts well: 0 errors, 0 notes.\n")
+    assert output.startswith("The model starts well: 0 errors, 0 warnings, 0 notes.\n")
     code, output, errors = run(capsys, "audit", f"bad.{suffix}")
     assert (code, errors) == (1, "")
     assert re.search("error: scale: .*depthwise/kernel: std", output)
@@ -92,7 +92,7 @@ def test_signal(folder, capsys):
     network().save("good.keras")
     code, output, errors = run(capsys, "signal", "good.keras")
     assert (code, errors) == (0, "")
-    assert output.startswith("The signal is healthy: 0 findings.\n")
+    assert output.startswith("The signal is healthy: 0 errors, 0 warnings, 0 notes.\n")
     deep = [layers.Dense(64, "relu", kernel_initializer="zeros") for _ in range(3)]
     keras.Sequential([keras.Input((64,)), *deep]).save("bad.keras")
     code, output, errors = run(capsys, "signal", "bad.keras")

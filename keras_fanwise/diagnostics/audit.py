@@ -37,13 +37,12 @@ from keras_fanwise.initializers.variance_scaling import (
     effective_fan,
 )
 from keras_fanwise.reports.diagnosis import (
-    ERROR,
-    NOTE,
     AuditFinding,
     AuditReport,
     Condition,
     WeightAudit,
 )
+from keras_fanwise.reports.report import ERROR, NOTE
 from keras_fanwise.reports.weights import FansTable, WeightFans
 from keras_fanwise.seam.record import (
     initializer_attributes,
@@ -137,7 +136,7 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
             own = []
         heeded += own
         rows.append(_row(weight, own))
-    return AuditReport(rows, heeded, ignored, name=model.name)
+    return AuditReport(rows, findings=heeded, ignored=ignored, name=model.name)
 
 
 def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudit:

@@ -20,6 +20,7 @@ from keras_fanwise.reports.diagnosis import (
     Verdict,
     trend_text,
 )
+from keras_fanwise.reports.report import ERROR, WARNING
 from keras_fanwise.seam.weights import Role, role, weights_within
 
 
@@ -39,16 +40,22 @@ def judge(
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     findings = list(_local(rows))
-    trends = []
-    for direction in ("forward", "backward"):
-        profile = _Profile(direction, rows, explained, graph)
-        trend = profile.trend()
-        if trend:
-            found = profile.finding(trend, layers)
-            findings += [found] if found else []
-            trend = profile.cleared(trend, found)
-        trends.append(trend)
-    return SignalReport(rows, trends[0], trends[1], findings, name=name)
+    directions = "forward", "backward"
+    profiles = [_Profile(direction, rows, explained, graph) for direction in directions]
+    trends = [profile.trend() for profile in profiles]
+    found = [
+        trend and profile.finding(trend, layers)
+        for profile, trend in zip(profiles, trends, strict=True)
+    ]
+    # Gates, say, or a softmax between experts make a signal small that goes on to learn.
+    if found[0] and trends[1] and not (found[1] and found[1].severity == ERROR):
+        found[0] = found[0]._replace(severity=WARNING)
+    findings += filter(None, found)
+    forward, backward = (
+        trend and profile.cleared(trend, one)
+        for profile, trend, one in zip(profiles, trends, found, strict=True)
+    )
+    return SignalReport(rows, forward, backward, findings=findings, name=name)
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
@@ -93,11 +100,25 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
         if found and not (found is backward and forward):
             more = f" (and at {len(found) - 1} more)" if len(found) > 1 else ""
             path, remedy = found[0].name, verdict.remedy
-            yield SignalFinding(verdict, direction, path, numbers + more, remedy)
+            is_partly = verdict is Verdict.DEAD and all(row.dead < 1 for row in found)
+            severity = WARNING if is_partly else ERROR
+            yield SignalFinding(verdict, direction, severity, path, numbers + more, remedy)
 
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 _LIMIT = 100.0
+# Of a signal, or its gradient, after the last kernel of a path by that after the first:
+# beyond these 89 of 110 networks trained at none of three rates, between them 17 of 103.
+_LOWEST, _HIGHEST = 1e-4, 300.0
+
+
+def level_of(total: float) -> str:
+    """How much it weighs that a signal becomes so much of itself; "" if nothing."""
+    if not _LOWEST <= total <= _HIGHEST:
+        return ERROR
+    return "" if 1 / _LIMIT <= total <= _LIMIT else WARNING
+
+
 # How many kernels a residual branch has, if it is long.
 _BRANCH = 6
 # A rate is told if what the rows at its ends show per layer is within this factor of it.
@@ -222,10 +243,10 @@ class _Profile:
         return positions if self._direction == "backward" else math.sqrt(positions)
 
     def finding(self, trend: Trend, layers: Sequence[keras.Layer]) -> SignalFinding | None:
-        end = trend.level * trend.total
-        if end and trend.low <= end <= trend.high:
+        explodes = trend.total > 1
+        severity = level_of(trend.total * (1.0 if explodes else self._averaged()))
+        if not severity:
             return None
-        explodes = end > trend.high
         is_forward = self._direction == "forward"
         # What each kernel multiplies by: a gradient is changed by the kernel it came from.
         ratios = [
@@ -250,7 +271,7 @@ class _Profile:
         else:
             remedy = self._remedy(explodes, layers)
         verdict = Verdict.EXPLODING if explodes else Verdict.VANISHING
-        return SignalFinding(verdict, self._direction, path, numbers, remedy)
+        return SignalFinding(verdict, self._direction, severity, path, numbers, remedy)
 
     def _remedy(self, explodes: bool, layers: Sequence[keras.Layer]) -> str:
         """What to change where all layers do it, by the most frequent activation."""

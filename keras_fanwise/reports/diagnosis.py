@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import Group, Report
+from keras_fanwise.reports.report import ERROR, Group, Report
 from keras_fanwise.reports.tables import (
     FANS,
     KERNEL,
@@ -23,7 +23,6 @@ from keras_fanwise.reports.tables import (
     Mark,
     Panel,
     Region,
-    count_text,
     first_names,
     group_by,
     numbers,
@@ -31,9 +30,6 @@ from keras_fanwise.reports.tables import (
     words,
 )
 from keras_fanwise.seam.weights import Role
-
-# How much a finding weighs, the worst first.
-ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 
 
 class FindingKind(enum.Enum):
@@ -85,7 +81,7 @@ class AuditFinding(NamedTuple):
     Attributes:
         path: of the weight.
         condition: which one.
-        severity: `"error"` if the network will not start well, `"note"` if it may.
+        severity: `"error"`, `"warning"` or `"note"`; see `audit`.
         numbers: what was measured, and what it should be.
         cause: what is likely to have led to it.
         remedy: what helps.
@@ -147,7 +143,7 @@ _MEASURED = (
 
 
 @dataclass(eq=False, repr=False)
-class AuditReport(Report[WeightAudit]):
+class AuditReport(Report[WeightAudit, AuditFinding]):
     """A `WeightAudit` for each weight of a float type, in the order of the model.
 
     Printed, it gives the verdict, then the findings by cause, then the kernels.
@@ -155,7 +151,7 @@ class AuditReport(Report[WeightAudit]):
     Attributes:
         rows: list of `WeightAudit`.
         name: of the model.
-        findings: list of `AuditFinding`, errors first; empty for a good start.
+        findings: list of `AuditFinding`, also as `errors`, `warnings` and `notes`.
         ignored: list of those findings that the caller said to ignore.
     """
 
@@ -164,21 +160,7 @@ class AuditReport(Report[WeightAudit]):
     _short = KERNEL, SHAPE, *_MEASURED
     _kinds = KIND, *_MEASURED
 
-    findings: list[AuditFinding]
-    ignored: list[AuditFinding] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.findings = sorted(self.findings, key=lambda one: LEVELS.index(one.severity))
-
-    @property
-    def errors(self) -> list[AuditFinding]:
-        """The findings with which the network will not start well."""
-        return [finding for finding in self.findings if finding.severity == ERROR]
-
-    @property
-    def notes(self) -> list[AuditFinding]:
-        """The findings with which it may."""
-        return [finding for finding in self.findings if finding.severity == NOTE]
+    ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
 
     def remedies(self) -> dict[str, Any]:
         """For the path of each weight that needs one, an initializer that mends it.
@@ -192,11 +174,9 @@ class AuditReport(Report[WeightAudit]):
         }
 
     def _verdict(self) -> str:
-        counts = [count_text(len(self.errors), ERROR), count_text(len(self.notes), NOTE)]
-        if self.ignored:
-            counts.append(f"{len(self.ignored)} ignored")
+        ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
         verdict = "will not start well" if self.errors else "starts well"
-        return f"The model {verdict}: {', '.join(counts)}."
+        return f"The model {verdict}: {self._counts()}{ignored}."
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         rows = {row.path: row for row in self.rows}
@@ -291,6 +271,7 @@ class SignalFinding(NamedTuple):
     Attributes:
         verdict: what becomes of the signal.
         direction: `"forward"` or `"backward"`.
+        severity: `"error"` or `"warning"`; see `SignalReport`.
         path: of the layer where it begins, or that multiplies a signal which vanishes or
             explodes by the least or the most.
         numbers: what was measured.
@@ -299,6 +280,7 @@ class SignalFinding(NamedTuple):
 
     verdict: Verdict
     direction: str
+    severity: str
     path: str
     numbers: str
     remedy: str
@@ -349,7 +331,7 @@ _NAME = words("layer", "name", shrinks=True)
 
 
 @dataclass(eq=False, repr=False)
-class SignalReport(Report[LayerSignal]):
+class SignalReport(Report[LayerSignal, SignalFinding]):
     """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
     Printed, it gives the verdict, then trends and findings, then the layers with kernels,
@@ -358,17 +340,19 @@ class SignalReport(Report[LayerSignal]):
     The trends are of the hidden layers, from the first that has a kernel to the last but
     one: what a model gives is often of another size. A signal vanishes or explodes if its
     standard deviation ends below 1/100 of that in the beginning, or above 100 times it,
-    beyond what an average over positions does. A layer is dead if all its units are 0 for
-    the whole batch, or more of them than the half that one would expect of ReLUs if all
-    samples were equal, beyond chance; but not if a kernel or a γ is 0 where a branch ends,
-    or the model.
+    beyond what an average over positions does: a warning, and an error below 1/10,000 and
+    above 300, but for a signal of which gradients come back. A layer is dead if all its
+    units are 0 for the whole batch, an error, or, a warning, more of them than the half
+    that one would expect of ReLUs if all samples were equal, beyond chance; but not if a
+    kernel or a γ is 0 where a branch ends, or the model. Values that are not finite are
+    errors.
 
     Attributes:
         rows: list of `LayerSignal`.
         name: of the model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of the gradients, from the last layer to the first.
-        findings: list of `SignalFinding`; empty for a healthy model.
+        findings: list of `SignalFinding`, also as `errors` and `warnings`.
     """
 
     _title = "Signal in"
@@ -377,18 +361,17 @@ class SignalReport(Report[LayerSignal]):
 
     forward: Trend | None
     backward: Trend | None
-    findings: list[SignalFinding]
 
     def _verdict(self) -> str:
-        verdict = "is not healthy" if self.findings else "is healthy"
-        return f"The signal {verdict}: {count_text(len(self.findings), 'finding')}."
+        verdict = "is not healthy" if self.errors or self.warnings else "is healthy"
+        return f"The signal {verdict}: {self._counts()}."
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         for direction, trend in (("forward", self.forward), ("backward", self.backward)):
             if trend:
                 yield [f"{direction}: {trend_text(trend)}"]
         for finding in self.findings:
-            label = f"{finding.verdict.label} {finding.direction}"
+            label = f"{finding.severity}: {finding.verdict.label} {finding.direction}"
             head = f"{label}: {finding.numbers}, at {finding.path}"
             yield [head, f"Remedy: {finding.remedy}"]
         kernels = len(self._kernels())

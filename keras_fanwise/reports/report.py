@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from keras_fanwise.reports.tables import (
     Column,
     Panel,
     Table,
+    count_text,
     escape,
     group_by,
     screen_width,
@@ -24,7 +25,19 @@ from keras_fanwise.reports.tables import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# How much a finding weighs, the worst first.
+ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
+
+
+class Weighed(Protocol):
+    """What every finding has: one of the `LEVELS`."""
+
+    @property
+    def severity(self) -> str: ...
+
+
 Row = TypeVar("Row")
+Finding = TypeVar("Finding", bound=Weighed)
 # A line that counts what is alike, and lines that say more of it.
 Group = Sequence[str]
 
@@ -33,8 +46,8 @@ _STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
 
 
 @dataclass(eq=False, repr=False)
-class Report(Generic[Row]):
-    """Rows about a model.
+class Report(Generic[Row, Finding]):
+    """Rows about a model, and what is to be said of it.
 
     Printed, it gives a verdict in the first line, what there is to say, and a table of the
     kernels; `text` can give everything. Its length is the number of rows.
@@ -42,6 +55,7 @@ class Report(Generic[Row]):
     Attributes:
         rows: list of named tuples.
         name: of the model.
+        findings: list of what is wrong, errors first, then warnings, then notes.
     """
 
     _title: ClassVar[str]  # of figures, before the name
@@ -53,6 +67,32 @@ class Report(Generic[Row]):
 
     rows: list[Row]
     name: str = field(default="", kw_only=True)
+    findings: list[Finding] = field(default_factory=list, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.findings = [one for level in LEVELS for one in self._of(level)]
+
+    def _of(self, level: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == level]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings with which the model will not train as it is."""
+        return self._of(ERROR)
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """Those with which it trains slowly, or at few learning rates."""
+        return self._of(WARNING)
+
+    @property
+    def notes(self) -> list[Finding]:
+        """Those that are to be known, and do no harm."""
+        return self._of(NOTE)
+
+    def _counts(self) -> str:
+        """Such as "1 error, 0 warnings, 2 notes"."""
+        return ", ".join(count_text(len(self._of(level)), level) for level in LEVELS)
 
     def _verdict(self) -> str:
         """The first line."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.reports.report import Group, Report
@@ -63,7 +63,7 @@ _RATIOS = (
 )
 
 
-class FansTable(Report[WeightFans]):
+class FansTable(Report[WeightFans, Any]):
     """The weights of a model, a `WeightFans` for each in the order of the layers.
 
     Printed, it tells how many kernels Keras counts otherwise, then gives the kernels, or
@@ -122,7 +122,7 @@ _MOST_INITIALIZERS = 8
 
 
 @dataclass(eq=False, repr=False)
-class StartReport(Report[WeightStart]):
+class StartReport(Report[WeightStart, Any]):
     """What was done to every weight of a model, a `WeightStart` for each in its order.
 
     Printed, it tells how many weights were set and kept, by which initializer and why,
@@ -198,7 +198,7 @@ _SCALED = (
 )
 
 
-class CalibrationReport(Report[CalibratedWeight]):
+class CalibrationReport(Report[CalibratedWeight, Any]):
     """By what every kernel of a model was scaled, a `CalibratedWeight` for each.
 
     They are in the order of the calls, those that were not called at the end. Printed, it
@@ -270,7 +270,7 @@ _LAST = words("last weight", _last)
 _SHORT_LAST = words("last weight", lambda row: _last(row) or row.addition, shrinks=True)
 
 
-class ResidualReport(Report[ResidualBranch]):
+class ResidualReport(Report[ResidualBranch, Any]):
     """The additions of a model and the branches that end there, a `ResidualBranch` each.
 
     They are in the order of the calls, layers that could not be opened at the end. Printed,

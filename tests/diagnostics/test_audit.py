@@ -626,7 +626,7 @@ def test_findings_can_be_ignored():
     less = kf.audit(model, ignore=[first])
     assert [f.path for f in less.errors] == [f.path for f in report.errors[1:]]
     assert [f.path for f in less.ignored] == [first]
-    assert "1 error, 0 notes, 1 ignored" in str(less)
+    assert "1 error, 0 warnings, 0 notes, 1 ignored" in str(less)
     assert not next(row for row in less.rows if row.path == first).findings
     clean = kf.audit(model, ignore="depthwise*")
     assert not clean.errors

@@ -51,6 +51,30 @@ def test_an_embedding_beside_numbers():
     assert report.findings == []
 
 
+@pytest.mark.parametrize(
+    ("total", "level"),
+    [
+        (5e-5, "error"),
+        (2e-4, "warning"),
+        (0.02, ""),
+        (50.0, ""),
+        (200.0, "warning"),
+        (1e3, "error"),
+    ],
+)
+def test_how_much_a_total_weighs(total, level):
+    """The limits, and a chain of linear layers that reaches each."""
+    assert verdicts.level_of(total) == level
+    step = keras.initializers.OrthogonalInitializer(total ** (1 / 4), seed=1)
+    dense = [layers.Dense(32, kernel_initializer=step) for _ in range(6)]
+    report = kf.signal(keras.Sequential([keras.Input((32,)), *dense]))
+    # Of the signal it is none where gradients come back, and here they do not, either.
+    assert [finding.severity for finding in report.findings] == 2 * [level] * bool(level)
+    assert [report.errors, report.warnings] == [
+        [f for f in report.findings if f.severity == one] for one in ("error", "warning")
+    ]
+
+
 def initializer(some):
     scale = some.choice([0.2, 1.0, 2.0, 2.0, 2.0, 6.0])
     return FanwiseVarianceScaling(scale, "fan_in", seed=some.randrange(1000))
@@ -176,7 +200,7 @@ def test_limits_are_those_of_the_verdicts(reports):
 @pytest.mark.slow
 def test_another_rate_or_limit_would_be_noticed(reports):
     report = next(r for r in reports if r.forward and r.forward.rate and not r.findings)
-    report = kf.SignalReport(report.rows, report.forward, None, report.findings)
+    report = kf.SignalReport(report.rows, report.forward, None, findings=report.findings)
     trend = report.forward
     for change, check in (
         ({"rate": trend.rate * 1.6}, check_against_rows),

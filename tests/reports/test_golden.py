@@ -106,10 +106,12 @@ def audit(count):
             )
         )
         for kind in kinds:
-            level = "note" if kind is Condition.GLOROT else "error"
+            level = {Condition.GLOROT: "note", Condition.BALANCE: "warning"}.get(
+                kind, "error"
+            )
             rest = ("Keras counts otherwise", kind.remedy, 0.25, "fanwise_he_normal")
             findings.append(kf.AuditFinding(p, kind, level, "std × 0.25", *rest))
-    return kf.AuditReport(rows, findings, findings[:1], name="net")
+    return kf.AuditReport(rows, findings=findings, ignored=findings[:1], name="net")
 
 
 def signal(count):
@@ -135,10 +137,10 @@ def signal(count):
     backward = kf.Trend(None, count - 1, 123.4, 1.0, last, first, 0.01, 100.0)
     numbers = "× 123 from the last to the first"
     findings = [
-        kf.SignalFinding(verdict, "backward", rows[3].path, numbers, verdict.remedy)
-        for verdict in (Verdict.EXPLODING, Verdict.DEAD)
+        kf.SignalFinding(verdict, "backward", level, rows[3].path, numbers, verdict.remedy)
+        for verdict, level in ((Verdict.EXPLODING, "warning"), (Verdict.DEAD, "error"))
     ]
-    return kf.SignalReport(rows, forward, backward, findings, name="net")
+    return kf.SignalReport(rows, forward, backward, findings=findings, name="net")
 
 
 REPORTS = {
