@@ -304,7 +304,7 @@ def _reason(owned: OwnedWeight, names: set[str], is_shared: bool) -> str:
     """Of a kernel, given the names of all kernels of its layer."""
     layer, variable = owned.layer, owned.variable
     if role(owned) is not Role.KERNEL:
-        return "it may be no kernel: its name does not end so"
+        return "not recognized as a kernel"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
     ):

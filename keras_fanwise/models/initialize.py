@@ -57,7 +57,7 @@ from keras_fanwise.seam.record import (
     unsaved,
     weight_initializers,
 )
-from keras_fanwise.seam.weights import OwnedWeight, owned_weights, role
+from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
 
 
 @contextlib.contextmanager
@@ -289,14 +289,19 @@ def initialize(
                 raise ValueError(
                     f"{rule} meets none of the weights of the model: {paths}{more}"
                 )
+        firsts = [several[0] if several else Rule(None) for several in met]
         initializers = [
-            resolved(several[0].initializer) if several else None for several in met
+            None if rule.initializer is None else resolved(rule.initializer)
+            for rule in firsts
         ]
         if residual == "depth":
             initializers = with_depth(subject, initializers)
     for note in subject.notes:
         warnings.warn(note, stacklevel=2)
-    reasons = ["" if several else "no rule for it" for several in met]
+    reasons = [
+        _why_kept(owned, several) if initializer is None else ""
+        for owned, several, initializer in zip(weights, met, initializers, strict=True)
+    ]
     seeds = _Seeds(seed, own_ones_count=True)
     return _start(model, weights, initializers, reasons, seeds, dry_run, reset_optimizer)
 
@@ -369,6 +374,14 @@ def reinitialize(
 
 
 _UNKNOWN = "its initializer is unknown"
+
+
+def _why_kept(owned: OwnedWeight, met: Sequence[Rule]) -> str:
+    if met:
+        return "a rule keeps it"
+    if role(owned) is Role.MATRIX:
+        return "no rule for it: not recognized as a kernel"
+    return "no rule for it"
 
 
 def left_out(only: Any, paths: Sequence[str]) -> list[str]:

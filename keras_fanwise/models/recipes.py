@@ -40,18 +40,25 @@ _LSTM = tuple(
     getattr(keras.layers, name)
     for name in ("LSTM", "LSTMCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 )
+_RECURRENT = (
+    keras.layers.RNN,
+    keras.layers.SimpleRNNCell,
+    keras.layers.LSTMCell,
+    keras.layers.GRUCell,
+    keras.layers.StackedRNNCells,
+)
 
 
 @random_state_kept()
 def recipes() -> dict[str, list[Rule | ModelRules]]:
     """The named ways to start a model, each a list of rules, or of what gives rules.
 
-    - `"dcgan"`: kernels of dense layers and convolutions N(0, 0.02²), γ N(1, 0.02²), their
-      biases and β 0 (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4,
-      and for the rest their code, <https://github.com/Newmu/dcgan_code>).
-    - `"kaiming"`: the same kernels `fanwise_he_normal`, their biases and β 0, γ 1 (He et
-      al. 2015, <https://arxiv.org/abs/1502.01852>).
-    - `"normal"`: the same kernels N(0, 0.02²), their biases and β 0, γ 1.
+    - `"dcgan"`: kernels N(0, 0.02²), but for recurrent layers, which are kept, γ N(1,
+      0.02²), biases and β 0 (Radford et al. 2016, <https://arxiv.org/abs/1511.06434>,
+      section 4, and for the rest their code, <https://github.com/Newmu/dcgan_code>).
+    - `"kaiming"`: the same kernels `fanwise_he_normal`, biases and β 0, γ 1 (He et al.
+      2015, <https://arxiv.org/abs/1502.01852>).
+    - `"normal"`: the same kernels N(0, 0.02²), biases and β 0, γ 1.
     - `"glorot"`, `"he"`, `"lecun"`: kernels of all layers, recurrent ones too,
       `fanwise_glorot_uniform`, `fanwise_he_normal` or `fanwise_lecun_normal`, biases and
       β 0, but 1 for the forget gate of an LSTM, γ 1.
@@ -88,11 +95,12 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
     All but `"critical"` set moving means to 0 and moving variances to 1. `"glorot"`,
     `"he"`, `"lecun"` and `"fixup"` give embeddings variance 1, of which a lookup makes
     signals of variance 1, but 1 over their length in a `ReversibleEmbedding`, whose way
-    back multiplies by them. What no rule names stays as it is.
+    back multiplies by them. What no rule names stays as it is. What a
+    kernel is, in layers of one's own too, goes by its role; see `Rule`.
 
     Example:
 
-    >>> recipes()["dcgan"][2]
+    >>> recipes()["dcgan"][4]
     Rule('fanwise_gamma_noise', weight='gamma', optional=True)
     """
     return {name: [*make()] for name, make in _RECIPES.items()}
@@ -132,31 +140,20 @@ def _vit() -> list[Rule]:
     ]
 
 
-def _dense_and_convolutions(initializer: Any, gamma: Any = "ones") -> list[Rule]:
-    layers = (*_DENSE, *_CONVOLUTIONS)
-    return [
-        Rule(initializer, layer=layers, weight="*kernel"),
-        Rule("zeros", layer=layers, weight="bias", optional=True),
-        *_normalization(gamma),
-    ]
+def _beside_recurrence(initializer: Any, gamma: Any = "ones") -> list[Rule]:
+    kept = Rule(None, layer=_RECURRENT, optional=True)
+    return [kept, *_all_kernels(initializer, gamma)]
 
 
-def _all_kernels(initializer: Any) -> list[Rule]:
-    return [
-        Rule(initializer, weight="*kernel", role="kernel"),
-        Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
-        Rule("zeros", weight="bias", optional=True),
-        *_normalization("ones"),
-    ]
-
-
-def _normalization(gamma: Any) -> list[Rule]:
+def _all_kernels(initializer: Any, gamma: Any = "ones") -> list[Rule]:
     rms = getattr(keras.layers, "RMSNormalization", None)  # from Keras 3.9 on
     scale = [Rule(gamma, layer=rms, weight="scale", optional=True)] if rms else []
     return [
+        Rule(initializer, role="kernel"),
+        Rule(unit_forget_bias, layer=_LSTM, weight="bias", optional=True),
+        Rule("zeros", role="bias", optional=True),
         Rule(gamma, weight="gamma", optional=True),
         *scale,
-        Rule("zeros", weight="beta", optional=True),
         Rule("zeros", weight="moving_mean", optional=True),
         Rule("ones", weight="moving_variance", optional=True),
     ]
@@ -307,16 +304,16 @@ def fixup_rules(subject: Subject) -> list[Rule]:
 
 
 _RECIPES: dict[str, Callable[[], Sequence[Rule | ModelRules]]] = {
-    "dcgan": lambda: _dense_and_convolutions("fanwise_normal", "fanwise_gamma_noise"),
-    "kaiming": lambda: _dense_and_convolutions("fanwise_he_normal"),
-    "normal": lambda: _dense_and_convolutions("fanwise_normal"),
-    "glorot": lambda: [*_all_kernels("fanwise_glorot_uniform"), *_embeddings()],
-    "he": lambda: [*_all_kernels("fanwise_he_normal"), *_embeddings()],
-    "lecun": lambda: [*_all_kernels("fanwise_lecun_normal"), *_embeddings()],
+    "dcgan": lambda: _beside_recurrence("fanwise_normal", "fanwise_gamma_noise"),
+    "kaiming": lambda: _beside_recurrence("fanwise_he_normal"),
+    "normal": lambda: _beside_recurrence("fanwise_normal"),
+    "glorot": lambda: [*_embeddings(), *_all_kernels("fanwise_glorot_uniform")],
+    "he": lambda: [*_embeddings(), *_all_kernels("fanwise_he_normal")],
+    "lecun": lambda: [*_embeddings(), *_all_kernels("fanwise_lecun_normal")],
     "critical": lambda: [critical_rules],
     "transformer": _transformer,
     "vit": _vit,
-    "fixup": lambda: [fixup_rules, *_all_kernels("fanwise_he_normal"), *_embeddings()],
+    "fixup": lambda: [fixup_rules, *_embeddings(), *_all_kernels("fanwise_he_normal")],
 }
 
 

@@ -89,7 +89,8 @@ class Rule:
 
     Args:
         initializer: a name, an instance or a class of an initializer, of Keras or of
-            this package, or a function of `shape` and `dtype`.
+            this package, or a function of `shape` and `dtype`; or `None`, which keeps the
+            weights as they are.
         path: a glob on the weight's path, such as `"head/*"`; `*` stands for any
             characters, slashes too. It may leave out the first layers of the path:
             `"head/*"` is also met by `"model/head/kernel"`.
@@ -130,7 +131,8 @@ class Rule:
 
     @random_state_kept()
     def __post_init__(self) -> None:
-        resolved(self.initializer)
+        if self.initializer is not None:
+            resolved(self.initializer)
         if self.path is not None and not isinstance(self.path, str):
             raise fail(TypeError, "path", "a glob, such as '*kernel', or None", self.path)
         if not isinstance(self.weight, (str, type(None))) and not all(

@@ -47,7 +47,8 @@ def role(owned: OwnedWeight) -> Role:
 
     Keras's layers say so by its name. Layers of one's own call a matrix as they like, or
     not at all: it is a kernel if it has as many rows as the layer was built for input
-    units, or as another kernel of the layer has columns.
+    units, or as another kernel of the layer has columns; so is each of a stack of them,
+    such as those of experts or taps.
     """
     layer, variable = owned.layer, owned.variable
     name, shape = str(variable.name), tuple(variable.shape)
@@ -76,7 +77,8 @@ def role(owned: OwnedWeight) -> Role:
         return Role.LOOKUP
     if not is_matrix:
         return Role.OTHER
-    return Role.KERNEL if shape in _matrices_for_inputs(layer) else Role.MATRIX
+    is_kernel = "kernel" in name.split("_") or shape in _matrices_for_inputs(layer)
+    return Role.KERNEL if is_kernel else Role.MATRIX
 
 
 def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
@@ -84,7 +86,7 @@ def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
     if is_of_keras(layer):
         return set()
     shapes = {tuple(variable.shape) for variable in own_variables(layer)}
-    rest = {shape for shape in shapes if len(shape) == 2 and 1 not in shape}
+    rest = {shape for shape in shapes if len(shape) > 1 and 1 not in shape}
     # The last axes of all inputs that the layer was built for.
     config = layer.get_build_config() or {}
     units: set[int | None] = set()
@@ -97,10 +99,12 @@ def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
         add, [config.get("input_shape"), config.get("shapes_dict")]
     )
     reached: set[tuple[int, ...]] = set()
-    while found := {shape for shape in rest if shape[0] in units}:
+    # Of (inputs, heads, units) the first axis is that of the inputs, of a stack the last
+    # but one.
+    while found := {shape for shape in rest if {shape[0], shape[-2]} & units}:
         reached |= found
         rest -= found
-        units.update(shape[1] for shape in found)
+        units.update(shape[-1] for shape in found)
     return reached
 
 

@@ -271,7 +271,7 @@ def test_matrices_of_other_names_are_scaled_if_the_inputs_are_multiplied_by_them
     assert (scaled.path, scaled.status) == (ends[1].w.path, "scaled")
     np.testing.assert_allclose(ops.convert_to_numpy(model(x)).std(), 1, rtol=1e-3)
     assert (kept.path, kept.status) == (ends[0].w.path, "kept")
-    assert kept.reason == "it may be no kernel: its name does not end so"
+    assert kept.reason == "not recognized as a kernel"
 
 
 class Around(keras.Model):

@@ -278,7 +278,7 @@ def test_rules_check_their_arguments():
     with pytest.raises(ValueError, match=r"`initializer` must be .*did you mean 'zeros'\?"):
         Rule("zeroes")
     with pytest.raises(TypeError, match="`initializer` must be"):
-        Rule(None)
+        Rule(3)
     for name in ("path", "weight"):
         with pytest.raises(TypeError, match=f"`{name}` must be a glob"):
             Rule("zeros", **{name: 3})
@@ -287,6 +287,18 @@ def test_rules_check_their_arguments():
             Rule("zeros", layer=layer)
     with pytest.raises(TypeError, match="`optional` must be True or False"):
         Rule("zeros", optional=1)
+
+
+def test_a_rule_without_an_initializer_keeps():
+    model = network()
+    before = values_by_path(model)
+    rules = [Rule(None, path="head/*"), Rule("ones", weight="*kernel")]
+    reasons = {row.path: row.reason for row in kf.initialize(model, rules).rows}
+    after = values_by_path(model)
+    assert np.all(after["conv/kernel"] == 1)
+    assert np.array_equal(before["head/kernel"], after["head/kernel"])
+    assert reasons["head/kernel"] == reasons["head/bias"] == "a rule keeps it"
+    assert reasons["conv/bias"] == "no rule for it"
 
 
 def test_an_optional_rule_may_be_unmet():
@@ -344,9 +356,10 @@ def test_recipes(recipe):
 def test_recipes_of_models_without_what_they_are_for():
     kf.initialize(keras.Sequential([keras.Input((4,)), layers.Dense(3)]), "dcgan")
     model = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3)])
-    with pytest.raises(
-        ValueError, match=r"Rule\('fanwise_normal', layer=\(Dense, .* meets none"
-    ):
+    kept = {row.reason for row in kf.initialize(model, "dcgan").rows}
+    assert kept == {"a rule keeps it"}
+    model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()])
+    with pytest.raises(ValueError, match=r"Rule\('fanwise_normal', role='kernel'\) meets"):
         kf.initialize(model, "dcgan")
 
 
@@ -410,7 +423,7 @@ def test_the_report_prints():
     for text in (str(report), repr(report), report.text(verbose=True)):
         assert text.startswith("10 set, 3 kept; seed 11\n")
         assert "3×3×16×32" in text
-        assert "kept: no rule for it" in text
+        assert "kept: a rule keeps it" in text
     # Whole paths, one line each.
     assert all(
         sum(row.path in line for line in text.splitlines()) == 1 for row in report.rows

@@ -1,0 +1,132 @@
+"""What reads a model and what writes it agree on which weights are kernels."""
+
+import itertools
+from collections import Counter
+
+import keras
+import pytest
+from keras import layers, ops
+
+import keras_fanwise as kf
+from keras_fanwise.graph.graph import Graph
+
+RECIPES = ("he", "glorot", "lecun", "kaiming", "normal", "dcgan", "transformer", "vit")
+
+
+class Nodes(layers.Layer):
+    """Attention over the nodes of a graph, with the names that such layers give."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(shape[-1], 2, 8), name="att_kernel")
+        self.own = self.add_weight(shape=(8, 2), name="attention_kernel_self")
+        self.others = self.add_weight(shape=(8, 2), name="attention_kernel_neighs")
+        self.bias = self.add_weight(shape=(8,), name="bias", initializer="ones")
+
+    def call(self, x):
+        hidden = ops.einsum("bnd,dhf->bnhf", x, self.table)
+        own = ops.einsum("bnhf,fh->bnh", hidden, self.own)
+        others = ops.einsum("bnhf,fh->bnh", hidden, self.others)
+        scores = ops.softmax(own[:, :, None] + others[:, None], axis=2)
+        return ops.einsum("bnmh,bmhf->bnf", scores, hidden) + self.bias
+
+
+class Experts(layers.Layer):
+    def build(self, shape):
+        units = shape[-1]
+        self.router = self.add_weight(shape=(units, 3))
+        self.w_experts = self.add_weight(shape=(3, units, 16), name="w_experts")
+        self.w_back = self.add_weight(shape=(3, 16, units), name="w_back")
+
+    def call(self, x):
+        shares = ops.softmax(ops.matmul(x, self.router))
+        hidden = ops.relu(ops.einsum("bnd,edf->benf", x, self.w_experts))
+        return ops.einsum("benf,efd,bne->bnd", hidden, self.w_back, shares)
+
+
+class Taps(layers.Layer):
+    """A convolution of one's own, beside what is none of its kernels."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(3, shape[-1], 12), name="w")
+        self.mixing = self.add_weight(shape=(5, 5), name="mixing")
+        self.token = self.add_weight(shape=(1, 1, 12), name="class_token")
+        self.mean = self.add_weight(shape=(12,), name="kernel_mean", trainable=False)
+        self.fixed = self.add_weight(shape=(12, 12), name="kernel", trainable=False)
+
+    def call(self, x):
+        mixed = ops.einsum("bnd,nm->bmd", x, self.mixing)
+        return ops.conv(mixed, self.w, padding="same") + self.token
+
+
+def zoo():
+    tokens = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(9, 8, name="tokens")(tokens)
+    x = layers.Dense(8, "relu", name="dense")(x)
+    x = Nodes(name="nodes")(x)
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = Experts(name="experts")(x)
+    x = layers.SeparableConv1D(8, 3, padding="same", name="separable")(x)
+    x = Taps(name="taps")(x)
+    x = layers.TimeDistributed(layers.Dense(6), name="each")(x)
+    x = layers.Bidirectional(layers.GRU(4, name="gru"), name="both")(x)
+    x = layers.SpectralNormalization(layers.Dense(6), name="spectral")(x)
+    return keras.Model(tokens, layers.PReLU(name="slopes")(x))
+
+
+KERNELS = {
+    "dense": 1, "nodes": 3, "attention": 4, "experts": 3, "separable": 2, "taps": 1,
+    "each": 1, "both": 4, "spectral": 1,
+}  # fmt: skip
+
+
+def owner(path):
+    return path.split("/")[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo()
+
+
+def test_all_agree_on_what_is_a_kernel(model):
+    roles = {row.path: row.role for row in kf.fans_table(model).rows}
+    kernels = {path for path, role in roles.items() if role == "kernel"}
+    matrices = {path for path, role in roles.items() if role == "matrix"}
+    assert matrices == {"taps/mixing"}
+    assert Counter(map(owner, kernels)) == KERNELS
+    assert {row.path: row.role for row in kf.audit(model).rows} == roles
+    rows = {row.path: row for row in kf.calibrate(model, dry_run=True).rows}
+    assert set(rows) == kernels | matrices
+    unknown = {path for path, row in rows.items() if "not recognized" in row.reason}
+    assert unknown == matrices
+    graph = {kernel.path for call in Graph(model).calls for kernel in call.kernels}
+    assert graph == kernels | matrices
+    depths = {owner(row.path): row.depth for row in kf.signal(model).rows}
+    order = list(depths)
+    deeper = {b for a, b in itertools.pairwise(order) if depths[b] > depths[a]}
+    assert deeper | {order[0]} == {"tokens", *KERNELS}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_set_the_kernels_and_tell_what_they_leave(model, recipe):
+    rows = kf.initialize(model, recipe, seed=0, dry_run=True).rows
+    left = {row.path: row.reason for row in rows if row.status == "kept"}
+    kept = {row.path for row in rows if row.role == "kernel" and row.path in left}
+    leaves_recurrent = recipe in ("kaiming", "normal", "dcgan")
+    recurrent = {row.path for row in rows if row.path.startswith("both/")}
+    assert kept == {path for path in recurrent if "kernel" in path and leaves_recurrent}
+    assert all(left[path] == "a rule keeps it" for path in kept)
+    assert left["taps/mixing"] == "no rule for it: not recognized as a kernel"
+    assert left["taps/kernel"] == left["slopes/alpha"] == "no rule for it"
+
+
+@pytest.mark.parametrize("recipe", ["he", "kaiming"])
+def test_an_audit_after_a_recipe_finds_no_kernel_that_it_left(recipe):
+    inputs = keras.Input((5, 64))
+    x = layers.Dense(64, "relu")(Nodes()(inputs))
+    for weight in (model := keras.Model(inputs, Experts()(x))).trainable_weights:
+        weight.assign(0 * weight + 0.5)
+    assert kf.audit(model).errors
+    kf.initialize(model, recipe, seed=0)
+    assert not kf.audit(model).errors
