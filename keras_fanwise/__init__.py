@@ -30,6 +30,7 @@ from keras_fanwise.initializers.variance_scaling import (
 )
 from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, reinitialize
+from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.models.recipes import recipes
 from keras_fanwise.models.rules import Rule, residual_ends
 from keras_fanwise.reports.diagnosis import (
@@ -47,6 +48,8 @@ from keras_fanwise.reports.weights import (
     CalibratedWeight,
     CalibrationReport,
     FansTable,
+    OutputBias,
+    OutputBiasReport,
     ResidualBranch,
     ResidualReport,
     StartReport,
@@ -81,6 +84,8 @@ __all__ = [
     "FanwiseOrthogonal",
     "FanwiseVarianceScaling",
     "LayerSignal",
+    "OutputBias",
+    "OutputBiasReport",
     "ResidualBranch",
     "ResidualReport",
     "Rule",
@@ -101,6 +106,7 @@ __all__ = [
     "gain",
     "initialize",
     "layer_fans",
+    "output_bias",
     "recipes",
     "register",
     "register_fans",

@@ -14,6 +14,7 @@ it. The test of each would notice a change.
 | `backend.ops`, which the layers of Keras 3.16 call | here | `test_kernels_of_a_branch` |
 | variables that are not filled in a stateless scope | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
+| its `_flat_losses`, `get_loss`, `_fn_kwargs` of losses | here | `test_the_best_constant_of_each_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
 | `ALL_OBJECTS_DICT`, the table of initializers by name | here | `test_names_resolve_where_keras_asks_its_own_table_alone` |
@@ -43,6 +44,7 @@ import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.models.functional import Functional
+from keras.src.trainers.compile_utils import get_loss
 
 # The versions of Keras with which the tests were run.
 TRIED = "3.8 to 3.16"
@@ -321,6 +323,55 @@ def new_compiled_loss(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(model, "_compile_loss", before)
+
+
+class Comparison(NamedTuple):
+    """What one of the losses of a model is called with."""
+
+    output: str  # the name that Keras gives its loss
+    loss: keras.losses.Loss
+    y_true: Any
+    y_pred: Any
+    sample_weight: Any
+
+
+class _Recorder(keras.losses.Loss):
+    """In the place of a loss: notes what it is called with, and compares nothing."""
+
+    def __init__(self, identifier: Any, calls: list[Any]) -> None:
+        super().__init__(name="recorder")
+        self._identifier = identifier
+        self._calls = calls
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        loss = get_loss(self._identifier, y_true, y_pred)
+        self._calls.append((loss, y_true, y_pred, sample_weight))
+        return keras.ops.zeros(())
+
+
+def comparisons(
+    model: keras.Model, y: Any, outputs: Any, sample_weight: Any = None
+) -> list[Comparison]:
+    """What the losses that a model is compiled with compare `outputs` with, of `y`."""
+    before = model._compile_loss
+    calls: list[tuple[keras.losses.Loss, Any, Any, Any]] = []
+    losses = keras.tree.map_structure(
+        lambda one: None if one is None else _Recorder(one, calls), before._user_loss
+    )
+    new = type(before)(losses, before._user_loss_weights, output_names=before.output_names)
+    new(y, outputs, sample_weight)
+    return [
+        Comparison(flat.name, *call)
+        for flat, call in zip(new._flat_losses, calls, strict=True)
+    ]
+
+
+def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any] | None:
+    """The arguments of the function of a loss; `None` of one that has its own `call`."""
+    if type(loss).call is not keras.losses.MeanSquaredError.call:
+        return None
+    arguments: dict[str, Any] = loss._fn_kwargs
+    return arguments
 
 
 def new_optimizer_state(

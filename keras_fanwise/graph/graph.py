@@ -182,6 +182,11 @@ class Graph:
         """Layers that may hide calls, with what was in the way."""
         return self._reader.unopened
 
+    @property
+    def outputs(self) -> list[Call]:
+        """What gives each output of the model; none of a model that cannot be opened."""
+        return self._reader.outputs
+
     def results_of(self, layer: keras.Layer) -> list[list[Call]]:
         """For each call of a layer what gives its outputs: itself, or the last inside."""
         return self._reader.results.get(id(layer), [])
@@ -327,6 +332,7 @@ class _Reader:
     def __init__(self, model: keras.Layer) -> None:
         self.calls: list[Call] = []
         self.unopened: list[tuple[keras.Layer, str]] = []
+        self.outputs: list[Call] = []
         self.results: dict[int, list[list[Call]]] = {}
         # By the id of the tensor that they give.
         self._known: dict[int, Call] = {}
@@ -341,7 +347,7 @@ class _Reader:
             self._open_model(model)
         if recorded is not None and not self.calls:
             inputs = [self._add_call(None, (), (), (), [one]) for one in recorded.inputs]
-            self._add_recorded(recorded, inputs, (model,))
+            self.outputs = self._add_recorded(recorded, inputs, (model,))
 
     def _open_model(self, model: keras.Layer) -> None:
         error: Exception | None = None
@@ -366,11 +372,12 @@ class _Reader:
             lambda tensor: keras.KerasTensor(filled(tensor, _SAMPLES, size), tensor.dtype),
             tuple(arguments_of(model)),
         )
-        calls = self._open(model, args, kwargs)[1]
+        outputs, calls = self._open(model, args, kwargs)
         for tensor in _tensors((args, kwargs)):
             self._add_call(None, (), (), (), [tensor])
         for call in calls:
             self._add(call, (model,))
+        self.outputs = [self._known[id(tensor)] for tensor in _tensors(outputs)]
         for layer, outputs in self._opened:
             self._add_results(layer, outputs)
 

@@ -233,6 +233,68 @@ class CalibrationReport(Report[CalibratedWeight, Any]):
         return [Panel.of("std", rows, {"before": "before", "after": "after"})]
 
 
+class OutputBias(NamedTuple):
+    """What became of the bias of an output.
+
+    Attributes:
+        path, layer, shape: of the bias; of an output without one its name, in a report of
+            outputs that `only` leaves out.
+        output, loss: the names of the output and of its loss.
+        smallest, largest: of the values that it is set to; `None` if it is kept.
+        loss_before, loss_after: the loss of what the output gives without inputs, by the
+            bias as it was and as it is set; the second is that of the base rates.
+        status, reason: `"set"` or `"kept"`, and why it is kept.
+    """
+
+    path: str
+    layer: str = ""
+    shape: tuple[int, ...] = ()
+    output: str = ""
+    loss: str = ""
+    smallest: float | None = None
+    largest: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+    status: str = "kept"
+    reason: str = ""
+
+
+_BEST = (
+    words("loss", "loss"),
+    numbers("smallest", "smallest", ".4g"),
+    numbers("largest", "largest", ".4g"),
+    numbers("loss\nbefore", "loss_before", ".4g"),
+    numbers("loss\nafter", "loss_after", ".4g"),
+)
+
+
+class OutputBiasReport(Report[OutputBias, Any]):
+    """To what the biases of a model's outputs were set, an `OutputBias` for each.
+
+    Printed, it tells how many were set, and gives them all.
+
+    Attributes:
+        rows: list of `OutputBias`.
+        name: of the model.
+    """
+
+    _title = "Output biases of"
+    _every = WEIGHT, LAYER, SHAPE, words("output", "output"), *_BEST, STATUS
+    _short = WEIGHT, *_BEST, SHORT_STATUS
+
+    def _verdict(self) -> str:
+        count = sum(row.status == "set" for row in self.rows)
+        return f"{count} set, {len(self.rows) - count} kept"
+
+    def _shown(self) -> list[OutputBias]:
+        return self.rows
+
+    def _panels(self) -> list[Panel]:
+        values = {"before": "loss_before", "after": "loss_after"}
+        rows = [row for row in self.rows if row.loss_after]
+        return [Panel.of("loss without inputs", rows, values)]
+
+
 class ResidualBranch(NamedTuple):
     """A branch that meets a signal in an addition, or an addition without one.
 
