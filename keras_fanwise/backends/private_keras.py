@@ -16,6 +16,7 @@ it. The test of each would notice a change.
 | `_compile_loss` of models and its arguments | here | `test_the_gradient_of_the_compiled_loss` |
 | its `_flat_losses`, `get_loss`, `_fn_kwargs` of losses | here | `test_the_best_constant_of_each_loss` |
 | `_trainable_variables`, `inner_optimizer` of optimizers | here | `test_the_state_of_an_optimizer_is_that_of_a_new_one` |
+| the attribute of Keras's own generator of random numbers | here | `test_no_generator_of_random_numbers_moves` |
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
 | `ALL_OBJECTS_DICT`, the table of initializers by name | here | `test_names_resolve_where_keras_asks_its_own_table_alone` |
 | the order and the defaults of `add_weight`'s arguments | `seam/binding.py` | `test_the_positional_forms_of_add_weight` |
@@ -44,6 +45,7 @@ import keras
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.models.functional import Functional
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.trainers.compile_utils import get_loss
 
 # The versions of Keras with which the tests were run.
@@ -185,18 +187,54 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
         for operation in operations.values()
         for kept in (operation._inbound_nodes, operation._outbound_nodes)
     ]
-    names = dict(get_global_attribute("object_name_uids") or {})
     try:
         # What the layers assign, to counters of random numbers too, goes with the scope.
-        with kept_losses(model), _symbolic_backend(), keras.StatelessScope():
+        with (
+            kept_losses(model),
+            _symbolic_backend(),
+            _kept_numbers(),
+            keras.StatelessScope(),
+        ):
             yield
     finally:
         for kept, count in nodes:
             del kept[count:]
+
+
+@contextlib.contextmanager
+def _kept_numbers() -> Iterator[None]:
+    """Those that Keras gives to names."""
+    names = dict(get_global_attribute("object_name_uids") or {})
+    try:
+        yield
+    finally:
         numbers = get_global_attribute("object_name_uids")
         if numbers is not None:
             numbers.clear()
             numbers.update(names)
+
+
+_GENERATOR = "global_seed_generator"
+
+
+@contextlib.contextmanager
+def kept_seed_generator() -> Iterator[None]:
+    """Keras's own generator is there, and in the end as before, or gone as before."""
+    before = get_global_attribute(_GENERATOR)
+    with _kept_numbers():
+        state = global_seed_generator().state
+    value = state.value
+    try:
+        yield
+    finally:
+        state.assign(value)
+        set_global_attribute(_GENERATOR, before)
+
+
+def seed_generator_state() -> list[keras.Variable]:
+    """That of Keras's own generator, if there is one."""
+    generator = get_global_attribute(_GENERATOR)
+    return [] if generator is None else [generator.state]
 
 
 # How many blocks there are in all threads, and the backend's operations before the first.

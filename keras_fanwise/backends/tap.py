@@ -2,7 +2,7 @@
 
 `tapped` lets a function see the calls of layers, and decide what they give, in the thread
 that asks; other threads, which may serve the model meanwhile, notice nothing. A call tells
-what the layer gives and what that was before the layer's own activation. `forward_and_back`
+what the layer gives and what its own activation took. `forward_and_back`
 sends a gradient back, and shows it at every tensor that was put through its tap. On JAX
 nothing here is compiled anew for a batch of the shape of the one before, so that a callback
 may measure during a training as often as it likes.
@@ -10,52 +10,70 @@ may measure during a training as often as it likes.
 
 import contextlib
 import functools
+import random
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
-from keras_fanwise.backends.private_keras import all_layers, kept_losses
+from keras_fanwise.backends.private_keras import (
+    all_layers,
+    kept_losses,
+    kept_seed_generator,
+    seed_generator_state,
+)
 
 
 @contextlib.contextmanager
 def kept_state(model: keras.Layer) -> Iterator[None]:
     """In the end what a model keeps outside its variables is as before.
 
-    Its losses, and on PyTorch the random state and modules of PyTorch's own, which stand in
-    a `TorchModuleWrapper`: their buffers, such as the statistics of a batch normalization,
-    are no variables of Keras, and calling them sets whether they are in training.
+    Its losses, all generators of random numbers that are no variables of its own, which
+    begin at the same state each time, and on PyTorch modules of PyTorch's own, which stand
+    in a `TorchModuleWrapper`: their buffers, such as the statistics of a batch
+    normalization, are no variables of Keras, and calling them sets whether they are in
+    training.
     """
     is_torch = keras.backend.backend() == "torch"
     modules = _kept_modules(model) if is_torch else contextlib.nullcontext()
-    with kept_losses(model), _kept_generators(), modules:
+    restore = random_state(())
+    try:
+        random.seed(0)
+        np.random.seed(0)
         if is_torch:
             import torch
 
             torch.manual_seed(0)
-        yield
+        with kept_losses(model), kept_seed_generator(), modules:
+            yield
+    finally:
+        restore()
 
 
-@contextlib.contextmanager
-def kept_random_state(layer: keras.Layer) -> Iterator[None]:
-    """In the end the layer draws what it would have drawn at the beginning."""
-    states = [(variable, variable.value) for variable in layer.non_trainable_variables]
-    with _kept_generators():
-        yield
-    for variable, value in states:
-        variable.assign(value)
+def random_state(variables: Iterable[keras.Variable]) -> Callable[[], None]:
+    """What makes a layer draw again what it will draw next, wherever it draws from.
 
+    Of its variables those of its own generators; and those of Python, NumPy, Keras and
+    PyTorch, from which Keras's Dropout draws there.
+    """
+    states = [(each, each.value) for each in (*variables, *seed_generator_state())]
+    python, arrays = random.getstate(), np.random.get_state()
+    torch = sys.modules["torch"] if keras.backend.backend() == "torch" else None
+    tensors = torch and (torch.random.get_rng_state(), torch.cuda.get_rng_state_all())
 
-def _kept_generators() -> contextlib.AbstractContextManager[None]:
-    """Of PyTorch, from which Keras's Dropout draws there, as from no variable of Keras."""
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
+    def restore() -> None:
+        for variable, value in states:
+            variable.assign(value)
+        random.setstate(python)
+        np.random.set_state(arrays)
+        if torch is not None:
+            torch.random.set_rng_state(tensors[0])
+            torch.cuda.set_rng_state_all(tensors[1])
 
-    forked: contextlib.AbstractContextManager[None]
-    forked = torch.random.fork_rng(range(torch.cuda.device_count()))
-    return forked
+    return restore
 
 
 @contextlib.contextmanager
@@ -96,24 +114,23 @@ class LayerCall(NamedTuple):
         """What the layer gives; it runs once."""
         return self.function(*self.args, **self.kwargs)
 
-    def outputs(self) -> tuple[Any, Any]:
-        """What the layer gives, and what that is before its activation; it runs once.
+    def outputs(self) -> tuple[Any, list[tuple[Any, Any]]]:
+        """What the layer gives, and what each call of its activation takes and gives.
 
-        The second is the first of a layer that does not call its `activation` once.
+        It runs once.
         """
         layer = self.layer
         is_property = isinstance(getattr(type(layer), "activation", None), property)
         if not callable(getattr(layer, "activation", None)) or is_property:
-            return (self.output(),) * 2
-        taken: list[Any] = []
+            return self.output(), []
+        activated: list[tuple[Any, Any]] = []
 
         def watched(activation: Any, tensor: Any, /, *args: Any, **kwargs: Any) -> Any:
-            taken.append(tensor)
-            return activation(tensor, *args, **kwargs)
+            activated.append((tensor, activation(tensor, *args, **kwargs)))
+            return activated[-1][1]
 
         with _replaced(layer, "activation", watched):
-            output = self.output()
-        return output, taken[0] if len(taken) == 1 else output
+            return self.output(), activated
 
 
 @contextlib.contextmanager

@@ -65,23 +65,76 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
         yield Arguments(first, others)
 
 
-def given(x: Any) -> Any:
-    """The tensors of a batch that somebody gave.
+def given(model: keras.Layer, x: Any) -> Any:
+    """The tensors of a batch that somebody gave for a model.
 
     If there is no value, all are 0, or one is infinite or not a number, what follows would
-    be the same whatever the weights: that is a `ValueError`.
+    be the same whatever the weights: that is a `ValueError`, as is a batch of other shapes
+    than the model says that it takes.
     """
-    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+
+    def refusal(allowed: str, error: Exception | None = None) -> Exception:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        received = str(keras.tree.map_structure(_summary, x)).replace("'", "")
+        return kind(f"`x` must {allowed}. Received: x={received[:200]}")
+
+    leaves = keras.tree.flatten(x)
+    # Nested lists of numbers are one array, and lists of arrays several.
+    is_array = isinstance(x, (list, tuple)) and all(
+        isinstance(n, (int, float)) for n in leaves
+    )
+    try:
+        tensors = (
+            _tensor(x) if is_array and leaves else keras.tree.map_structure(_tensor, x)
+        )
+    except Exception as error:  # each backend has its own
+        raise refusal("be of numbers, as arrays, tensors or nested lists", error) from error
     flat = keras.tree.flatten(tensors)
     floats = [tensor for tensor in flat if "float" in dtype_name(tensor)]
     if not flat or any(0 in tensor.shape for tensor in flat):
-        raise ValueError("`x` must hold a sample or more, and holds none")
+        raise refusal("hold a sample or more")
+    if any("complex" in dtype_name(tensor) for tensor in flat):
+        raise refusal("be of real numbers")
+    wanted = [one for one in getattr(model, "inputs", None) or () if hasattr(one, "shape")]
+    if isinstance(tensors, dict):
+        if {one.name for one in wanted} <= set(tensors):
+            flat = [tensors[one.name] for one in wanted] or flat
+        elif isinstance(model, keras.Sequential):
+            flat = []
+    fits = len(flat) == len(wanted) and all(map(_is_batch_for, flat, wanted))
+    if any(not tensor.shape for tensor in flat) or (wanted and not fits):
+        shapes = " and ".join(str(tuple(one.shape)) for one in wanted)
+        raise refusal(f"be a batch of shape {shapes}" if shapes else "be a batch")
     if not all(bool(keras.ops.all(keras.ops.isfinite(tensor))) for tensor in floats):
-        raise ValueError("`x` must be of finite numbers, and holds infinities or NaN")
+        raise refusal("be of finite numbers, without infinities and NaN")
     # Zeros of integers are indices.
     if len(floats) == len(flat) and not any(bool(keras.ops.any(t)) for t in floats):
-        raise ValueError("`x` must hold other numbers than 0, and holds none")
+        raise refusal("hold other numbers than 0")
     return tensors
+
+
+def _tensor(values: Any) -> Any:
+    """Of an array, a tensor, nested lists, or what pandas and its like hold."""
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+        values = values[:, None] if values.ndim == 1 else values
+    return keras.ops.convert_to_tensor(values)
+
+
+def _summary(values: Any) -> str:
+    shape = getattr(values, "shape", None)
+    name = type(values).__name__
+    return repr(values) if shape is None else f"{name}{tuple(shape)}"
+
+
+def _is_batch_for(tensor: Any, wanted: Any) -> bool:
+    """Whether it has the shape, but for the number of samples, and a last axis of 1."""
+    shape, sizes = tuple(tensor.shape), tuple(wanted.shape)
+    shape += (1,) if len(shape) == len(sizes) - 1 else ()
+    sizes += (1,) if len(sizes) == len(shape) - 1 else ()
+    return len(shape) == len(sizes) and all(
+        size in (None, number) for number, size in zip(shape[1:], sizes[1:], strict=True)
+    )
 
 
 def normal_values(shape: Sequence[int], dtype: str, name: str) -> Any:

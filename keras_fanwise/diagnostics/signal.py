@@ -98,7 +98,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             calls = _sent_drawn(model)
         else:
             with contextlib.nullcontext() if y is None else new_compiled_loss(model):
-                calls = _sent(model, Arguments((given(x),), {}), y)
+                calls = _sent(model, Arguments((given(model, x),), {}), y)
         calls = [call for call in calls if call.forward]
         rows = [call.row() for call in calls]
         layers = [call.layer for call in calls]

@@ -16,8 +16,8 @@ from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import (
     LayerCall,
     is_concrete,
-    kept_random_state,
     kept_state,
+    random_state,
     tapped,
 )
 from keras_fanwise.diagnostics.batches import batch_for, given
@@ -70,12 +70,27 @@ class _Pass:
         whether what it gives has followed.
         """
         row = self.rows[call.layer] = _row(owned)  # the layers inside come after it
-        with kept_random_state(call.layer):
-            output, raw = call.outputs()
-        tensors = keras.tree.flatten(raw)
-        tensor: Any = tensors[0] if len(tensors) == 1 else None
+        variables = _kernel_and_bias(owned)
+        old = [snapshot(variable) for variable in variables]
+        states = call.layer.non_trainable_variables  # and weights of a frozen layer
+        restore = random_state([s for s in states if all(s is not v for v in variables)])
+        output, activated = call.outputs()
+        tensor, place = _before_activation(output, activated)
+        if place is None and any(is_concrete(taken) for taken, _ in activated):
+            # An activation that is not the end may stand before the kernel: what follows a
+            # kernel that is doubled comes after it.
+            _multiply(variables, 2.0)
+            restore()
+            doubled = call.outputs()[1]
+            for variable, values in zip(variables, old, strict=True):
+                variable.assign(values)
+            for number, ((one, _), (two, _)) in enumerate(
+                zip(activated, doubled, strict=True)
+            ):
+                if _is_near(moments(two).std, 2 * moments(one).std):
+                    tensor, place = one, number
         before = None
-        if not keras.ops.is_tensor(tensor) or "float" not in dtype_name(tensor):
+        if tensor is None or "float" not in dtype_name(tensor):
             reason = "its layer gives no single tensor of a float type"
         elif not is_concrete(tensor):
             reason = "called in compiled code"
@@ -85,21 +100,19 @@ class _Pass:
         row = self.rows[call.layer] = row._replace(before=before, reason=reason)
         if reason or before is None:
             return output
-        variables = _kernel_and_bias(owned)
-        old = [snapshot(variable) for variable in variables]
         if self._by == "layer":
             factor, expected = self._std / before, self._std
-            for variable in variables:
-                _assign(variable, _array(variable.value) * factor)
+            _multiply(variables, factor)
         else:
             factor, expected = self._scale_units(variables, owned, _array(tensor))
-        scaled_output, scaled_raw = call.outputs()
-        after = moments(keras.tree.flatten(scaled_raw)[0]).std
-        if abs(after - expected) <= _ROUNDING * expected:
+        restore()
+        scaled, activated = call.outputs()
+        after = moments(_before_activation(scaled, activated, place)[0]).std
+        if _is_near(after, expected):
             self.rows[call.layer] = row._replace(
                 factor=factor, after=after, status="scaled"
             )
-            return scaled_output
+            return scaled
         for variable, values in zip(variables, old, strict=True):
             variable.assign(values)
         reason = "what its layer gives does not scale with it"
@@ -143,6 +156,32 @@ class _Pass:
         _assign(kernel, matrix * matrices.unit_factors(factors))
         expected = math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
         return float(np.median(factors)), expected
+
+
+def _before_activation(
+    output: Any, activated: Sequence[tuple[Any, Any]], place: int | None = None
+) -> tuple[Any, int | None]:
+    """What goes into the activation whose result the layer gives, and which call that is.
+
+    Of a layer that gives no such result, that itself if it is one tensor.
+    """
+    tensors = keras.tree.flatten(output)
+    if place is None:
+        given = (n for n, (_, after) in enumerate(activated) for t in tensors if t is after)
+        place = next(given, None)
+    if place is not None:
+        return activated[place][0], place
+    is_single = len(tensors) == 1 and keras.ops.is_tensor(tensors[0])
+    return (tensors[0] if is_single else None), None
+
+
+def _is_near(std: float, expected: float) -> bool:
+    return abs(std - expected) <= _ROUNDING * expected
+
+
+def _multiply(variables: Sequence[keras.Variable], factor: float) -> None:
+    for variable in variables:
+        _assign(variable, _array(variable.value) * factor)
 
 
 def _row(owned: OwnedWeight, reason: str = "") -> CalibratedWeight:
@@ -194,23 +233,26 @@ def calibrate(
     kernel, the kernel and its bias are multiplied by `std` over the standard deviation of
     what the layer gives, before its activation; the layers after it see the scaled output,
     so that one pass is enough. For that such a layer runs twice at its first call: with its
-    kernel as it was, and scaled, both times with the same random numbers; all others run
-    once. The model runs as in training. Of a separable convolution the pointwise kernel is
-    scaled.
+    kernel as it was, and scaled, both times with the same random numbers; a layer of one's
+    own that does something after its activation runs a third time, to tell whether the
+    kernel stands before that. All others run once. The model runs as in training, from the
+    same random state at every call of this function, and no random state moves. Of a
+    separable convolution the pointwise kernel is scaled.
 
     Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
     layers that are quantized, adapted or normalize their kernel, those that several layers
     share, those of a layer or model that holds other layers with kernels, and those with
-    which what the layer gives does not scale. In layers of one's own a matrix is a kernel
-    if it is called so, or has as many rows as the layer was built for input units; others
-    are kept. Nothing is written before the pass has ended well; after any exception all
-    weights are as before. The state of an optimizer is left alone.
+    which what the layer gives does not scale, and matrices of one's own layers that are
+    not recognized as kernels; see `Rule` for their roles. Nothing is written before the
+    pass has ended well; after any exception all weights are as before. The state of an
+    optimizer is left alone.
 
     Args:
         model: a built model, or a built layer.
-        x: a batch as the model takes it; a `keras.utils.PyDataset`, a `tf.data.Dataset` or
-            another iterable that gives batches, of which the first is taken; or `None`,
-            for a random batch as `signal` draws it. On real data give some hundred samples
+        x: a batch as the model takes it, in arrays, tensors, nested lists of numbers or a
+            pandas `DataFrame`; a `keras.utils.PyDataset`, a `tf.data.Dataset` or another
+            iterable that gives batches, of which the first is taken; or `None`, for a
+            random batch as `signal` draws it. On real data give some hundred samples
             or more: the deviation on other samples differs by the sampling error.
         std: a number above 0.
         by: `"layer"` scales all units of a layer by one factor. `"unit"` scales each unit
@@ -225,8 +267,8 @@ def calibrate(
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: `model` is not built or has no kernels, a glob meets no kernel, `std` is
-            not above 0, `by` is unknown, or `x` is empty, all 0 or not finite, or not
-            given and the model does not say what it takes.
+            not above 0, `by` is unknown, or `x` is empty, all 0, not finite or of another
+            shape than the model takes, or not given and the model does not say that.
 
     References: Mishkin and Matas 2016, "All you need is a good init",
     <https://arxiv.org/abs/1511.06422>, algorithm 1, which runs the network anew for each
@@ -255,7 +297,7 @@ def calibrate(
         if x is None:
             batch = stack.enter_context(batch_for(model))
         else:
-            batch = Arguments((_first_batch(x),), {})
+            batch = Arguments((given(model, _first_batch(x)),), {})
         free = [owned for owned, reason in zip(kernels, reasons, strict=True) if not reason]
         values = scaling.run(model, free, batch)
     if not dry_run:
@@ -271,28 +313,32 @@ def calibrate(
 
 
 def _first_batch(x: Any) -> Any:
-    """The inputs of a batch, as tensors."""
-    if isinstance(x, keras.utils.PyDataset):
-        x = keras.utils.unpack_x_y_sample_weight(x[0])[0]
-    elif not keras.ops.is_tensor(x) and not isinstance(x, (np.ndarray, list, tuple, dict)):
-        if not isinstance(x, Iterable):
-            raise fail(TypeError, "x", "a batch, a dataset of batches, or None", x)
+    """The inputs of the first batch of a dataset, and else what it is."""
+    is_batch = hasattr(x, "__array__") or keras.ops.is_tensor(x)
+    if is_batch or isinstance(x, (list, tuple, dict)):
+        return x
+    if isinstance(x, (str, bytes)) or not isinstance(x, (Iterable, keras.utils.PyDataset)):
+        raise fail(TypeError, "x", "a batch, a dataset of batches, or None", x)
+    if isinstance(x, keras.utils.PyDataset):  # iterating would also shuffle it
+        batch = x[0] if len(x) else None
+    else:
         batch = next(iter(x), None)
-        if batch is None:
-            raise fail(ValueError, "x", "a dataset of one batch or more", x)
-        x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    return given(x)
+    if batch is None:
+        raise fail(ValueError, "x", "a dataset of one batch or more", x)
+    return keras.utils.unpack_x_y_sample_weight(batch)[0]
 
 
 def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> list[str]:
     """Why each kernel is kept, as far as that is known beforehand; or `""`."""
-    owners = Counter(
-        id(variable) for layer in all_layers(model) for variable in own_variables(layer)
-    )
-    names: dict[int, set[str]] = {id(owned.layer): set() for owned in kernels}
+    # A wrapper may have the kernel of its layer as an attribute of its own.
+    owners: Counter[int] = Counter()
+    for layer in all_layers(model):
+        inner = {id(weight) for sub in all_layers(layer)[1:] for weight in sub.weights}
+        owners.update({id(weight) for weight in own_variables(layer)} - inner)
+    names: dict[int, list[str]] = {id(owned.layer): [] for owned in kernels}
     for owned in kernels:
         if role(owned) is Role.KERNEL:
-            names[id(owned.layer)].add(owned.variable.name)
+            names[id(owned.layer)].append(owned.variable.name)
     paths = [owned.variable.path for owned in kernels]
     return [
         reason or _reason(owned, names[id(owned.layer)], owners[id(owned.variable)] > 1)
@@ -300,11 +346,9 @@ def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> l
     ]
 
 
-def _reason(owned: OwnedWeight, names: set[str], is_shared: bool) -> str:
+def _reason(owned: OwnedWeight, names: Sequence[str], is_shared: bool) -> str:
     """Of a kernel, given the names of all kernels of its layer."""
     layer, variable = owned.layer, owned.variable
-    if role(owned) is not Role.KERNEL:
-        return "not recognized as a kernel"
     if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
         "recurrent_kernel" in names
     ):
@@ -315,12 +359,14 @@ def _reason(owned: OwnedWeight, names: set[str], is_shared: bool) -> str:
         return "quantized"
     if getattr(layer, "lora_enabled", False):
         return "adapted"
+    if role(owned) is not Role.KERNEL:
+        return "not recognized as a kernel"
     if any(isinstance(each, keras.layers.SpectralNormalization) for each in owned.holders):
         return "normalized at every call"
     if is_shared:
         return "several layers share it"
     if any(map(has_kernel, all_layers(layer)[1:])):
         return "its layer holds others with kernels"
-    if names == {"depthwise_kernel", "pointwise_kernel"}:
+    if {*names} == {"depthwise_kernel", "pointwise_kernel"}:
         return "" if variable.name == "pointwise_kernel" else "the pointwise one is scaled"
     return "" if len(names) == 1 else "its layer has several"

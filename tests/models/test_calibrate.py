@@ -1,12 +1,14 @@
 """calibrate: what each layer gives has the deviation that was asked for."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_fanwise as kf
-from keras_fanwise.backends.private_keras import is_stateless
+from keras_fanwise.backends.private_keras import is_stateless, seed_generator_state
 
 from support.models import arrays
 
@@ -363,6 +365,26 @@ def test_the_first_batch_of_a_dataset_is_taken():
     assert measured(model, iter([(x, 0), (0 * x, 0)])) == expected
 
 
+class Empty(Batches):
+    def __init__(self):
+        super().__init__(())
+
+    def __len__(self):
+        return 0
+
+
+def test_data_frames_and_nested_lists_are_batches():
+    model = plain(2, width=4)
+    x = batch(model, 0)
+    expected = measured(model, x)
+    assert measured(model, x.tolist()) == pytest.approx(expected, rel=1e-6)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(x, columns=list("abcd"))
+    assert measured(model, frame) == measured(model, iter([frame])) == expected
+    one = plain(2, width=1)
+    assert measured(one, frame["a"]) == measured(one, x[:, :1])
+
+
 def test_a_dataset_of_tensorflow():
     tf = pytest.importorskip("tensorflow")
     model = plain(2)
@@ -437,12 +459,27 @@ def test_statistics_of_a_normalization_stay():
         ({"only": "nothing/*"}, ValueError, "'nothing/*' meets none"),
         ({"x": 3}, TypeError, "`x` must be a batch"),
         ({"x": iter([])}, ValueError, "`x` must be a dataset of one batch or more"),
+        ({"x": Empty()}, ValueError, "`x` must be a dataset of one batch or more"),
+        ({"x": "word"}, TypeError, "`x` must be a batch"),
+        ({"x": ["a", "b"]}, (TypeError, ValueError), "`x` must be"),
+        ({"x": np.array([None, "b"])}, (TypeError, ValueError), "`x` must be of numbers"),
+        ({"x": []}, ValueError, "`x` must hold a sample or more"),
+        ({"x": np.zeros((0, 64))}, ValueError, "`x` must hold a sample or more"),
+        ({"x": np.ones((3, 64)) * 1j}, ValueError, "`x` must be of real numbers"),
+        ({"x": np.full((3, 64), np.inf)}, ValueError, "`x` must be of finite numbers"),
+        ({"x": range(3)}, ValueError, "`x` must be a batch of shape (None, 64)"),
+        ({"x": np.ones((3, 5))}, ValueError, "`x` must be a batch of shape (None, 64)"),
+        ({"x": [np.ones(64)] * 40}, ValueError, "`x` must be a batch of shape (None, 64)"),
+        ({"x": (np.ones((3, 64)), 0)}, ValueError, "`x` must be a batch of shape (None"),
+        ({"x": {"a": np.ones((3, 64))}}, ValueError, "`x` must be a batch of shape (None"),
     ],
 )
 def test_bad_arguments(arguments, kind, message):
     with pytest.raises(kind, match="Received: ") as error:
         kf.calibrate(plain(2), **arguments)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 def test_models_without_kernels():
@@ -493,17 +530,65 @@ def test_a_separable_convolution_is_measured_before_its_activation():
 
 
 class Dropping(layers.Layer):
-    """Drops a half of its inputs before it multiplies them."""
+    """Changes its inputs at random before it multiplies them; and once more with `more`."""
 
-    def __init__(self):
+    def __init__(self, more=None):
         super().__init__()
-        self.drop = layers.Dropout(0.5)
+        self.drop, self.more = layers.Dropout(0.5), more
 
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
 
     def call(self, x, training=False):
+        if training and self.more is not None:
+            x = x * self.more(x)
         return ops.matmul(self.drop(x, training=training), self.kernel)
+
+
+def by_numpy(x):
+    return ops.convert_to_tensor(np.random.random(x.shape).astype("float32"))
+
+
+SOURCES = {
+    "Keras's": lambda x: keras.random.normal(x.shape),
+    "dropped": lambda x: keras.random.dropout(x, 0.5),
+    "NumPy's": by_numpy,
+    "Python's": lambda x: random.random(),
+}
+
+
+def generators():
+    """The states of all generators that are nobody's own."""
+    kept = [state.value for state in seed_generator_state()]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        kept.append(torch.random.get_rng_state())
+    kept = [ops.convert_to_numpy(state).tolist() for state in kept]
+    return [*kept, np.random.get_state()[1:3], random.getstate()]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_generator_of_random_numbers_moves(source, is_there):
+    body = [
+        layers.Dense(16),
+        layers.Dropout(0.5),
+        Dropping(SOURCES[source]),
+        layers.Dense(4),
+    ]
+    model = keras.Sequential([keras.Input((8,)), *body])
+    x = batch(model, 0, 16)
+    keras.utils.clear_session(False)
+    if is_there:
+        keras.random.normal((2,))
+    before = repr(generators())
+    planned = kf.calibrate(model, x, dry_run=True).rows
+    assert repr(generators()) == before
+    assert {row.status for row in planned} == {"scaled"}
+    random.random(), np.random.random()
+    assert kf.calibrate(model, x, dry_run=True).rows == planned
+    assert kf.calibrate(model, x).rows == planned
 
 
 def test_the_same_units_are_dropped_by_every_run_and_every_call():
@@ -516,11 +601,119 @@ def test_the_same_units_are_dropped_by_every_run_and_every_call():
     assert kf.calibrate(model, x).rows == planned
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch's generators")
-def test_the_random_state_of_pytorch_stays():
-    import torch
+class Activated(layers.Layer):
+    """With an activation at places around its kernel."""
 
-    model = keras.Sequential([keras.Input((8,)), layers.Dropout(0.5), layers.Dense(3)])
-    before = torch.random.get_rng_state()
-    kf.calibrate(model)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    def __init__(self, *places):
+        super().__init__()
+        self.places, self.activation, self.runs = places, keras.activations.relu, 0
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 64), name="kernel")
+
+    def call(self, x):
+        self.runs += 1
+        if "before" in self.places:
+            x = self.activation(x)
+        y = ops.matmul(x, self.kernel)
+        if "after" in self.places:
+            y = self.activation(y)
+        return ops.concatenate([y, y]) if "not last" in self.places else y
+
+
+@pytest.mark.parametrize("std", [1.0, 12.0])
+@pytest.mark.parametrize(
+    ("places", "runs"),
+    [
+        (("before",), 3),
+        (("after",), 2),
+        (("before", "after"), 2),
+        (("after", "not last"), 3),
+        (("before", "after", "not last"), 3),
+    ],
+)
+def test_what_the_kernel_gives_is_measured_and_not_what_it_takes(places, runs, std):
+    """Whatever the deviation of the inputs: that of 1 would look as asked for."""
+    layer = Activated(*places)
+    model = keras.Sequential([keras.Input((64,)), layer])
+    x = std * batch(model, 0)
+    layer.runs = 0
+    [row] = kf.calibrate(model, x).rows
+    assert (row.status, layer.runs) == ("scaled", runs)
+    taken = np.maximum(x, 0) if "before" in places else x
+    given = taken @ ops.convert_to_numpy(layer.kernel)
+    assert given.std() == pytest.approx(1, rel=1e-4)
+    assert row.before * row.factor == pytest.approx(1)
+
+
+class Aside(layers.Layer):
+    """A wrapper of one's own that holds the kernel of its layer too."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def build(self, shape):
+        self.layer.build(shape)
+        self.kernel = self.layer.kernel
+
+    def call(self, x):
+        return self.layer(x)
+
+
+class Wrapping(layers.Wrapper):
+    def call(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("wrapper", [Aside, Wrapping, layers.TimeDistributed])
+def test_a_wrapper_shares_no_kernel_with_its_layer(wrapper):
+    inputs = keras.Input((3, 8))
+    model = keras.Model(inputs, wrapper(layers.Dense(4))(inputs))
+    x = batch(model, 0)
+    [row] = kf.calibrate(model, x).rows
+    assert (row.status, row.reason) == ("scaled", "")
+    # Time steps are calls of their own, of which the first is measured.
+    assert ops.convert_to_numpy(model(x)).std() == pytest.approx(1, rel=0.05)
+
+
+class Borrowing(layers.Layer):
+    def __init__(self, lender):
+        super().__init__()
+        self.lend = lambda: lender.kernel
+
+    def build(self, shape):
+        self.kernel = self.lend()
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel)
+
+
+def test_two_layers_with_one_kernel_share_it():
+    inputs, lender = keras.Input((8,)), layers.Dense(8)
+    model = keras.Model(inputs, Borrowing(lender)(lender(inputs)))
+    assert [row.reason for row in kf.calibrate(model)] == ["several layers share it"]
+
+
+class Unnamed(layers.Layer):
+    """Keras gives both weights one name."""
+
+    def build(self, shape):
+        self.one = self.add_weight(shape=(shape[-1], 8))
+        self.two = self.add_weight(shape=(8, 4))
+
+    def call(self, x):
+        return ops.matmul(ops.matmul(x, self.one), self.two)
+
+
+def test_kernels_of_one_name_are_several():
+    model = keras.Sequential([keras.Input((8,)), Unnamed()])
+    assert [row.reason for row in kf.calibrate(model)] == ["its layer has several"] * 2
+
+
+def test_adapted_and_quantized_layers_are_kept_as_such():
+    dense, other = layers.Dense(8), layers.Dense(8)
+    model = keras.Sequential([keras.Input((8,)), dense, other])
+    dense.enable_lora(2)
+    other.quantize("int8")
+    assert [row.reason for row in kf.calibrate(model)] == ["adapted"] * 3 + ["quantized"]
