@@ -202,7 +202,10 @@ def cause(error: Exception) -> str:
         return _LAMBDA
     unknown = _UNKNOWN.search(text)
     if unknown:
-        return f"it holds a {unknown[1]} that is not known here, {unknown[2]}"
+        return (
+            f"it holds a {unknown[1]} that is not known here, {unknown[2]}; --import takes "
+            "the module that registers it"
+        )
     shapes = _SHAPES.search(text)
     if shapes:
         return f"it takes inputs of shape {shapes[1]}, not ({shapes[2]})"

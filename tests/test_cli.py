@@ -227,7 +227,7 @@ def damaged(folder):
     return {
         "truncated.keras": "only a part of one", "truncated.h5": "truncated",
         "text.keras": "is not a .keras file", "text.h5": "signature",
-        "custom.keras": "not known here, Mine", "custom.h5": "Mine",
+        "custom.keras": "not known here, Mine; --import takes", "custom.h5": "--import",
         "folder.keras": "not a file", "missing.keras": "no such file",
         "model.txt": "must be a .keras or .h5 file", "other.keras": "config.json",
         "empty.keras": "no weights",

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import enum
 import importlib.util
 import pickle
 import sys
@@ -29,6 +30,23 @@ def test_the_list_of_names():
         and getattr(vars(kf)[name], "__module__", "") == "keras_fanwise"
     }
     assert imported == set(kf.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC_CLASSES)
+def test_wrong_arguments_name_the_class_that_was_called(name):
+    cls = getattr(kf, name)
+    if not issubclass(cls, enum.Enum):
+        with pytest.raises(TypeError, match=rf"^{name}\.__(init|new)__\(\) got an unexpec"):
+            cls(nonsense=1)
+
+
+def test_a_class_that_inherits_its_constructor_is_named_too():
+    class Mine(kf.FanwiseHeNormal):
+        pass
+
+    with pytest.raises(TypeError, match=r"Mine\.__init__\(\) got an unexpected"):
+        Mine(a=0.2)
+    assert Mine(1, negative_slope=0.2).get_config()["negative_slope"] == 0.2
 
 
 def test_completion_offers_the_public_names():

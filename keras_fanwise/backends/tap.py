@@ -61,7 +61,7 @@ def random_state(variables: Iterable[keras.Variable]) -> Callable[[], None]:
     """
     states = [(each, each.value) for each in (*variables, *seed_generator_state())]
     python, arrays = random.getstate(), np.random.get_state()
-    torch = sys.modules["torch"] if keras.backend.backend() == "torch" else None
+    torch: Any = sys.modules["torch"] if keras.backend.backend() == "torch" else None
     tensors = torch and (torch.random.get_rng_state(), torch.cuda.get_rng_state_all())
 
     def restore() -> None:

@@ -195,6 +195,20 @@ def _lookup(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     return _side_by_side(shape, is_lookup=True)
 
 
+def _embeddings(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(v, d), of which quantization to 4 bits packs one axis."""
+    if getattr(layer, "quantization_mode", None):
+        shape = (layer.input_dim, layer.output_dim)
+    return _lookup(layer, shape)
+
+
+def _reverse_embeddings(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
+    """(d, v), likewise."""
+    if getattr(layer, "quantization_mode", None):
+        shape = (layer.output_dim, layer.input_dim)
+    return _side_by_side(shape)
+
+
 def _units(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices:
     """One weight for each unit; also the state of a layer, which feeds no unit."""
     return Matrices(shape, tuple(range(len(shape))), (), (), parts="units")
@@ -296,8 +310,8 @@ _ROWS: dict[tuple[str, ...], Mapping[str, Row]] = {
     },
     # ReversibleEmbedding is one, too.
     ("Embedding",): {
-        "embeddings": _lookup,
-        "reverse_embeddings": _matrix,
+        "embeddings": _embeddings,
+        "reverse_embeddings": _reverse_embeddings,
         "lora_embeddings_a": _lookup,
         "lora_embeddings_b": _matrix,
     },

@@ -11,7 +11,7 @@ import numpy as np
 from keras_fanwise.arguments import fail, nearest, positive, real
 from keras_fanwise.backends.arrays import in_float64
 
-_ELEMENTWISE = "a function that maps each element by itself"
+_ELEMENTWISE = "a function, or an activation layer, that maps each element by itself"
 # Evaluations are of a multiple of so many numbers: JAX compiles for every shape.
 _BLOCK = 4096
 
@@ -53,7 +53,13 @@ class _Activation:
         known = (own for other, own in _IN_NUMPY.items() if self._function is other)
         self._in_numpy = next(known, None)
         x = np.linspace(-4, 4, 801)
-        if not np.allclose(self(x[::7]), self(x)[::7], 1e-5, 1e-7, equal_nan=True):
+        try:
+            few, many = self(x[::7]), self(x)
+        except Exception as error:
+            if isinstance(activation, (keras.Layer, type)):  # a layer of another kind
+                raise self.error(_ELEMENTWISE) from error
+            raise
+        if not np.allclose(few, many[::7], 1e-5, 1e-7, equal_nan=True):
             raise self.error(_ELEMENTWISE)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

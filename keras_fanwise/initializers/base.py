@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 import random
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -208,6 +209,15 @@ def _by_keras(
     return draw(shape, mean, spread, dtype, seed)
 
 
+def _shown(value: Any) -> str:
+    """Of what a config holds of an object of Keras, such as a generator, a short form."""
+    if not isinstance(value, dict) or "class_name" not in value:
+        return repr(value)
+    config = value.get("config") or {}
+    inner = (f"{name}={_shown(part)}" for name, part in config.items() if name != "name")
+    return f"{value['class_name']}({', '.join(inner)})"
+
+
 class FanwiseInitializer(keras.initializers.Initializer):
     """Base of the initializers: a seed, a sampler, and a draw from both.
 
@@ -360,10 +370,23 @@ class FanwiseInitializer(keras.initializers.Initializer):
         seed = keras.saving.serialize_keras_object(self._init_seed)
         return {"seed": seed, "sampler": self.sampler}
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" not in vars(cls) and inspect.isfunction(cls.__init__):
+            # Of its own, so that what Python says of wrong arguments names this class.
+            inherited: Any = cls.__init__
+            code, names = inherited.__code__, inherited.__globals__
+            defaults, closure = inherited.__defaults__, inherited.__closure__
+            own = types.FunctionType(code, names, "__init__", defaults, closure)
+            own.__kwdefaults__ = inherited.__kwdefaults__
+            own.__annotations__ = inherited.__annotations__
+            own.__qualname__ = f"{cls.__qualname__}.__init__"
+            cls.__init__ = own  # type: ignore[method-assign]
+
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters
         changed = [
-            f"{name}={value!r}"
+            f"{name}={_shown(value)}"
             for name, value in self.get_config().items()
             if name in parameters and value != parameters[name].default
         ]

@@ -374,10 +374,12 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
             label = f"{finding.severity}: {finding.verdict.label} {finding.direction}"
             head = f"{label}: {finding.numbers}, at {finding.path}"
             yield [head, f"Remedy: {finding.remedy}"]
-        kernels = len(self._kernels())
-        if kernels > MOST_KERNELS and not verbose:
-            shown = f"{MOST_KERNELS} of {kernels} layers with kernels follow"
-            yield [f"{shown}; text(verbose=True), or --verbose, gives every layer"]
+        kernels, shown = self._kernels(), self._places()
+        if len(kernels) > MOST_KERNELS and not verbose:
+            count = (
+                f"{len(shown & {*kernels})} of {len(kernels)} layers with kernels follow"
+            )
+            yield [f"{count}; text(verbose=True), or --verbose, gives every layer"]
 
     def _kernels(self) -> list[int]:
         """The numbers of the rows of layers with kernels."""
@@ -385,6 +387,9 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
         return [i for i, row in enumerate(self.rows) if row.depth > depths[i]]
 
     def _shown(self) -> list[LayerSignal]:
+        return [self.rows[i] for i in sorted(self._places())]
+
+    def _places(self) -> set[int]:
         """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
         kernels = self._kernels()
         count = min(len(kernels), MOST_KERNELS)
@@ -392,7 +397,7 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
         shown = {kernels[round(i * step)] for i in range(count)}
         last_first = reversed(list(enumerate(self.rows)))
         firsts = {verdict: i for i, row in last_first for verdict in row.verdicts}
-        return [self.rows[i] for i in sorted(shown | set(firsts.values()))]
+        return shown | set(firsts.values())
 
     def _panels(self) -> list[Panel]:
         marks = []

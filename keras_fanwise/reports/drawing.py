@@ -89,7 +89,7 @@ def _short(names: Sequence[str]) -> list[str]:
     heads = {name.partition("/")[0] for name in names if "/" in name}
     if len(heads) == 1 and all("/" in name for name in names):
         names = [name.partition("/")[2] for name in names]
-    return [shorten(name, _LETTERS) for name in names]
+    return shorten(names, _LETTERS)
 
 
 def _draw(axis: Axes, panel: Panel) -> None:

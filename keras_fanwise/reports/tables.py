@@ -41,10 +41,12 @@ class Column(NamedTuple):
     is_text: bool  # words stand on the left, numbers on the right
     shrinks: bool = False  # whether its texts may lose their middle if space is short
 
-    def aligned(self, text: str, width: int) -> str:
-        text = shorten(text, width) if self.shrinks else text
-        space = " " * (width - cell_len(text))
-        return text + space if self.is_text else space + text
+    def aligned(self, texts: Sequence[str], width: int) -> list[str]:
+        if self.shrinks:
+            texts = shorten(texts, width)
+        spaces = (" " * (width - cell_len(text)) for text in texts)
+        pairs = zip(texts, spaces, strict=True)
+        return [text + space if self.is_text else space + text for text, space in pairs]
 
 
 def words(header: str, value: Value, *, shrinks: bool = False) -> Column:
@@ -95,14 +97,15 @@ class Table(NamedTuple):
         headers = [column.header.rpartition("\n")[::2] for column in self.columns]
         heads = [line for line in zip(*headers, strict=True) if any(line)]
         lines = [*heads, *([printable(cell) for cell in row] for row in self.cells)]
-        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        texts = list(zip(*lines, strict=True))
+        widths = [max(map(cell_len, column)) for column in texts]
         if width is not None:
             excess = max(0, sum(widths) + 2 * (len(widths) - 1) - width)
             for place, column in enumerate(self.columns):
                 if column.shrinks:  # one in a table
                     widths[place] = min(widths[place], max(_NAME, widths[place] - excess))
-        aligned = (map(Column.aligned, self.columns, line, widths) for line in lines)
-        return ["  ".join(line).rstrip() for line in aligned]
+        aligned = map(Column.aligned, self.columns, texts, widths)
+        return ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
 
     def html(self) -> str:
         """Its HTML; the browser breaks names that are too long."""
@@ -121,16 +124,36 @@ class Table(NamedTuple):
         return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def shorten(name: str, width: int) -> str:
-    """A name without its middle, if it is wider than that."""
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Names that are no wider: without their middle, or another part of all of them.
+
+    As many as can be of those that differ still do.
+    """
+    length = max(map(len, names), default=0)
+    fronts = sorted(range(width), key=lambda front: abs(front - width // 2))
+    cuts = [(0, front, width - 1 - front) for front in fronts]
+    cuts += [(start, width - 2, 0) for start in range(1, length - width + 2)]
+
+    def cut(start: int, front: int, back: int) -> list[str]:
+        return [_cut(name, width, start, front, back) for name in names]
+
+    first = cut(*cuts[0])
+    if len({*first}) == len({*names}):
+        return first
+    return max(map(cut, *zip(*cuts, strict=True)), key=lambda short: len({*short}))
+
+
+def _cut(name: str, width: int, start: int, front: int, back: int) -> str:
+    """So many characters from a place on, and so many of the end, if it is too wide."""
     if cell_len(name) <= width:
         return name
-    for kept in range(width - 1, 0, -1):
-        end = kept // 2
-        short = f"{name[: kept - end]}…{name[len(name) - end :]}"
+    while True:
+        end = name[len(name) - back :]
+        before, middle = "…" if start else "", name[start : start + front]
+        short = f"{before}{middle}…{end}"
         if cell_len(short) <= width:
             return short
-    return "…"
+        front, back = (front - 1, back) if front >= back else (front, back - 1)
 
 
 def screen_width() -> int:

@@ -63,6 +63,7 @@ _RATIOS = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class FansTable(Report[WeightFans, Any]):
     """The weights of a model, a `WeightFans` for each in the order of the layers.
 
@@ -198,6 +199,7 @@ _SCALED = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class CalibrationReport(Report[CalibratedWeight, Any]):
     """By what every kernel of a model was scaled, a `CalibratedWeight` for each.
 
@@ -332,6 +334,7 @@ _LAST = words("last weight", _last)
 _SHORT_LAST = words("last weight", lambda row: _last(row) or row.addition, shrinks=True)
 
 
+@dataclass(eq=False, repr=False)
 class ResidualReport(Report[ResidualBranch, Any]):
     """The additions of a model and the branches that end there, a `ResidualBranch` each.
 

@@ -433,6 +433,7 @@ def test_empty_weight(shape):
         (layers.Dense(6), (None, 8), Fans(8, 6)),
         (layers.EinsumDense("abc,cde->abde", (None, 2, 4)), (None, 3, 8), Fans(8, 8)),
         (layers.EinsumDense("...bc,cb->...b", (3,)), (None, 2, 3, 8), Fans(8, 1)),
+        (layers.Embedding(8, 6), (None, 3), Fans(1, 6)),
     ],
 )
 def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
@@ -441,7 +442,8 @@ def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
         layer.quantize("int4")
     except TypeError:  # of an ellipsis, before Keras 3.14
         pytest.skip("this Keras does not quantize the layer")
-    [row] = [row for row in fans_table(layer).rows if row.path.endswith("/kernel")]
+    name = "embeddings" if isinstance(layer, layers.Embedding) else "kernel"
+    [row] = [row for row in fans_table(layer).rows if row.path.endswith(f"/{name}")]
     assert row.shape != (8, 6)
     assert row.fans == fans
 

@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from scipy import integrate, stats
 
 import keras_fanwise as kf
@@ -50,7 +51,7 @@ def test_every_keras_activation_against_scipy(name):
 
 @pytest.mark.parametrize("name", sorted(NOT_ELEMENTWISE & set(activations())))
 def test_activations_that_mix_elements(name):
-    with pytest.raises(ValueError, match=r"`activation` must be a function .* Received: "):
+    with pytest.raises(ValueError, match=r"`activation` must be a function, .* Received: "):
         kf.gain(name)
 
 
@@ -103,6 +104,19 @@ def test_the_gain_keeps_the_second_moment():
 def test_bad_activations(activation, error):
     with pytest.raises(error, match=r"`activation` must be .* Received: activation="):
         kf.gain(activation)
+
+
+@pytest.mark.parametrize("function", [kf.gain, kf.criticality])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LayerNormalization(), layers.Dense(3), layers.PReLU(), layers.Flatten(),
+        layers.Softmax(), layers.ReLU, layers.Dense,
+    ],
+)  # fmt: skip
+def test_layers_that_are_no_activation(function, layer):
+    with pytest.raises(ValueError, match=r"`activation` must be .* Received: activation="):
+        function(layer)
 
 
 def test_the_nearest_name_is_suggested():

@@ -190,6 +190,7 @@ def test_a_generator_advances_with_every_draw(sampler):
     initializer = kf.FanwiseHeNormal(seed=generator, sampler=sampler)
     first, second = draw(initializer), draw(initializer)
     assert not np.array_equal(first, second)
+    assert "seed=SeedGenerator(seed=5)" in repr(kf.FanwiseHeNormal(generator))
     again = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(5), sampler=sampler)
     assert np.array_equal(first, draw(again))
     assert np.array_equal(second, draw(again))

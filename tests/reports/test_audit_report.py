@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 import keras_fanwise as kf
 from keras_fanwise.reports import tables
-from keras_fanwise.reports.tables import Table, numbers, words
+from keras_fanwise.reports.tables import Table, numbers, shorten, words
 
 layers = keras.layers
 
@@ -75,6 +75,21 @@ def test_names_are_shortened_in_the_middle():
     # No number is cut, however narrow it gets.
     narrow = (Table.of(columns, rows).text(width) for width in range(5, 40))
     assert all("1.25e-05" in lines[1] for lines in narrow)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{}" + 40 * "a" + "/kernel", "encoder/" + 40 * "a" + "{}", 30 * "a" + "_{}_" + 30 * "b",
+     40 * "a" + "{}" + 10 * "層" + "/kernel"],
+)  # fmt: skip
+def test_shortened_names_differ_where_names_do(pattern):
+    names = [pattern.format(f"block_{n}") for n in range(12)] + ["short", "short"]
+    texts = shorten(names, 24)
+    assert len({*texts}) == 13
+    assert max(map(cell_len, texts)) <= 24
+    assert texts[-1] == "short"
+    long = ["a" * 50 + "x" + "b" * 50, "y" + "a" * 50 + "x" + "b" * 49]
+    assert len({*shorten(long, 20)}) == 2
 
 
 def test_a_large_model_fits_a_screen():
