@@ -19,6 +19,13 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseOrthogonal,
 )
 from keras_fanwise.initializers.registration import register
+from keras_fanwise.initializers.structured import (
+    FanwiseChronoBias,
+    FanwiseDirac,
+    FanwiseSiren,
+    FanwiseSubpixel,
+    FanwiseUpsampling,
+)
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -71,7 +78,9 @@ __all__ = [
     "Distribution",
     "Fans",
     "FansTable",
+    "FanwiseChronoBias",
     "FanwiseDeltaOrthogonal",
+    "FanwiseDirac",
     "FanwiseGammaNoise",
     "FanwiseGlorotNormal",
     "FanwiseGlorotUniform",
@@ -82,6 +91,9 @@ __all__ = [
     "FanwiseLecunUniform",
     "FanwiseNormal",
     "FanwiseOrthogonal",
+    "FanwiseSiren",
+    "FanwiseSubpixel",
+    "FanwiseUpsampling",
     "FanwiseVarianceScaling",
     "LayerSignal",
     "OutputBias",

@@ -82,19 +82,20 @@ class Matrices:
         weight = matrices.reshape([self.shape[axis] for axis in order])
         return np.transpose(weight, np.argsort(order).tolist())
 
-    def central(self) -> tuple["Matrices", tuple[slice, ...]]:
+    def central(self, single: bool = False) -> tuple["Matrices", tuple[slice, ...]]:
         """The matrices of the central taps, as many as the strides, and where they stand.
 
-        Between the middle of a kernel and the border are as many taps as Keras pads, so
-        that the output is not shifted against the input; a causal kernel ends at its own
-        position.
+        Before them are as many taps as Keras pads, so that the first of them sees the
+        position of the output itself; in a causal kernel the last one does. Of all of
+        these, that one alone if `single`.
         """
         shape, index = list(self.shape), [slice(None)] * len(self.shape)
         for axis, stride in zip(self.taps, self.strides, strict=True):
             size = shape[axis]
-            shape[axis] = min(size, stride)
+            shape[axis] = min(size, 1 if single and self.causal else stride)
             start = size - shape[axis]
             start = start if self.causal else start // 2
+            shape[axis] = 1 if single else shape[axis]
             index[axis] = slice(start, start + shape[axis])
         return dataclasses.replace(self, shape=tuple(shape)), tuple(index)
 

@@ -36,7 +36,12 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.fans.layers import layer_fans
+from keras_fanwise.fans.layers import (
+    Matrices,
+    layer_fans,
+    layer_matrices,
+    shape_matrices,
+)
 from keras_fanwise.sampling import device
 from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, state_key, stream_key
 
@@ -89,6 +94,13 @@ class Site(NamedTuple):
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
         return cls(path, key, layer, tuple(shape), fans, weight_name)
+
+
+def site_matrices(shape: Sequence[int], site: Site | None) -> Matrices | None:
+    """Those of a weight, by its layer; outside one by the shape, and `None` for vectors."""
+    if site is None:
+        return shape_matrices(shape)
+    return layer_matrices(site.layer, site.name, shape)
 
 
 DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")

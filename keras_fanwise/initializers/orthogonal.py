@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 
 from keras_fanwise.arguments import fail, positive
-from keras_fanwise.fans.layers import Matrices, layer_matrices, shape_matrices
-from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
+from keras_fanwise.fans.layers import Matrices
+from keras_fanwise.initializers.base import (
+    Distribution,
+    FanwiseInitializer,
+    Seed,
+    Site,
+    site_matrices,
+)
 from keras_fanwise.sampling.orthonormal import orthonormal
 from keras_fanwise.sampling.sampler import Stream
 
@@ -118,10 +124,7 @@ class FanwiseOrthogonal(FanwiseInitializer):
         Raises:
             ValueError: the shape has less than two axes.
         """
-        if site is None:
-            matrices = shape_matrices(shape)
-        else:
-            matrices = layer_matrices(site.layer, site.name, shape)
+        matrices = site_matrices(shape, site)
         if matrices is None:
             raise fail(ValueError, "shape", "of two axes or more", tuple(shape))
         return matrices

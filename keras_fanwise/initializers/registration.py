@@ -12,6 +12,13 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseDeltaOrthogonal,
     FanwiseOrthogonal,
 )
+from keras_fanwise.initializers.structured import (
+    FanwiseChronoBias,
+    FanwiseDirac,
+    FanwiseSiren,
+    FanwiseSubpixel,
+    FanwiseUpsampling,
+)
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -26,7 +33,9 @@ from keras_fanwise.initializers.variance_scaling import (
 PACKAGE = "keras_fanwise"
 
 CLASSES: tuple[type[FanwiseInitializer], ...] = (
+    FanwiseChronoBias,
     FanwiseDeltaOrthogonal,
+    FanwiseDirac,
     FanwiseGammaNoise,
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
@@ -36,6 +45,9 @@ CLASSES: tuple[type[FanwiseInitializer], ...] = (
     FanwiseLecunUniform,
     FanwiseNormal,
     FanwiseOrthogonal,
+    FanwiseSiren,
+    FanwiseSubpixel,
+    FanwiseUpsampling,
     FanwiseVarianceScaling,
 )
 
@@ -63,9 +75,9 @@ def register() -> None:
     for cls in CLASSES:
         keras.saving.register_keras_serializable(PACKAGE)(cls)
     keras.saving.get_custom_objects().update(names)
-    if not _is_found(CLASSES[0]):
+    if not _is_found(FanwiseHeNormal):
         initializer_table().update(names)
-        if not _is_found(CLASSES[0]):
+        if not _is_found(FanwiseHeNormal):
             warnings.warn(
                 f"Keras {keras.__version__} does not find the initializers of "
                 "keras_fanwise by name. Their classes and instances still work, as in "

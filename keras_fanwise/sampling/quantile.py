@@ -167,11 +167,12 @@ def fill_normal(u: np.ndarray, scale: float, slope: Slope, work: np.ndarray) -> 
 
 def _upper_quantile(r: np.ndarray) -> np.ndarray:
     """z with P(Z > z) = r, for r from 2**-54 to P(Z > 2)."""
-    s = np.sqrt(-2.0 * _log(r)) - TAIL_START
+    s = np.sqrt(-2.0 * log(r)) - TAIL_START
     return _ratio(s, *TAIL, np.empty_like(s), np.empty_like(s))
 
 
-def _log(x: np.ndarray) -> np.ndarray:
+def log(x: np.ndarray) -> np.ndarray:
+    """The natural logarithm of numbers above 0, with an absolute error of about 1e-16."""
     mantissa, exponent = np.frexp(x)  # exact, mantissa in [1/2, 1)
     low = mantissa < 0.7071067811865476
     mantissa[low] *= 2.0

@@ -1,0 +1,475 @@
+"""Initializers that give a kernel or a bias a structure: each knows what it is for."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fanwise.arguments import choice, fail, integer, positive, real
+from keras_fanwise.fans.counting import shape_fans
+from keras_fanwise.fans.layers import Matrices, is_convolutional_cell
+from keras_fanwise.initializers.base import (
+    Distribution,
+    FanwiseInitializer,
+    Seed,
+    Site,
+    site_matrices,
+)
+from keras_fanwise.sampling.quantile import log
+from keras_fanwise.sampling.sampler import Stream
+
+
+class FanwiseDirac(FanwiseInitializer):
+    """The identity: what goes into a layer comes out of it, times `gain`.
+
+    As many channels come back as inputs and outputs both have; further outputs are 0. In
+    each group of a convolution the channels of that group do, and of a depthwise kernel
+    every channel does, in the first of its `depth_multiplier` outputs. With strides it is
+    every `strides`-th position that comes out of a convolution, and between the positions
+    that come out of a transposed one is 0.
+
+    It fills kernels of dense layers, `EinsumDense` and convolutions of every rank: plain,
+    in groups, causal, depthwise, separable and transposed; and the kernels of `SimpleRNN`.
+    A kernel of even size that is dilated has no tap at the position of its output: there
+    the input comes back shifted by half of the dilation.
+
+    Outside a layer, and in layers that this package does not know, the axes of a shape are
+    taps, inputs and outputs, in this order.
+
+    Args:
+        gain: a number other than 0, by which the identity is multiplied.
+
+    Raises:
+        TypeError: `gain` is not a number.
+        ValueError: `gain` is 0 or not finite; or the weight is no such kernel: it has less
+            than two axes, is a lookup table, or has several gates.
+
+    References: Zagoruyko and Komodakis 2017, <https://arxiv.org/abs/1706.00388>, section 3;
+    Le et al. 2015, <https://arxiv.org/abs/1504.00941>, for `SimpleRNN`.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> layer = keras.layers.Conv1D(
+    ...     2, 3, padding="same", kernel_initializer="fanwise_dirac")
+    >>> x = np.arange(12.0).reshape(1, 6, 2)
+    >>> bool(np.all(keras.ops.convert_to_numpy(layer(x)) == x))
+    True
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__(0)  # nothing is random
+        self.gain = real("gain", gain)
+        if self.gain == 0.0:
+            raise fail(ValueError, "gain", "a number other than 0", gain)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """The mean and the standard deviation over all elements, with the zeros."""
+        _, part, _ = self._matrices(shape, site)
+        count, rows, columns = part.stack_shape
+        share = count * min(rows, columns) / max(1, math.prod(shape))
+        std = abs(self.gain) * math.sqrt(share * (1.0 - share))
+        return Distribution("dirac", std, self.gain * share)
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Writes the ones on the host; the whole weight, of which a part is taken."""
+        whole, part, place = self._matrices(shape, site)
+        values = np.zeros(whole.shape)
+        identity = np.eye(*part.stack_shape[1:])
+        values[place] = part.unstack(np.tile(identity, (part.stack_shape[0], 1, 1)))
+        return _part(self.gain * values.reshape(shape), index)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"gain": self.gain}
+
+    def _matrices(
+        self, shape: Sequence[int], site: Site | None
+    ) -> tuple[Matrices, Matrices, tuple[slice, ...]]:
+        whole = site_matrices(shape, site)
+        if (
+            whole is None
+            or whole.is_lookup
+            or (whole.parts == "gates" and whole.stack_shape[0] > 1)
+        ):
+            allowed = (
+                "that of the kernel of a dense layer, a convolution or a SimpleRNN, and "
+                "neither a lookup table nor that of several gates"
+            )
+            raise fail(ValueError, "shape", allowed, tuple(shape))
+        return whole, *whole.central(single=True)
+
+
+INTERPOLATIONS = ("bilinear", "nearest")
+
+
+class FanwiseUpsampling(FanwiseInitializer):
+    """Makes a transposed convolution enlarge its input as `keras.ops.image.resize` does.
+
+    The factor is the stride of the layer, of each axis its own. Each channel is enlarged
+    alone; away from the border the output is that of `keras.ops.image.resize` with the
+    same interpolation (of images; of one or three axes what is its like). With
+    `padding="valid"` the enlarged image stands in the middle of the output.
+
+    Along an axis of stride s the tap that is d positions from the first of the central s
+    has the weight `1 - |d - (s - 1)/2| / s` where that is above 0 (bilinear), or 1 for d
+    from 0 to s - 1 (nearest). The kernel needs `2s - s % 2` taps or more for the first, as
+    4 for a stride of 2 and 5 for one of 3, and s for the second.
+
+    Args:
+        interpolation: `"bilinear"` or `"nearest"`.
+
+    Raises:
+        TypeError: `interpolation` is not a string.
+        ValueError: it is unknown; or the weight is not the kernel of a transposed
+            convolution with as many outputs as inputs, without dilation, and large enough
+            for its strides. Outside a layer there are no strides.
+
+    Reference: Long et al. 2015, <https://arxiv.org/abs/1411.4038>, section 3.3, which
+    starts transposed convolutions by bilinear interpolation.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> layer = keras.layers.Conv2DTranspose(
+    ...     1, 4, strides=2, padding="same", kernel_initializer="fanwise_upsampling")
+    >>> x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype("float32")
+    >>> resized = keras.ops.image.resize(x, (16, 16), "bilinear")
+    >>> difference = keras.ops.convert_to_numpy(layer(x) - resized)[:, 1:-1, 1:-1]
+    >>> bool(np.abs(difference).max() < 1e-6)
+    True
+    """
+
+    def __init__(self, interpolation: str = "bilinear") -> None:
+        super().__init__(0)  # nothing is random
+        self.interpolation = choice("interpolation", interpolation, INTERPOLATIONS)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """The mean and the standard deviation over all elements, with the zeros."""
+        values = self._values(tuple(shape), site)
+        spread, mean = (values.std(), values.mean()) if values.size else (0.0, 0.0)
+        return Distribution("upsampling", float(spread), float(mean))
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Computes the weights on the host; the whole, of which a part is taken."""
+        return _part(self._values(shape, site), index)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"interpolation": self.interpolation}
+
+    def _values(self, shape: tuple[int, ...], site: Site | None) -> np.ndarray:
+        """Of the kernel, of shape `(*k, outputs, inputs)`."""
+        whole = site_matrices(shape, site)
+        if site is None or whole is None or not whole.is_transposed:
+            allowed = (
+                "that of the kernel of a transposed convolution, inside a layer, whose "
+                "strides say by which factor it enlarges"
+            )
+            raise fail(ValueError, "shape", allowed, shape)
+        if shape[-1] != shape[-2]:
+            allowed = "of as many outputs as inputs, each channel being enlarged alone"
+            raise fail(ValueError, "shape", allowed, shape)
+        if any(rate > 1 for rate in site.layer.dilation_rate):
+            allowed = "that of a kernel without dilation, which leaves gaps"
+            raise fail(ValueError, "shape", allowed, shape)
+        _, place = whole.central()
+        values = np.eye(shape[-1])
+        for axis, stride in reversed([*zip(whole.taps, whole.strides, strict=True)]):
+            size = shape[axis]
+            bilinear = self.interpolation == "bilinear"
+            least = 2 * stride - stride % 2 if bilinear else stride
+            if size < least:
+                allowed = (
+                    f"of {least} taps or more along axis {axis}, where the stride is "
+                    f"{stride}, for {self.interpolation} interpolation"
+                )
+                raise fail(ValueError, "shape", allowed, shape)
+            taps = np.arange(size) - place[axis].start
+            if bilinear:
+                line = np.maximum(0.0, 1.0 - np.abs(taps - (stride - 1) / 2) / stride)
+            else:
+                line = ((taps >= 0) & (taps < stride)).astype(np.float64)
+            values = np.multiply.outer(line, values)
+        return values
+
+
+class FanwiseSubpixel(FanwiseInitializer):
+    """Starts a convolution before `keras.ops.depth_to_space` without a checkerboard.
+
+    Of the outputs of such a convolution `factor**2` become one channel of a larger image:
+    they are its phases. Drawn independently they differ, and the image has a pattern of
+    `factor` by `factor` from the start. Here the kernels of all phases of a channel are
+    equal, so that the image is one that is enlarged by repeating pixels (ICNR).
+
+    One phase is drawn by `initializer`, with the fans of one phase: fan_out is smaller by
+    their number. Which outputs are the phases of a channel is as
+    `keras.ops.depth_to_space` reads them: with channels last outputs c, c + C, c + 2C, …
+    of the C channels, with channels first `factor**2` outputs that follow each other.
+
+    It fills the kernels of convolutions without groups, of `rank` axes with `factor**rank`
+    phases, the pointwise kernels of separable ones, and kernels of dense layers (with
+    `factor**2`).
+
+    Args:
+        initializer: of this package, or its name: what one phase is drawn by. Its seed is
+            the seed of the whole.
+        factor: by which `depth_to_space` enlarges: an integer of 2 or more.
+
+    Raises:
+        TypeError: `factor` is not an integer.
+        ValueError: `initializer` is not one of this package, or not with the portable
+            sampler; `factor` is out of range; or the weight is no such kernel, or its
+            outputs are not a multiple of the phases.
+
+    Reference: Aitken et al. 2017, <https://arxiv.org/abs/1707.02937>.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> layer = keras.layers.Conv2D(4 * 3, 3, kernel_initializer=FanwiseSubpixel(factor=2))
+    >>> layer.build((None, 8, 8, 16))
+    >>> phases = np.split(keras.ops.convert_to_numpy(layer.kernel), 4, axis=-1)
+    >>> all(np.array_equal(phase, phases[0]) for phase in phases)
+    True
+    """
+
+    def __init__(self, initializer: Any = "fanwise_he_normal", factor: int = 2) -> None:
+        try:
+            inner = keras.initializers.get(initializer)
+        except (TypeError, ValueError):
+            inner = None
+        if not isinstance(inner, FanwiseInitializer) or inner.sampler != "portable":
+            allowed = (
+                "an initializer of keras_fanwise with the portable sampler, or its name"
+            )
+            raise fail(ValueError, "initializer", allowed, initializer)
+        super().__init__(inner._init_seed)
+        self.initializer = inner
+        self.factor = integer("factor", factor, 2, 2**16)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """The mean and the standard deviation of one phase."""
+        shape, site = self._phase(tuple(shape), site)
+        one = self.initializer.expected(shape, site)
+        return Distribution("subpixel", one.std, one.mean)
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Draws one phase on the host, and repeats it; of the whole a part is taken."""
+        one, place = self._phase(shape, site)
+        drawn = self.initializer.expected(one, place)
+        phase = self.initializer.sample(stream, drawn, one, dtype, None, place)
+        count = shape[-1] // max(1, one[-1])
+        layer = site and site.layer
+        if getattr(layer, "data_format", None) == "channels_first":
+            return _part(np.repeat(phase, count, axis=-1), index)
+        return _part(np.concatenate([phase] * count, axis=-1), index)
+
+    def get_config(self) -> dict[str, Any]:
+        inner = keras.saving.serialize_keras_object(self.initializer)
+        return {"initializer": inner, "factor": self.factor}
+
+    def _phase(
+        self, shape: tuple[int, ...], site: Site | None
+    ) -> tuple[tuple[int, ...], Site | None]:
+        """The shape of the kernel of one phase, and it as a weight of the layer."""
+        whole = site_matrices(shape, site)
+        if (
+            whole is None
+            or whole.is_lookup
+            or whole.is_transposed
+            or whole.stack_shape[0] > 1
+            or whole.outputs != (len(whole.shape) - 1,)
+        ):
+            allowed = (
+                "that of the kernel of a dense layer or a convolution, neither in groups "
+                "nor depthwise nor transposed, whose outputs are read by depth_to_space"
+            )
+            raise fail(ValueError, "shape", allowed, shape)
+        phases = self.factor ** (len(whole.taps) or 2)
+        if shape[-1] % phases:
+            allowed = (
+                f"of a multiple of {phases} outputs, the phases of a channel "
+                f"(factor={self.factor})"
+            )
+            raise fail(ValueError, "shape", allowed, shape)
+        one = (*shape[:-1], shape[-1] // phases)
+        if site is None:
+            return one, None
+        place = Site.of(site.layer, site.name, one, site.key)
+        return one, place._replace(path=site.path)
+
+
+class FanwiseChronoBias(FanwiseInitializer):
+    """Biases of the gates of an LSTM or GRU that remembers over up to `longest` steps.
+
+    A gate whose bias is b forgets over about 1 + exp(b) steps. The forget gate of an LSTM
+    has biases log U(1, longest - 1), each its input gate the negative of the same number,
+    and the rest is 0; the update gate of a GRU, which keeps the state, has those of the
+    forget gate. So times of all lengths up to the longest that counts are there at the
+    start, uniformly.
+
+    For `bias_initializer` of `LSTM`, `GRU` and `ConvLSTM*`, and of their cells. An LSTM
+    needs `unit_forget_bias=False`: Keras would put 1 in the place of these biases.
+
+    Args:
+        longest: over how many steps things depend on each other: a number above 2.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range; the weight is not the bias of such a
+            layer; or its `unit_forget_bias` is true.
+
+    Reference: Tallec and Ollivier 2018, <https://arxiv.org/abs/1804.11188>, equation 16
+    and section 3.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.LSTM(
+    ...     32, unit_forget_bias=False, bias_initializer=FanwiseChronoBias(longest=100))
+    >>> layer.build((None, 100, 4))
+    >>> forget = keras.ops.convert_to_numpy(layer.cell.bias)[32:64]
+    >>> bool(0 < forget.min() < forget.max() < 4.6)  # log 99
+    True
+    """
+
+    def __init__(self, longest: float, seed: Seed = None) -> None:
+        super().__init__(seed)
+        self.longest = real("longest", longest)
+        if self.longest <= 2.0:
+            raise fail(ValueError, "longest", "a number above 2", longest)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """The mean and the standard deviation over all biases of the layer."""
+        gates, _keeps, closes = self._gates(tuple(shape), site)
+        a = self.longest - 1.0
+        # Of log U(1, a).
+        mean = (a * math.log(a) - a + 1.0) / (a - 1.0)
+        square = (a * (math.log(a) ** 2 - 2.0 * math.log(a) + 2.0) - 2.0) / (a - 1.0)
+        number = gates * (2 if len(shape) == 2 else 1)
+        centre = 0.0 if closes is not None else mean / number
+        count = 1 if closes is None else 2
+        return Distribution(
+            "chrono", math.sqrt(count * square / number - centre**2), centre
+        )
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Draws one bias for each unit on the host; of the whole a part is taken."""
+        gates, keeps, closes = self._gates(shape, site)
+        # A GRU that resets after its kernels has two rows, which are added: the first here.
+        values = np.zeros((shape[0] if len(shape) == 2 else 1, gates, shape[-1] // gates))
+        uniform = stream.draw("uniform", values.shape[-1:], "float64")
+        biases = log(1.0 + (self.longest - 2.0) * (uniform + 1.0) / 2.0)
+        values[0, keeps] = biases
+        if closes is not None:
+            values[0, closes] = -biases
+        return _part(values.reshape(shape), index)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"longest": self.longest, "seed": super().get_config()["seed"]}
+
+    def _gates(
+        self, shape: tuple[int, ...], site: Site | None
+    ) -> tuple[int, int, int | None]:
+        """How many gates there are, which of them keeps, and which closes when it does."""
+        cell: Any = site.layer if site and site.name == "bias" else None
+        is_lstm = isinstance(cell, keras.layers.LSTMCell) or is_convolutional_cell(cell)
+        if not (is_lstm or isinstance(cell, keras.layers.GRUCell)):
+            allowed = "that of the bias of an LSTM, GRU or ConvLSTM, inside the layer"
+            raise fail(ValueError, "shape", allowed, shape)
+        if not is_lstm:
+            return 3, 0, None  # Keras's order: update, reset, hidden
+        if cell.unit_forget_bias:
+            allowed = (
+                "False with FanwiseChronoBias, in whose place Keras would put biases of 1"
+            )
+            raise fail(ValueError, "unit_forget_bias", allowed, True)
+        return 4, 1, 0  # input, forget, cell, output
+
+
+class FanwiseSiren(FanwiseInitializer):
+    """The weights of an implicit network whose activation is `sin(omega * x)`.
+
+    Uniform within `sqrt(6 / fan_in) / omega`, so that each sine gets a standard normal,
+    however deep it is; of the first layer, which gets coordinates from -1 to 1, uniform
+    within `1 / fan_in`, so that its sines span some `omega` radians.
+
+    Args:
+        omega: the frequency by which the layers multiply: a number above 0.
+        first: whether it is for the first layer.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `omega` or `seed` is out of range.
+
+    Reference: Sitzmann et al. 2020, <https://arxiv.org/abs/2006.09661>, section 3.2 and
+    the supplement's 1.5.
+
+    Example:
+
+    >>> import keras
+    >>> first = keras.layers.Dense(64, kernel_initializer=FanwiseSiren(first=True))
+    >>> hidden = keras.layers.Dense(64, kernel_initializer="fanwise_siren")
+    >>> sine = keras.layers.Lambda(lambda x: keras.ops.sin(30.0 * x))
+    """
+
+    def __init__(self, omega: float = 30.0, first: bool = False, seed: Seed = None) -> None:
+        super().__init__(seed)
+        self.omega = positive("omega", omega)
+        if not isinstance(first, bool):
+            raise fail(TypeError, "first", "True or False", first)
+        self.first = first
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """Uniform, by the fan_in of the weight; outside a layer, by that of its shape."""
+        fan_in = max(1.0, (site.fans if site else shape_fans(shape)).fan_in)
+        limit = 1.0 / fan_in if self.first else math.sqrt(6.0 / fan_in) / self.omega
+        return Distribution("uniform", limit)
+
+    def get_config(self) -> dict[str, Any]:
+        seed = super().get_config()["seed"]
+        return {"omega": self.omega, "first": self.first, "seed": seed}
+
+
+def _part(values: np.ndarray, index: Sequence[slice] | None) -> np.ndarray:
+    return values if index is None else values[tuple(index)]
