@@ -12,8 +12,8 @@ import keras
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.initializers.registration import CLASSES
 
+from support.any_weight import ANY_WEIGHT
 from support.processes import run_python
 
 PACKAGE = Path(kf.__file__).parent
@@ -108,7 +108,7 @@ def test_pickled_classes_name_the_package():
         assert pickle.loads(pickled) is getattr(kf, name)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", ANY_WEIGHT)
 def test_saved_configs_name_the_package(cls):
     saved = keras.saving.serialize_keras_object(cls(seed=1))
     assert saved["module"] == "keras_fanwise"

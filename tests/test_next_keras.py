@@ -19,13 +19,13 @@ from keras_fanwise.backends.private_keras import (
     initializer_table,
     seam_holds,
 )
-from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.seam import binding
 from keras_fanwise.seam.blocks import deferral, retrofitted
 
+from support.any_weight import ANY_WEIGHT
 from support.models import values_of
 
-NAMES = [name for cls in CLASSES for name in (cls.__name__, snake_case(cls.__name__))]
+NAMES = [name for cls in ANY_WEIGHT for name in (cls.__name__, snake_case(cls.__name__))]
 # Of a depthwise kernel with 512 channels, by its own fans and by its shape.
 HE, BY_SHAPE = np.sqrt(2 / 9), np.sqrt(2 / (9 * 512))
 
@@ -95,7 +95,7 @@ def test_names_resolve_with_this_keras():
 
 
 def check_every_place():
-    for name, cls in zip(NAMES, np.repeat(CLASSES, 2), strict=True):
+    for name, cls in zip(NAMES, np.repeat(ANY_WEIGHT, 2), strict=True):
         assert type(keras.initializers.get(name)) is cls
         config = {"class_name": name, "config": {}}
         assert type(keras.initializers.deserialize(config)) is cls
@@ -132,10 +132,10 @@ def check_std(std, cls=layers.DepthwiseConv2D, **arguments):
 
 def test_the_names_of_an_older_import_are_replaced(monkeypatch):
     plant(monkeypatch, get_by_table_alone)
-    for name, cls in zip(NAMES, np.repeat(CLASSES, 2), strict=True):
+    for name, cls in zip(NAMES, np.repeat(ANY_WEIGHT, 2), strict=True):
         monkeypatch.setitem(initializer_table(), name, type(cls.__name__, (cls,), {}))
     kf.register()
-    for name, cls in zip(NAMES, np.repeat(CLASSES, 2), strict=True):
+    for name, cls in zip(NAMES, np.repeat(ANY_WEIGHT, 2), strict=True):
         assert type(keras.initializers.get(name)) is cls
 
 

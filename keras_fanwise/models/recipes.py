@@ -1,5 +1,6 @@
 """The named ways to start a model, each a list of rules."""
 
+import fnmatch
 import functools
 import inspect
 import itertools
@@ -12,7 +13,7 @@ import numpy as np
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.fans.layers import layer_matrices
-from keras_fanwise.graph.graph import Graph
+from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.activations import Criticality, criticality
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.normal import FanwiseNormal
@@ -20,6 +21,7 @@ from keras_fanwise.initializers.orthogonal import (
     FanwiseDeltaOrthogonal,
     FanwiseOrthogonal,
 )
+from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved, zero_rule
 
@@ -77,9 +79,23 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
       more units. It is an error for networks with branches, normalization or other layers
       with weights, and for activations without a critical point.
 
-    - `"transformer"`: kernels of all layers, embeddings and class tokens N(0, 0.02²),
-      biases and β 0, γ 1 (Radford et al. 2018, GPT, section 4.1). With `residual="depth"`
-      as GPT-2 starts (Radford et al. 2019, section 2.3).
+    - `"transformer"`: kernels, embeddings and class tokens N(0, 2 / (5 d)), where d is the
+      width of the residual stream that they are part of, or, in a network without one, the
+      fan_in; biases and β 0, γ 1 (Nguyen and Salazar 2019,
+      <https://arxiv.org/abs/1910.05895>, section 2.2). At d = 768 the standard deviation is
+      0.023.
+    - `"gpt2"`: the same weights N(0, 0.02²), whatever the width (Radford et al. 2018, GPT,
+      section 4.1). With `residual="depth"` as GPT-2 starts (Radford et al. 2019, section
+      2.3).
+    - `"deepnorm"`: transformers that normalize after each addition, with N branches:
+      kernels `fanwise_glorot_normal`, those of branches, but for queries and keys, times
+      (4 N)^(−1/4), biases and β 0, γ 1. What passes a branch by is to be multiplied by
+      N^(1/4), in the model, which the report says (Wang et al. 2022,
+      <https://arxiv.org/abs/2203.00555>, figure 2, of encoders or decoders alone).
+    - `"siren"`: implicit networks with `sin(30 x)`: kernels `FanwiseSiren()`, with
+      `first=True` where no kernel comes before, biases uniform within 1/√fan_in (Sitzmann
+      et al. 2020, <https://arxiv.org/abs/2006.09661>, and for the biases their code,
+      <https://github.com/vsitzmann/siren>).
     - `"vit"`: kernels of dense layers and attention `fanwise_glorot_uniform`, their biases
       in attention 0 and elsewhere N(0, 10⁻¹²), the convolution that makes patches
       `fanwise_lecun_normal`, position embeddings N(0, 0.02²), class tokens and the head 0,
@@ -120,10 +136,75 @@ def _embeddings() -> list[Rule]:
     return rules
 
 
-def _transformer() -> list[Rule]:
+def _vectors(initializer: Any) -> list[Rule]:
+    globs = _EMBEDDINGS, *_TOKENS
+    return [Rule(initializer, weight=glob, optional=True) for glob in globs]
+
+
+def _gpt2() -> list[Rule]:
     normal = FanwiseNormal(stddev=0.02)
-    vectors = [Rule(normal, weight=glob, optional=True) for glob in (_EMBEDDINGS, *_TOKENS)]
-    return [*vectors, *_all_kernels(normal)]
+    return [*_vectors(normal), *_all_kernels(normal)]
+
+
+def width_rules(subject: Subject) -> list[Rule]:
+    """For the weights that a residual stream of each width goes through; see `recipes`."""
+    streams = {
+        id(kernel): branch.addition.shape[-1]
+        for branch in subject.branches
+        for kernel in branch.kernels
+    }
+    widths = set(streams.values())
+    concerned = [*_vectors("zeros"), Rule("zeros", role="kernel")]
+    weights: dict[int, list[keras.Variable]] = {}
+    for owned in subject.weights:
+        if any(rule.matches(owned, subject) for rule in concerned):
+            variable = owned.variable
+            # What is in no branch has a side in the stream, first the one that feeds it.
+            sides = [size for size in reversed(variable.shape) if size in widths]
+            for width in [*filter(None, [streams.get(id(variable))]), *sides][:1]:
+                weights.setdefault(width, []).append(variable)
+    return [
+        Rule(FanwiseNormal(stddev=math.sqrt(2 / (5 * width))), weight=tuple(several))
+        for width, several in weights.items()
+    ]
+
+
+# Of the names of layers, those that make the queries and keys of attention.
+_QUERIES_AND_KEYS = ("*query*", "*key*", "*q_proj*", "*k_proj*", "q", "k")
+
+
+def deepnorm_rules(subject: Subject) -> list[Rule]:
+    """For the kernels of branches, but for queries and keys; see `recipes`."""
+    branches = subject.known_branches()
+    owners = {id(owned.variable): owned.layer.name for owned in subject.weights}
+    scaled = tuple(
+        kernel
+        for branch in branches
+        for kernel in branch.kernels
+        if not any(
+            fnmatch.fnmatchcase(owners[id(kernel)], name) for name in _QUERIES_AND_KEYS
+        )
+    )
+    count = len(branches)
+    factor = f"{count**0.25:.4g} * x + f(x)"
+    subject.note(f"{count} residual additions that 'deepnorm' wants as", [factor])
+    scale = (4 * count) ** -0.5
+    given = FanwiseVarianceScaling(scale, "fan_avg", "truncated_normal")
+    return [Rule(given, weight=scaled)]
+
+
+def siren_rules(subject: Subject) -> list[Rule]:
+    """For the kernels that no kernel comes before; see `recipes`."""
+    reached: set[Call] = set()  # by the output of a kernel
+    first: dict[int, keras.Variable] = {}
+    for call in subject.graph.calls:
+        is_reached = any(before in reached for before in call.inputs)
+        if not is_reached:
+            first |= {id(kernel): kernel for kernel in call.kernels}
+        if is_reached or call.kernels:
+            reached.add(call)
+    given = FanwiseSiren(first=True)
+    return [Rule(given, weight=tuple(first.values()), optional=True)]
 
 
 def _vit() -> list[Rule]:
@@ -311,7 +392,27 @@ _RECIPES: dict[str, Callable[[], Sequence[Rule | ModelRules]]] = {
     "he": lambda: [*_embeddings(), *_all_kernels("fanwise_he_normal")],
     "lecun": lambda: [*_embeddings(), *_all_kernels("fanwise_lecun_normal")],
     "critical": lambda: [critical_rules],
-    "transformer": _transformer,
+    "transformer": lambda: [
+        width_rules,
+        *_vectors(FanwiseVarianceScaling(0.4, "fan_out")),
+        *_all_kernels(FanwiseVarianceScaling(0.4)),
+    ],
+    "gpt2": _gpt2,
+    "deepnorm": lambda: [
+        deepnorm_rules,
+        *_embeddings(),
+        *_all_kernels("fanwise_glorot_normal"),
+    ],
+    "siren": lambda: [
+        siren_rules,
+        # Of variance 1 / (3 fan_in): uniform within 1 / sqrt(fan_in), as a bias in PyTorch.
+        Rule(
+            FanwiseVarianceScaling(1 / 3, distribution="uniform"),
+            role="bias",
+            optional=True,
+        ),
+        *_all_kernels("fanwise_siren"),
+    ],
     "vit": _vit,
     "fixup": lambda: [fixup_rules, *_embeddings(), *_all_kernels("fanwise_he_normal")],
 }

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import keras_fanwise as kf
 from keras_fanwise.initializers.base import DISTRIBUTIONS
-from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.initializers.variance_scaling import MODES
 
+from support.any_weight import ANY_WEIGHT
 from support.models import values_of
 from support.processes import run_python
 
@@ -41,16 +41,21 @@ own = {
     kf.FanwiseHeUniform: {**fans, "negative_slope": st.floats(-2, 2)},
     kf.FanwiseOrthogonal: {"gain": numbers},
     kf.FanwiseDeltaOrthogonal: {"gain": numbers},
+    kf.FanwiseSiren: {"omega": numbers, "first": st.booleans()},
     kf.FanwiseNormal: {"mean": st.floats(-9, 9), "stddev": numbers},
     kf.FanwiseGammaNoise: {"mean": st.floats(-9, 9), "stddev": numbers},
 }
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", ANY_WEIGHT)
 @settings(max_examples=40)
 @given(st.data())
 def test_every_argument_goes_round(cls, data):
-    common = seeds if issubclass(cls, kf.FanwiseOrthogonal) else {**seeds, **samplers}
+    common = (
+        seeds
+        if issubclass(cls, (kf.FanwiseOrthogonal, kf.FanwiseSiren))
+        else {**seeds, **samplers}
+    )
     arguments = data.draw(st.fixed_dictionaries({**common, **own.get(cls, fans)}))
     if "fans" in arguments:
         arguments["input_axes"], arguments["output_axes"] = data.draw(axes)
@@ -69,7 +74,7 @@ def test_every_argument_goes_round(cls, data):
             assert np.array_equal(values_of(other(SHAPE)), expected)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", ANY_WEIGHT)
 def test_a_generator_goes_round(cls):
     initializer = cls(seed=keras.random.SeedGenerator(9))
     config = json.loads(json.dumps(initializer.get_config()))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
+from keras_fanwise.arguments import snake_case
 from keras_fanwise.initializers.base import TRUNCATED_STD
-from keras_fanwise.initializers.registration import CLASSES, snake_case
 
+from support.any_weight import ANY_WEIGHT
 from support.models import values_of
 from support.statistics_checks import (
     KURTOSIS,
@@ -40,7 +41,7 @@ def draw(initializer, shape=SHAPE, dtype=None):
 # Names
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", ANY_WEIGHT)
 def test_both_names_resolve(cls):
     for name in (cls.__name__, snake_case(cls.__name__)):
         assert type(keras.initializers.get(name)) is cls
@@ -53,7 +54,7 @@ def test_the_public_names_are_sorted_and_all_there():
 
 
 def test_not_a_subclass_of_what_einsum_dense_rebuilds():
-    for cls in CLASSES:
+    for cls in ANY_WEIGHT:
         assert not issubclass(cls, keras.initializers.VarianceScaling)
 
 
@@ -124,7 +125,7 @@ def test_a_fan_below_one_counts_as_one():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", ANY_WEIGHT)
 def test_dtypes(cls, dtype):
     # Delta kernels have taps.
     shape = (2, 40, 50) if cls is kf.FanwiseDeltaOrthogonal else (40, 50)

@@ -305,6 +305,26 @@ def test_an_optional_rule_may_be_unmet():
     kf.initialize(network(), [Rule("zeros"), Rule("ones", path="nothing", optional=True)])
 
 
+def test_the_siren_recipe():
+    """The first kernel of each way is another than those after it."""
+    one, other = keras.Input((2,)), keras.Input((3,))
+    x = layers.concatenate(
+        [layers.Dense(64, name=name)(given) for name, given in (("a", one), ("b", other))]
+    )
+    x = keras.ops.sin(30.0 * x)
+    for name in ("c", "d"):
+        x = keras.ops.sin(30.0 * layers.Dense(128, name=name)(x))
+    model = keras.Model([one, other], layers.Dense(1, name="last")(x))
+    kf.initialize(model, "siren", seed=0)
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            fan_in = kernel.shape[0]
+            limit = 1 / fan_in if layer.name in "ab" else math.sqrt(6 / fan_in) / 30
+            assert 0.9 * limit < np.abs(kernel).max() <= limit * (1 + 1e-6)
+            assert 0 < np.abs(bias).max() <= fan_in**-0.5
+
+
 def test_unbuilt():
     for model in (keras.Sequential([layers.Dense(3)]), layers.Dense(3)):
         with pytest.raises(ValueError, match="`model` must be built"):
@@ -314,7 +334,7 @@ def test_unbuilt():
 
 
 # Those for certain networks have tests of their own, in test_critical and test_residual.
-OF_THEIR_OWN = {"critical", "fixup", "transformer", "vit"}
+OF_THEIR_OWN = {"critical", "deepnorm", "fixup", "gpt2", "siren", "transformer", "vit"}
 
 
 @pytest.mark.parametrize("recipe", sorted(set(kf.recipes()) - OF_THEIR_OWN))

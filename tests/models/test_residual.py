@@ -100,7 +100,7 @@ def test_a_rule_for_the_head_or_for_a_weight_itself():
             kf.Rule("zeros", weight=bad)
 
 
-@pytest.mark.parametrize("recipe", ["he", "transformer", "glorot_normal", "orthogonal"])
+@pytest.mark.parametrize("recipe", ["he", "gpt2", "glorot_normal", "orthogonal"])
 def test_depth_divides_the_ends_alone(recipe):
     model, ends = plain_blocks(5)
     kf.initialize(model, recipe, seed=3)
@@ -112,7 +112,7 @@ def test_depth_divides_the_ends_alone(recipe):
             factor = 1
         np.testing.assert_allclose(values_of(one), before[one.path] * factor, rtol=1e-5)
     rows = {row.path: row for row in report.rows}
-    if recipe == "transformer":
+    if recipe == "gpt2":
         assert rows["out_0/kernel"].std_asked == pytest.approx(0.02 / 5**0.5)
     # It is what is saved, and drawn again.
     kf.reinitialize(model, seed=3)
@@ -166,7 +166,10 @@ def kolmogorov_smirnov(values, std):
     return scipy.stats.kstest(values.ravel() / std, "norm").pvalue
 
 
-def test_the_transformer_recipe_by_the_distribution_of_every_weight():
+@pytest.mark.parametrize(
+    ("recipe", "own"), [("gpt2", 0.02), ("transformer", math.sqrt(2 / (5 * 64)))]
+)
+def test_transformers_by_the_distribution_of_every_weight(recipe, own):
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(200, 64)(tokens)
     for i in range(3):
@@ -175,7 +178,7 @@ def test_the_transformer_recipe_by_the_distribution_of_every_weight():
         block.attention = layers.MultiHeadAttention(4, 32, name="attention")
         x = block(x)
     model = keras.Model(tokens, layers.Dense(30)(x))
-    kf.initialize(model, "transformer", seed=0, residual="depth")
+    kf.initialize(model, recipe, seed=0, residual="depth")
     for one in model.weights:
         values, name = values_of(one), one.name
         if name == "gamma":
@@ -184,9 +187,71 @@ def test_the_transformer_recipe_by_the_distribution_of_every_weight():
             np.testing.assert_array_equal(values, 0)
         else:
             end = "second/" in one.path or "attention_output/" in one.path
-            std = 0.02 / math.sqrt(6) if end else 0.02
+            std = own / math.sqrt(6) if end else own
             assert kolmogorov_smirnov(values, std) > 1e-4, one.path
             assert kolmogorov_smirnov(values, std * 1.4) < 1e-4, one.path
+
+
+def attention_blocks(widths, count=2):
+    x = inputs = keras.Input((6, widths[0]))
+    for width in widths:
+        x = layers.Dense(width, name=f"stem_{width}")(x)
+        for i in range(count):
+            name = f"{width}_{i}"
+            attention = layers.MultiHeadAttention(2, width // 2, name=f"attention_{name}")
+            x = layers.LayerNormalization()(x + attention(x, x))
+            hidden = layers.Dense(2 * width, "relu", name=f"up_{name}")(x)
+            x = layers.LayerNormalization()(
+                x + layers.Dense(width, name=f"down_{name}")(hidden)
+            )
+    return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+
+def test_the_transformer_recipe_goes_by_the_width_of_each_stream():
+    model = attention_blocks((64, 128))
+    kf.initialize(model, "transformer", seed=0)
+    for one in model.weights:
+        if one.name == "kernel":
+            width = 64 if "64" in one.path else 128  # the head reads the last stream
+            std = math.sqrt(2 / (5 * width))
+            assert kolmogorov_smirnov(values_of(one), std) > 1e-4, one.path
+    assert kolmogorov_smirnov(values_of(weight(model, "up_64_0/kernel")), 0.056) < 1e-4
+
+
+def test_the_transformer_recipe_without_a_stream_goes_by_fan_in():
+    model = keras.Sequential([keras.Input((50,)), layers.Dense(400, name="dense")])
+    kf.initialize(model, "transformer", seed=0)
+    values = values_of(weight(model, "dense/kernel"))
+    assert values.std() == pytest.approx(math.sqrt(0.4 / 50), rel=4 / math.sqrt(2 * 20_000))
+
+
+def test_deepnorm_scales_what_the_branches_give_and_says_the_constant():
+    model = attention_blocks((64,), count=4)  # of 8 branches
+    with pytest.warns(UserWarning, match=r"8 residual additions.*1\.682 \* x \+ f\(x\)"):
+        kf.initialize(model, "deepnorm", seed=0)
+    factor = 32**-0.25
+    for path, gain in {
+        "attention_64_1/query": 1,
+        "attention_64_1/key": 1,
+        "attention_64_1/value": factor,
+        "attention_64_1/attention_output": factor,
+        "up_64_3": factor,
+        "down_64_3": factor,
+        "head": 1,
+    }.items():
+        kernel = weight(model, f"{path}/kernel")
+        layer = model.get_layer(path.split("/")[0])
+        owner = (
+            getattr(layer, f"_{path.split('/')[1].removeprefix('attention_')}_dense", layer)
+            if "/" in path
+            else layer
+        )
+        fans = kf.layer_fans(owner, "kernel", kernel.shape)
+        std = gain * math.sqrt(2 / sum(fans))
+        values = values_of(kernel)
+        assert values.std() == pytest.approx(std, rel=4 / math.sqrt(2 * values.size)), path
+    with pytest.raises(ValueError, match="one with residual branches"):
+        kf.initialize(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), "deepnorm")
 
 
 class Tokens(layers.Layer):
@@ -270,7 +335,7 @@ def test_embeddings_have_rules():
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(200, 64, name="table")(tokens)
     model = keras.Model(tokens, layers.Dense(2)(x))
-    for recipe, std in {"he": 1, "glorot": 1, "lecun": 1, "transformer": 0.02}.items():
+    for recipe, std in {"he": 1, "glorot": 1, "lecun": 1, "gpt2": 0.02}.items():
         kf.initialize(model, recipe, seed=0)
         assert values_of(weight(model, "table/embeddings")).std() == pytest.approx(
             std, rel=0.05
@@ -366,7 +431,7 @@ def test_scaled_initializers_draw_the_same_times_the_factor(initializer):
 
 def test_saved_and_loaded(tmp_path):
     model, _ = plain_blocks(4)
-    kf.initialize(model, "transformer", seed=0, residual="depth")
+    kf.initialize(model, "gpt2", seed=0, residual="depth")
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     kf.reinitialize(model, seed=7)

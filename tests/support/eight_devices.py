@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import keras_fanwise as kf
 from keras_fanwise.backends import sharding as layouts
-from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.sampling import sampler as sampling
 
+from support.any_weight import ANY_WEIGHT
 from support.models import arrays, equal
 
 layers = keras.layers
@@ -34,7 +34,7 @@ MESHES = {
 }
 INITIALIZERS = [
     # Orthogonal matrices are drawn whole, and need two axes.
-    *(cls(seed=3) for cls in CLASSES if not issubclass(cls, kf.FanwiseOrthogonal)),
+    *(cls(seed=3) for cls in ANY_WEIGHT if not issubclass(cls, kf.FanwiseOrthogonal)),
     kf.FanwiseVarianceScaling(distribution="untruncated_normal", seed=4),
     kf.FanwiseHeUniform(seed=5, sampler="backend"),
     kf.FanwiseLecunNormal(seed=5, sampler="backend"),
