@@ -90,6 +90,33 @@ def test_the_reference_has_every_public_name():
     assert sorted(found) == keras_fanwise.__all__
 
 
+def initializers_of(library):
+    """The names of all initializers of a library, as they are written there."""
+    if library == "keras":
+        public = {
+            name: getattr(keras.initializers, name)
+            for name in dir(keras.initializers)
+            if not name.startswith("_")
+        }
+        # One class has several names: the one that is no alias.
+        return {cls.__name__ for cls in public.values() if isinstance(cls, type)} - {
+            "Initializer"
+        }
+    if library == "torch":
+        public = dir(pytest.importorskip("torch.nn.init"))
+        return {name for name in public if name[0] != "_" and name[-1] == "_"}
+    public = dir(pytest.importorskip("jax.nn.initializers"))
+    return {name for name in public if name[0].islower() and name != "initializers"}
+
+
+@pytest.mark.parametrize("library", ["keras", "torch", "jax"])
+def test_every_initializer_of_other_libraries_has_a_row(library):
+    text = TEXTS["docs/coming_from.md"]
+    names = initializers_of(library)
+    assert len(names) > 10
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == []
+
+
 def test_the_readme_is_of_a_screen_or_two():
     assert len(TEXTS["README.md"].splitlines()) <= 150
 
