@@ -425,6 +425,12 @@ class Head(NamedTuple):
         return [*filter(callable, [getattr(self._layer, "activation", None)]), *later]
 
     @property
+    def layers(self) -> list[keras.Layer]:
+        """Those that apply a function to the sum with the bias."""
+        later = [call.operation for call in self.after]
+        return [one for one in (self._layer, *later) if isinstance(one, keras.Layer)]
+
+    @property
     def _layer(self) -> Any:
         """The innermost layer that adds the bias; `None` where an operation adds it."""
         if not isinstance(self.call.operation, keras.Layer):

@@ -286,6 +286,37 @@ class SignalFinding(NamedTuple):
     remedy: str
 
 
+class Fault(FindingKind):
+    """What can be wrong with data, head and loss: its `label`, and a `remedy`."""
+
+    INPUTS = ("inputs", "bring the inputs to a mean near 0 and a deviation near 1")
+    TARGETS = ("targets", "give the targets that the loss takes")
+    HEAD = ("head", "give the loss what it takes: probabilities or logits")
+    LOSS = (
+        "loss at the start",
+        "bring the outputs to the mean and the width of the targets",
+    )
+    SATURATION = ("saturation", "make what comes before the activation smaller")
+
+
+class TrainingFinding(NamedTuple):
+    """What is wrong with the data, the head or the loss of a training.
+
+    Attributes:
+        path: of the layer, or the name of the output.
+        fault: of which kind it is.
+        severity: `"error"`, `"warning"` or `"note"`.
+        numbers: what was measured, and what it should be.
+        remedy: the line to change.
+    """
+
+    path: str
+    fault: Fault
+    severity: str
+    numbers: str
+    remedy: str
+
+
 class LayerSignal(NamedTuple):
     """What was measured at a call of a layer.
 

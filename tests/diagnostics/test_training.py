@@ -1,0 +1,80 @@
+"""What is wrong with the data, head and loss of a training, on set-ups of both kinds."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_fanwise.diagnostics.training import training_findings
+from keras_fanwise.reports.diagnosis import Fault
+
+set_ups = pytest.importorskip("support.set_ups", exc_type=ImportError)
+
+
+def findings(make, seed=0):
+    keras.utils.set_random_seed(seed)
+    return training_findings(*make())
+
+
+def alarms(make):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*softmax over axis -1")  # of one unit
+        return [one for one in findings(make) if one.severity != "note"]
+
+
+@pytest.mark.parametrize("name", sorted(set_ups.SOUND)[1::5])
+def test_sound_set_ups_have_no_error_and_no_warning(name):
+    assert alarms(set_ups.SOUND[name]) == []
+
+
+@pytest.mark.parametrize("name", sorted(set_ups.FAULTY)[::5])
+def test_each_fault_is_found(name):
+    kind, _ = name
+    assert kind in [one.fault.label for one in alarms(set_ups.FAULTY[name])]
+
+
+REMEDIES = {
+    ("inputs", "pixels"): "keras.layers.Rescaling(1 / 255)",
+    ("head", "missing softmax, labels"): "SparseCategoricalCrossentropy(from_logits=True)",
+    ("head", "softmax from logits"): "leave out the activation",
+    ("targets", "labels from 1, wine"): "let the head have 4 units",
+    ("targets", "one unit for ten classes"): 'Dense(10, activation="softmax")',
+    ("targets", "one-hot for labels"): 'loss="categorical_crossentropy"',
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_the_line_to_change(name):
+    assert REMEDIES[name] in " ".join(one.remedy for one in alarms(set_ups.FAULTY[name]))
+
+
+def test_nothing_in_the_model_changes():
+    model, x, y = set_ups.SOUND["pixels, batch normalization"]()
+    model.fit(x[:32], y[:32], verbose=0)
+    before = [*model.get_weights(), *map(np.array, model.optimizer.variables)]
+    metrics = [metric.result() for metric in model.metrics]
+    training_findings(model, x, y)
+    after = [*model.get_weights(), *map(np.array, model.optimizer.variables)]
+    assert all(map(np.array_equal, before, after))
+    assert str(metrics) == str([metric.result() for metric in model.metrics])
+
+
+def test_attention_with_a_mask_is_not_saturated():
+    """A causal mask leaves the first position a single key."""
+    inputs = keras.Input((3, 8))
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    model = keras.Model(inputs, attention(inputs, inputs, use_causal_mask=True))
+    x = np.random.default_rng(0).standard_normal((16, 3, 8)).astype("float32")
+    assert training_findings(model, x) == []
+    dense = attention.query_dense
+    dense.kernel.assign(dense.kernel * 1e4)
+    (found,) = training_findings(model, x)
+    assert (found.path, found.fault) == ("attention", Fault.SATURATION)
+
+
+def test_a_loss_of_ones_own_is_not_judged():
+    model, x, y = set_ups.SOUND["diabetes, squares"]()
+    model.compile(loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p), axis=-1))
+    assert training_findings(model, x, 1000 * y) == []
