@@ -32,11 +32,12 @@ it. The test of each would notice a change.
 """
 
 import contextlib
+import functools
 import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -131,19 +132,33 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 @contextlib.contextmanager
-def unfilled_variables() -> Iterator[None]:
+def unfilled_variables() -> Iterator[keras.StatelessScope]:
     """Variables that are made in the block are not filled, and take no memory.
 
-    They are not to be used afterwards; a value that is read is drawn for the occasion.
+    They are not to be used afterwards; a value that is read is drawn for the occasion. The
+    scope that it gives knows the values that were assigned.
     """
     pending = get_global_attribute("uninitialized_variables")
     kept = None if pending is None else list(pending)
     try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
+        with kept_names(), keras.StatelessScope(initialize_variables=False) as scope:
+            yield scope
     finally:
         # Keras would fill those of the block, too, at the end of the next stateless scope.
         set_global_attribute("uninitialized_variables", kept)
+
+
+@contextlib.contextmanager
+def kept_names() -> Iterator[None]:
+    """In the end Keras numbers the names of layers and operations as if nothing had been."""
+    before = dict(get_global_attribute("object_name_uids") or {})
+    try:
+        yield
+    finally:
+        numbers = get_global_attribute("object_name_uids")
+        if numbers is not None:
+            numbers.clear()
+            numbers.update(before)
 
 
 def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
@@ -191,27 +206,14 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
         # What the layers assign, to counters of random numbers too, goes with the scope.
         with (
             kept_losses(model),
+            kept_names(),
             _symbolic_backend(),
-            _kept_numbers(),
             keras.StatelessScope(),
         ):
             yield
     finally:
         for kept, count in nodes:
             del kept[count:]
-
-
-@contextlib.contextmanager
-def _kept_numbers() -> Iterator[None]:
-    """Those that Keras gives to names."""
-    names = dict(get_global_attribute("object_name_uids") or {})
-    try:
-        yield
-    finally:
-        numbers = get_global_attribute("object_name_uids")
-        if numbers is not None:
-            numbers.clear()
-            numbers.update(names)
 
 
 _GENERATOR = "global_seed_generator"
@@ -221,7 +223,7 @@ _GENERATOR = "global_seed_generator"
 def kept_seed_generator() -> Iterator[None]:
     """Keras's own generator is there, and in the end as before, or gone as before."""
     before = get_global_attribute(_GENERATOR)
-    with _kept_numbers():
+    with kept_names():
         state = global_seed_generator().state
     value = state.value
     try:
@@ -414,21 +416,47 @@ def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any] | None:
 
 def new_optimizer_state(
     optimizer: keras.optimizers.Optimizer,
-) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Each variable of a built optimizer, with that of a new one of the same config.
+) -> list[tuple[keras.Variable, Callable[[], Any]]]:
+    """Each variable of a built optimizer, with what gives its value in a new one.
 
-    Those of the new one are not filled: read their `value` one at a time.
+    The new one has the same config and is built now, on the present weights, of which some
+    keep copies. Most values are made one at a time.
     """
+    if parts := getattr(optimizer, "optimizers", None):  # a MultiOptimizer
+        steps = optimizer.iterations
+        own = [(steps, lambda: keras.ops.zeros(steps.shape, steps.dtype))]
+        return own + [
+            pair for part in parts if part.built for pair in new_optimizer_state(part)
+        ]
     # A LossScaleOptimizer of Keras 3.8 leaves the list to the one inside it.
     inner = getattr(optimizer, "inner_optimizer", optimizer)
+    weights = inner._trainable_variables
     try:
         new = type(optimizer).from_config(optimizer.get_config())
-        with unfilled_variables():
-            new.build(inner._trainable_variables)
+        with unfilled_variables() as scope:
+            new.build(weights)
     except ValueError:  # Nadam makes a variable of a value, which takes its memory
         new = type(optimizer).from_config(optimizer.get_config())
-        new.build(inner._trainable_variables)
-    return list(zip(optimizer.variables, new.variables, strict=True))
+        new.build(weights)
+        scope = keras.StatelessScope()  # in which nothing was assigned
+    pairs = [*zip(_state(optimizer), _state(new), strict=True)]
+
+    def value(variable: keras.Variable) -> Any:
+        assigned = scope.get_current_value(variable)
+        return variable.value if assigned is None else assigned
+
+    return [(old, functools.partial(value, new)) for old, new in pairs]
+
+
+def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """All variables of an optimizer but the weights that it trains.
+
+    Inside a LossScaleOptimizer Keras loses track of some, such as the product of Nadam.
+    """
+    inner = vars(getattr(optimizer, "inner_optimizer", optimizer)).items()
+    held = [value for name, value in sorted(inner) if name != "_trainable_variables"]
+    found = [*optimizer.variables, *keras.tree.flatten(held)]
+    return list({id(v): v for v in found if isinstance(v, keras.Variable)}.values())
 
 
 def initializer_modules() -> list[ModuleType]:

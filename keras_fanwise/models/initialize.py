@@ -439,14 +439,14 @@ def _start(
     # What these remember was of other weights. `reset_state` fails on JAX in Keras 3.8.
     states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
     optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
-    optimizer_states = _optimizer_states(optimizer)
+    _new_state(optimizer)  # an error goes before everything
 
     def finish() -> list[OwnedWeight]:
         changed = replace(weights, initializers)
         for state in states:
             state.assign(keras.ops.zeros(state.shape, state.dtype))
-        for old, new in optimizer_states:
-            old.assign(new.value)  # which is drawn now, one at a time
+        for variable, value in _new_state(optimizer):
+            variable.assign(value())
         return changed
 
     rows = _carried_out(plans)
@@ -481,8 +481,8 @@ def _carried_out(plans: Sequence[_Plan]) -> list[WeightStart]:
     return rows
 
 
-def _optimizer_states(optimizer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
-    """The variables of an optimizer, each with that of a new one."""
+def _new_state(optimizer: Any) -> list[tuple[keras.Variable, Callable[[], Any]]]:
+    """The variables of an optimizer, each with what gives its value in a new one."""
     if optimizer is None or not optimizer.built:
         return []
     try:
