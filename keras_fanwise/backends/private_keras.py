@@ -34,6 +34,7 @@ it. The test of each would notice a change.
 import contextlib
 import functools
 import inspect
+import random
 import sys
 import threading
 import warnings
@@ -43,6 +44,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.models.functional import Functional
@@ -159,6 +161,35 @@ def kept_names() -> Iterator[None]:
         if numbers is not None:
             numbers.clear()
             numbers.update(before)
+
+
+def lists_layers(layer: keras.Layer) -> bool:
+    """Whether its config holds those of its layers: a functional model or a Sequential.
+
+    Not so of a class that derives from them and has a config of its own.
+    """
+    return type(layer) in (Functional, keras.Sequential)
+
+
+@contextlib.contextmanager
+def random_numbers_from(seed: int) -> Iterator[None]:
+    """In the block a seed governs Python's, NumPy's and Keras's random numbers.
+
+    What has no seed of its own draws from them. Afterwards they go on as if it had not.
+    """
+    states = random.getstate(), np.random.get_state()
+    generator = get_global_attribute("global_seed_generator")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with kept_names():
+            own = keras.random.SeedGenerator(seed % 2**31)
+            set_global_attribute("global_seed_generator", own)
+            yield
+    finally:
+        set_global_attribute("global_seed_generator", generator)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:

@@ -2,11 +2,9 @@
 
 import contextlib
 import functools
-import itertools
 import math
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -20,10 +18,14 @@ from keras_fanwise.arguments import (
     globs_of,
     in_weight,
     integer,
+    positive,
     printable,
 )
 from keras_fanwise.backends.arrays import moments, pooled, snapshot
-from keras_fanwise.backends.private_keras import new_optimizer_state
+from keras_fanwise.backends.private_keras import (
+    new_optimizer_state,
+    random_numbers_from,
+)
 from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.initializers.base import (
     FanwiseInitializer,
@@ -52,12 +54,20 @@ from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
 from keras_fanwise.seam.keys import model_keys
 from keras_fanwise.seam.record import (
+    assigned_when_built,
     initializer_name,
+    is_replaced,
     replace,
     unsaved,
     weight_initializers,
 )
-from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
+from keras_fanwise.seam.weights import (
+    OwnedWeight,
+    Role,
+    is_of_keras,
+    owned_weights,
+    role,
+)
 
 
 @contextlib.contextmanager
@@ -117,11 +127,33 @@ def _ours(initializer: Any) -> FanwiseInitializer | None:
 
 
 class _Plan(NamedTuple):
-    """What is to be reported of a weight, and what gives its values, if it is not kept."""
+    """What is to be reported of a weight, and what gives its values, if something does."""
 
     variable: keras.Variable
     row: WeightStart
     fill: Callable[[], Any] | None = None
+
+
+# Why weights are kept.
+_UNKNOWN = "its initializer is unknown"
+_ASSIGNED = "its layer gave it these values when it was built"
+_PERHAPS = "its layer may have given it these values when it was built"
+_ALIKE = "its initializer gives the same values with every seed"
+
+
+@random_state_kept()
+def _plans(
+    weights: Sequence[OwnedWeight],
+    initializers: Sequence[Any],
+    reasons: Sequence[str],
+    seeds: _Seeds,
+) -> list[_Plan]:
+    """For weights that have an initializer, or a reason to be kept."""
+    keys = model_keys(weights)
+    return [
+        _planned(*each, seeds)
+        for each in zip(weights, initializers, reasons, keys, strict=True)
+    ]
 
 
 def _planned(
@@ -139,9 +171,11 @@ def _planned(
     try:
         ours = _ours(initializer)
         if ours is None:
-            outer = seeds.planted(initializer, key)
-            fill = functools.partial(_values_of_others, outer, site, variable, seeds)
-            return _Plan(variable, row, fill)
+            fill = functools.partial(_values_of_others, initializer, site, variable)
+            # Also to see now what fails.
+            if _is_alike(initializer, fill, seeds) and not seeds.own_ones_count:
+                row = row._replace(status="kept", reason=_ALIKE)
+            return _Plan(variable, row, functools.partial(fill, seeds))
         expected = ours.expected(site.shape, site)
         if math.isfinite(expected.std):
             row = row._replace(std_asked=expected.std)
@@ -169,10 +203,29 @@ def _label(initializer: Any) -> str:
     return f"{name}({', '.join(inside)})" if inside else name
 
 
+def _is_alike(initializer: Any, fill: Callable[[_Seeds], Any], seeds: _Seeds) -> bool:
+    """Whether it gives values that differ, and the same ones with every seed.
+
+    Those of Keras and of this package do so by design: the identity, the bias of an LSTM.
+    """
+    kind = type(initializer)
+    if kind in (keras.initializers.Zeros, keras.initializers.Ones):
+        return False
+    one = keras.ops.convert_to_numpy(keras.ops.cast(fill(seeds), "float32"))
+    module = getattr(initializer, "__module__", kind.__module__).partition(".")[0]
+    if kind is not keras.initializers.Constant and module in ("keras", "keras_fanwise"):
+        return False
+    if not one.size or one.min() == one.max():
+        return False
+    two = fill(seeds._replace(seed=seeds.seed ^ 1))
+    return np.array_equal(one, keras.ops.convert_to_numpy(keras.ops.cast(two, "float32")))
+
+
 def _values_of_others(
-    outer: Any, site: Site, variable: keras.Variable, seeds: _Seeds
+    initializer: Any, site: Site, variable: keras.Variable, seeds: _Seeds
 ) -> Any:
-    """Those inside an initializer of others draw by the seed, as they would alone."""
+    """What is random in an initializer of others draws by the seed, as it would alone."""
+    outer = seeds.planted(initializer, site.key)
     places: dict[int, int] = {}
 
     def replacement(value: Any) -> Any:
@@ -184,10 +237,10 @@ def _values_of_others(
             return seeds.planted(value, key)
         return drawing_for(site, value, ours, key, seeds.before(ours))
 
-    # Of names inside it makes initializers now, which take their seeds from here.
-    random.seed(stream_key(seeds.seed, site.key))
     try:
-        values = replaced_inside(outer, replacement)(site.shape, dtype=variable.dtype)
+        # Functions draw as they like; of names inside it makes initializers now.
+        with random_numbers_from(stream_key(seeds.seed, site.key)):
+            values = replaced_inside(outer, replacement)(site.shape, dtype=variable.dtype)
         return _checked_values(values, site.shape, variable.dtype)
     except (TypeError, ValueError) as error:
         raise in_weight(error, site.path, site.shape) from error
@@ -302,8 +355,44 @@ def initialize(
         _why_kept(owned, several) if initializer is None else ""
         for owned, several, initializer in zip(weights, met, initializers, strict=True)
     ]
+    if not isinstance(recipe, (Rule, Mapping, list, tuple)):  # whose author knows better
+        for place, reason in enumerate(_structured(weights)):
+            if reason and initializers[place] is not None:
+                initializers[place], reasons[place] = None, reason
     seeds = _Seeds(seed, own_ones_count=True)
-    return _start(model, weights, initializers, reasons, seeds, dry_run, reset_optimizer)
+    plans = _plans(weights, initializers, reasons, seeds)
+    return _start(model, weights, initializers, plans, seed, dry_run, reset_optimizer)
+
+
+def _is_table(owned: OwnedWeight, initializer: Any) -> bool:
+    """Whether it is not learned, and not what an initializer gives that is not random."""
+    is_random = _ours(initializer) is not None or random_inside(initializer)
+    if is_random or role(owned) != Role.STATE:
+        return False
+    variable = owned.variable
+    values = initializer(tuple(variable.shape), dtype=variable.dtype)
+    return not np.array_equal(*map(keras.ops.convert_to_numpy, (values, variable)))
+
+
+@random_state_kept()
+def _structured(weights: Sequence[OwnedWeight]) -> list[str]:
+    """Why no recipe is for a weight: its values were computed, and are not drawn.
+
+    So state-space constants, in layers of one's own.
+    """
+    seeds = _Seeds(0, own_ones_count=False)
+    own = [
+        owned
+        for owned in weights
+        if not is_of_keras(owned.layer) and not is_replaced(owned.variable)
+    ]
+    plans = _plans(own, weight_initializers(own), [""] * len(own), seeds)
+    alike = {id(plan.variable) for plan in plans if plan.row.reason == _ALIKE}
+    assigned = assigned_when_built(weights)
+    return [
+        _ASSIGNED if is_assigned else _ALIKE if id(owned.variable) in alike else ""
+        for owned, is_assigned in zip(weights, assigned, strict=True)
+    ]
 
 
 def reinitialize(
@@ -311,6 +400,7 @@ def reinitialize(
     seed: int | None = None,
     *,
     only: str | Sequence[str] | None = None,
+    learning_rate: float | None = None,
     dry_run: bool = False,
     reset_optimizer: bool = True,
 ) -> StartReport:
@@ -324,15 +414,22 @@ def reinitialize(
     Keras's own random initializers draw from their own distributions, with the fans as
     Keras counts them, by this package's sampler: equal seeds give equal models, on every
     backend. Frozen layers are redrawn too, and a weight that layers share is drawn once.
-    Layers that were adapted to data (`Normalization` and the like) and quantized layers
-    are kept, and so are weights of which nobody knows the initializer: those that were
-    not made by `add_weight`. For these there is a warning.
+
+    Kept, and told of in the report, are layers that were adapted to data (`Normalization`
+    and the like) and quantized ones; weights that their layer gave values when it was
+    built, such as positions or a bank of filters; and those of which nobody knows the
+    initializer, as they were not made by `add_weight`. An initializer that gives the same
+    values with every seed, such as a `Constant` of an array, gives them again. For what
+    was made to be trained and does not start otherwise, there is a warning.
 
     Args:
         model: a built model, or a built layer.
         seed: see `initialize`. Different seeds give different models.
         only: a glob on the paths of the weights to redraw, or a list of them, such as
             `"head/*"`; see `Rule`. By default all.
+        learning_rate: for the optimizer of a compiled model. By default it stays, also
+            where a callback has lowered it, and the report says so; a schedule begins
+            anew.
         dry_run: whether only to return the plan.
         reset_optimizer: see `initialize`.
 
@@ -341,8 +438,8 @@ def reinitialize(
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: the model is not built, or a glob meets no weight. After any of these
-            no weight is changed.
+        ValueError: the model is not built, a glob meets no weight, or there is no
+            optimizer whose rate can be set. After any of these no weight is changed.
 
     Example: five models from one.
 
@@ -355,25 +452,37 @@ def reinitialize(
     """
     seed = _checked_seed(seed, dry_run)
     weights = owned_weights(model)
-    paths = [owned.variable.path for owned in weights]
+    if learning_rate is not None:
+        learning_rate = positive("learning_rate", learning_rate)
+        if _learning_rate(model) is None:
+            allowed = "None without a compiled optimizer whose rate is a number"
+            raise fail(ValueError, "learning_rate", allowed, learning_rate)
+    reasons = left_out(only, [owned.variable.path for owned in weights])
     with random_state_kept():
         initializers = weight_initializers(weights)
-    reasons = left_out(only, paths)
+        assigned = assigned_when_built(weights)
     for place, owned in enumerate(weights):
-        reasons[place] = reasons[place] or untouchable(owned.layer)
+        known = _ASSIGNED if assigned[place] else ""
+        if not known and initializers[place] is None:
+            known = _UNKNOWN
+        elif assigned[place] is None and _is_table(owned, initializers[place]):
+            known = _PERHAPS
+        reasons[place] = reasons[place] or untouchable(owned.layer) or known
         if reasons[place]:
             initializers[place] = None
-        elif initializers[place] is None:
-            reasons[place] = _UNKNOWN
-    unknown = [p for p, reason in zip(paths, reasons, strict=True) if reason == _UNKNOWN]
-    if unknown and not dry_run:
-        names = ", ".join(map(printable, unknown))
-        warnings.warn(f"keeps weights whose initializer is unknown: {names}", stacklevel=2)
-    seeds = _Seeds(seed, own_ones_count=False)
-    return _start(model, weights, initializers, reasons, seeds, dry_run, reset_optimizer)
-
-
-_UNKNOWN = "its initializer is unknown"
+    plans = _plans(weights, initializers, reasons, _Seeds(seed, own_ones_count=False))
+    for reason in (_UNKNOWN, _PERHAPS, _ASSIGNED, _ALIKE):
+        is_certain = reason in (_ASSIGNED, _ALIKE)
+        names = [
+            printable(row.path)
+            for _, row, _ in plans
+            if row.reason == reason and not (is_certain and row.role == Role.STATE)
+        ]
+        if names and not dry_run:
+            warnings.warn(f"kept, as {reason}: {', '.join(names)}", stacklevel=2)
+    return _start(
+        model, weights, initializers, plans, seed, dry_run, reset_optimizer, learning_rate
+    )
 
 
 def _why_kept(owned: OwnedWeight, met: Sequence[Rule]) -> str:
@@ -411,24 +520,19 @@ def _checked_seed(seed: Any, dry_run: bool) -> int:
 @random_state_kept()
 def _start(
     model: keras.Layer,
-    weights: list[OwnedWeight],
-    initializers: list[Any],
-    reasons: list[str],
-    seeds: _Seeds,
+    weights: Sequence[OwnedWeight],
+    initializers: Sequence[Any],
+    plans: Sequence[_Plan],
+    seed: int,
     dry_run: bool,
     reset_optimizer: bool,
+    learning_rate: float | None = None,
 ) -> StartReport:
-    """Fills the weights that have an initializer; the others have a reason to be kept."""
-    plans = [
-        _planned(*each, seeds)
-        for each in zip(weights, initializers, reasons, model_keys(weights), strict=True)
-    ]
+    """Fills the weights, and makes of the rest of the model that of a new one."""
+    kept_rate = _learning_rate(model) if learning_rate is None else None
     if dry_run:
-        # Other people's initializers are tried, one at a time.
-        for plan in plans:
-            if plan.fill is not None and plan.row.std_asked is None:
-                plan.fill()
-        return StartReport([plan.row for plan in plans], seeds.seed, name=model.name)
+        rows = [plan.row for plan in plans]
+        return StartReport(rows, seed, name=model.name, kept_learning_rate=kept_rate)
     layers = dict.fromkeys(
         holder
         for owned, plan in zip(weights, plans, strict=True)
@@ -441,23 +545,37 @@ def _start(
     optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
     _new_state(optimizer)  # an error goes before everything
 
-    def finish() -> list[OwnedWeight]:
-        changed = replace(weights, initializers)
+    def finish() -> None:
+        replace(weights, initializers)
         for state in states:
             state.assign(keras.ops.zeros(state.shape, state.dtype))
         for variable, value in _new_state(optimizer):
             variable.assign(value())
-        return changed
+        if learning_rate is not None:
+            _inner(model.optimizer).learning_rate = learning_rate
 
     rows = _carried_out(plans)
     try:
-        changed = finish()
+        finish()
     except BaseException:  # an interrupt: nothing here fails twice
         finish()
         raise
-    lost = itertools.compress(changed, unsaved(changed))
-    paths = [owned.variable.path for owned in lost]
-    return StartReport(rows, seeds.seed, paths, name=model.name)
+    lost = unsaved(weights)
+    return StartReport(rows, seed, lost, name=model.name, kept_learning_rate=kept_rate)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The one inside a `LossScaleOptimizer`, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _learning_rate(model: keras.Layer) -> float | None:
+    """That of the optimizer of a compiled model; `None` without one, or for a schedule."""
+    optimizer = _inner(getattr(model, "optimizer", None))
+    if optimizer is None or hasattr(optimizer, "optimizers"):  # a MultiOptimizer has many
+        return None
+    rate = optimizer.get_config().get("learning_rate")
+    return float(rate) if isinstance(rate, (int, float)) else None
 
 
 def _carried_out(plans: Sequence[_Plan]) -> list[WeightStart]:

@@ -98,7 +98,7 @@ class WeightStart(NamedTuple):
 
     Attributes:
         path, layer, shape, fans, role: as in `WeightFans`.
-        initializer: what fills it; `""` if it is kept.
+        initializer: what fills it; `""` where nothing does.
         std_asked: the standard deviation that the initializer draws with; `None` for
             those that are not random or not known.
         std: that of the values; `None` in a plan.
@@ -133,9 +133,11 @@ class StartReport(Report[WeightStart, Any]):
         rows: list of `WeightStart`.
         name: of the model.
         seed: an integer with which the same call gives the same weights again.
-        unsaved: the paths of weights whose new initializer the config of no layer holds. A
-            model that is saved and loaded has their values, but `reinitialize` draws them
-            by the initializer of before.
+        unsaved: the paths of weights whose new initializer no saved config holds, each with
+            the reason. A model that is saved and loaded has their values, but
+            `reinitialize` draws them by the initializer of before.
+        kept_learning_rate: of a compiled model, where its optimizer keeps it; `None` if
+            it was set, is a schedule, or there is none.
     """
 
     _title = "Start of"
@@ -144,7 +146,8 @@ class StartReport(Report[WeightStart, Any]):
     _kinds = KIND, STD_ASKED, STD, SHORT_STATUS
 
     seed: int
-    unsaved: list[str] = field(default_factory=list)
+    unsaved: dict[str, str] = field(default_factory=dict)
+    kept_learning_rate: float | None = None
 
     def _verdict(self) -> str:
         count = sum(row.status == "set" for row in self.rows)
@@ -160,10 +163,11 @@ class StartReport(Report[WeightStart, Any]):
         for same in group_by([] if verbose else self.rows, label):
             kinds = ", ".join(map(KIND.kind, group_by(same, KIND.cell)))
             yield [f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}"]
-        if self.unsaved:
-            paths = ", ".join(self.unsaved) if verbose else first_names(self.unsaved)
-            head = f"the model does not save the initializers of {paths}"
-            yield [f"{head}: no layer has an argument for them"]
+        for lost in group_by(self.unsaved, self.unsaved.__getitem__):
+            paths = ", ".join(lost) if verbose else first_names(lost)
+            yield [f"initializers not saved: {paths}: {self.unsaved[lost[0]]}"]
+        if self.kept_learning_rate is not None:
+            yield [f"the optimizer keeps its learning rate, {self.kept_learning_rate:.4g}"]
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked]

@@ -5,16 +5,18 @@ import functools
 import types
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_fanwise.backends.private_keras import unfilled_variables
+from keras_fanwise.backends.private_keras import lists_layers, unfilled_variables
 from keras_fanwise.initializers.counterparts import contents, random_inside
-from keras_fanwise.seam.weights import OwnedWeight
+from keras_fanwise.seam.weights import OwnedWeight, is_of_keras
 
 _RECORD = "_keras_fanwise_given_initializer"
+# Whether that is another than its layer gave the weight when it was built.
+_REPLACED = "_keras_fanwise_replaced_initializer"
 # In bytes: an initializer that holds on to an array of this size is not kept alive.
 _LARGE = 2**16
 
@@ -46,16 +48,43 @@ def _held(initializer: Any) -> Iterable[Any]:
     return getattr(initializer, "__dict__", {}).values()
 
 
+def is_replaced(variable: keras.Variable) -> bool:
+    """Whether a weight has another initializer than when its layer was built."""
+    return getattr(variable, _REPLACED, False)
+
+
 def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
     """The initializer that fills each weight; `None` where nobody knows it."""
-    twin = functools.cache(_initializers_of_twin)
+    twin = functools.cache(_twin)
     initializers = []
     for owned in weights:
         known = recorded(owned.variable)
-        if known is None:
-            known = dict(twin(owned.layer)).get(owned.variable.name)
+        if known is None and id(owned.variable) in twin(owned.layer):
+            known = twin(owned.layer)[id(owned.variable)].initializer
+        if keras.ops.is_tensor(known) or isinstance(known, np.ndarray):
+            known = keras.initializers.Constant(known)
         initializers.append(keras.initializers.get(known))
     return initializers
+
+
+def assigned_when_built(weights: Sequence[OwnedWeight]) -> list[bool | None]:
+    """Whether a layer gave a weight a value, by `assign`, when it was built.
+
+    So position indices, and tables that are computed of others. `None` where nobody knows:
+    of a layer of which no other can be made.
+    """
+    twin = functools.cache(_twin)
+    answers: list[bool | None] = []
+    for owned in weights:
+        # A layer may assign to the weights of those inside it.
+        inside = owned.holders[owned.holders.index(_saved(owned)) :]
+        if all(map(is_of_keras, inside)):
+            answers.append(False)
+            continue
+        place = id(owned.variable)
+        known = (found[place] for found in map(twin, inside) if place in found)
+        answers.append(next(known, _Twin(None, None)).assigned)
+    return answers
 
 
 def initializer_name(initializer: Any) -> str:
@@ -75,9 +104,7 @@ def initializer_attributes(owned: OwnedWeight) -> list[str]:
     return attributes_holding(owned.layer, _source(owned))
 
 
-def replace(
-    weights: Sequence[OwnedWeight], initializers: Sequence[Any]
-) -> list[OwnedWeight]:
+def replace(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> None:
     """Makes these initializers those that fill the weights, also in the layers' configs.
 
     A layer takes over an initializer into an attribute if all weights that the attribute
@@ -86,9 +113,6 @@ def replace(
     Args:
         weights: of a model.
         initializers: for each weight; `None` where nothing changes.
-
-    Returns:
-        The weights whose initializer is another than before.
     """
     before = [_source(owned) for owned in weights]
     changed = [
@@ -99,7 +123,9 @@ def replace(
     for layer in dict.fromkeys(holder for owned in weights for holder in owned.holders):
         inside = [place for place, owned in enumerate(weights) if layer in owned.holders]
         for name, value in list(vars(layer).items()):
-            if not isinstance(value, keras.initializers.Initializer):
+            if not isinstance(value, keras.initializers.Initializer) and not (
+                name.endswith("initializer") and (callable(value) or isinstance(value, str))
+            ):
                 continue
             # Inner layers are given copies, which are told from others by their configs.
             filled = [place for place in inside if before[place] is value]
@@ -112,7 +138,8 @@ def replace(
     for owned, initializer in zip(weights, initializers, strict=True):
         if initializer is not None:
             record(owned.variable, initializer)
-    return changed
+    for owned in changed:
+        setattr(owned.variable, _REPLACED, True)
 
 
 def _source(owned: OwnedWeight) -> Any:
@@ -150,36 +177,34 @@ def _same(one: Any, other: Any) -> bool:
     return 0 < len(inside) == len(others) and all(map(_same, inside, others))
 
 
-def unsaved(weights: Sequence[OwnedWeight]) -> list[bool]:
-    """Whether a saved model does not hold the initializer of a weight.
+def unsaved(weights: Sequence[OwnedWeight]) -> dict[str, str]:
+    """The paths of weights whose initializer a saved model does not hold, and why.
 
     Asked of a twin: of the layer that is saved by its own config another is made from it,
     and the initializers of their weights are compared.
     """
-    twin = functools.cache(_initializers_of_twin)
-    answers = []
-    for owned in weights:
-        # The outermost layer whose config is all that is saved of those inside it.
-        configs = (layer for layer in owned.holders if not _lists_layers(layer))
-        layer, initializer = next(configs, owned.holders[-1]), recorded(owned.variable)
-        if layer is owned.layer and attributes_holding(layer, initializer):
-            answers.append(False)
+    twin = functools.cache(_twin)
+    reasons = {}
+    for owned in filter(lambda owned: is_replaced(owned.variable), weights):
+        layer, initializer = _saved(owned), recorded(owned.variable)
+        is_whole = layer is owned.layer and is_of_keras(layer)
+        if is_whole and attributes_holding(layer, initializer):
             continue
-        names = [variable.name for variable in layer.weights]
-        places = [id(variable) for variable in layer.weights]
-        copy = twin(layer)
-        alike = [name for name, _ in copy] == names and _fill_alike(
-            copy[places.index(id(owned.variable))][1], initializer, owned.variable
-        )
-        answers.append(not alike)
-    return answers
+        name = type(layer).__name__
+        known = twin(layer).get(id(owned.variable))
+        if known is None:
+            reasons[owned.variable.path] = f"no other {name} can be made from its config"
+        elif not _fill_alike(known.initializer, initializer, owned.variable):
+            reasons[owned.variable.path] = (
+                f"saved with the config of {name}, which does not hold it"
+            )
+    return reasons
 
 
-def _lists_layers(layer: keras.Layer) -> bool:
-    """Whether its config holds those of its layers: a functional model or a Sequential."""
-    return isinstance(layer, keras.Sequential) or (
-        isinstance(layer, keras.Model) and bool(getattr(layer, "operations", None))
-    )
+def _saved(owned: OwnedWeight) -> keras.Layer:
+    """The outermost layer whose config is all that is saved of those inside it."""
+    configs = (layer for layer in owned.holders if not lists_layers(layer))
+    return next(configs, owned.holders[-1])
 
 
 def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
@@ -195,15 +220,34 @@ def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
     return bool(np.array_equal(*values))
 
 
-def _initializers_of_twin(layer: keras.Layer) -> list[tuple[str, Any]]:
-    """The weights of another layer of the same config: their names and initializers."""
+class _Twin(NamedTuple):
+    """A weight of another layer of the same config."""
+
+    initializer: Any
+    assigned: bool | None  # whether it was given a value when that layer was built
+
+
+def _twin(layer: keras.Layer) -> dict[int, _Twin]:
+    """Of the weights of a layer, by their ids, those of another of the same config."""
     # Some layers, such as stateful ones, make variables of values, which must be filled.
-    for scope in (unfilled_variables(), contextlib.nullcontext()):
+    for block in (unfilled_variables(), contextlib.nullcontext()):
         try:
-            with scope:
+            with block as scope:
                 twin = type(layer).from_config(layer.get_config())
                 twin.build_from_config(layer.get_build_config())
-                return [(weight.name, recorded(weight)) for weight in twin.weights]
         except Exception:  # of other people's code: what is not known is reported as such
             continue
-    return []
+        if list(map(_kind, layer.weights)) != list(map(_kind, twin.weights)):
+            break
+        return {
+            id(own): _Twin(
+                recorded(other), scope and scope.get_current_value(other) is not None
+            )
+            for own, other in zip(layer.weights, twin.weights, strict=True)
+        }
+    return {}
+
+
+def _kind(variable: keras.Variable) -> tuple[str, tuple[int, ...]]:
+    """What is alike in a twin: Keras numbers the names of weights that have none."""
+    return variable.name.rstrip("_0123456789"), tuple(variable.shape)

@@ -11,7 +11,15 @@ from scipy import stats
 
 import keras_fanwise as kf
 
-from support.models import MODELS, ByHand, arrays, equal, sequential, values_of
+from support.models import (
+    MODELS,
+    ByHand,
+    arrays,
+    equal,
+    sequential,
+    values_by_path,
+    values_of,
+)
 from support.processes import (
     fewer_by_default,
     on_others,
@@ -566,3 +574,146 @@ def test_initializers_that_give_a_number_of_python():
         weight.assign(9.0)
     kf.reinitialize(model, seed=0)
     assert [float(values) for values in arrays(model)] == [2.5, 1.5]
+
+
+class Bank(layers.Layer):
+    """Assigns to its weights, and to those of a layer inside it, when it is built."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.inner = layers.Dense(3, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.inner.kernel.assign(np.eye(3, dtype="float32"))
+        options = {"shape": (3,), "initializer": "zeros"}
+        self.places = self.add_weight(**options, dtype="int32", trainable=False, name="at")
+        self.places.assign(keras.ops.arange(3))
+        self.mean = self.add_weight(**options, trainable=False, name="mean")
+        self.doubled = self.add_weight(**options, name="doubled")
+        self.source = self.add_weight((3,), "random_normal", name="source")
+        self.doubled.assign(2 * self.source)
+
+    def call(self, x):
+        return self.inner(x) + self.mean + self.doubled
+
+
+class Closed(Bank):
+    """One of which no other can be made."""
+
+    def __init__(self, table):
+        super().__init__()
+
+
+def test_what_a_layer_assigned_when_it_was_built_is_kept():
+    model = keras.Sequential([keras.Input((3,)), Bank(name="bank"), layers.Dense(3)])
+    bank = model.layers[0]
+    bank.mean.assign([1.0, 2.0, 3.0])  # as a training does
+    before = values_by_path(model)
+    with pytest.warns(UserWarning, match="its layer gave it these values .*: [^:]*kernel"):
+        report = kf.reinitialize(model, seed=1)
+    kept = {row.path for row in report.rows if row.status == "kept"}
+    assert kept == {w.path for w in (bank.inner.kernel, bank.places, bank.doubled)}
+    for path, values in values_by_path(model).items():
+        stays = path in kept or path.endswith("bias")
+        assert np.array_equal(values, before[path]) == stays
+    assert not np.any(values_of(bank.mean))
+    plan = kf.initialize(model, "he", seed=1, dry_run=True)
+    assert next(r for r in plan.rows if r.path.endswith("inner/kernel")).status == "kept"
+    # Who names a weight knows better.
+    kf.initialize(model, kf.Rule("he_normal", path="*inner/kernel"), seed=1)
+    assert not np.array_equal(values_of(bank.inner.kernel), np.eye(3))
+
+
+def test_what_a_layer_that_cannot_be_made_again_may_have_assigned():
+    bank = Closed(object())
+    bank.build((None, 3))
+    with pytest.warns(UserWarning, match="its layer may have given it .*at$"):
+        report = kf.reinitialize(bank, seed=1)
+    kept = [row.path.rpartition("/")[2] for row in report.rows if row.status == "kept"]
+    assert kept == ["at"]
+    assert np.array_equal(values_of(bank.places), np.arange(3))
+
+
+def steps(shape, dtype=None):
+    values = np.arange(np.prod(shape)).reshape(shape)
+    return keras.ops.convert_to_tensor(values, dtype)
+
+
+@pytest.mark.parametrize("filler", [keras.initializers.Constant(np.eye(3)), steps])
+def test_values_that_no_seed_changes_are_told_of(filler):
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(3, kernel_initializer=filler, use_bias=False)]
+    )
+    before = arrays(model)
+    model.set_weights([before[0] + 1])
+    with pytest.warns(UserWarning, match="same values with every seed: .*kernel"):
+        report = kf.reinitialize(model, seed=1)
+    assert report.rows[0].reason == "its initializer gives the same values with every seed"
+    assert equal(before, arrays(model)) == [True]  # as in a new model
+
+
+def test_constants_of_layers_of_ones_own_are_for_no_recipe():
+    class States(layers.Layer):
+        def build(self, shape):
+            self.decay = self.add_weight((3, 3), steps, name="decay_kernel")
+            self.kernel = self.add_weight((3, 3), name="kernel")
+
+        def call(self, x):
+            return x @ self.kernel @ self.decay
+
+    model = keras.Sequential([keras.Input((3,)), States()])
+    rows = kf.initialize(model, "he", seed=0).rows
+    assert [row.status for row in rows] == ["kept", "set"]
+    assert [row.status for row in kf.initialize(model, kf.Rule("ones"), seed=0).rows] == [
+        "set",
+        "set",
+    ]
+
+
+def test_functions_draw_by_the_seed():
+    """From whatever source they draw, which goes on as if they had not."""
+    sources = {
+        "numpy": lambda shape, dtype=None: np.random.normal(size=shape).astype(dtype),
+        "keras": lambda shape, dtype=None: keras.random.normal(shape, dtype=dtype),
+    }
+    for source in sources.values():
+        model = keras.Sequential(
+            [keras.Input((3,)), layers.Dense(3, "relu", False, source)]
+        )
+        keras.utils.set_random_seed(0)
+        kernels = []
+        for seed in (1, 2, 1):
+            kf.reinitialize(model, seed=seed)
+            kernels.append(values_of(model.weights[0]))
+        assert not np.array_equal(kernels[0], kernels[1])
+        assert np.array_equal(kernels[0], kernels[2])
+        after = source((3,), "float32")
+        keras.utils.set_random_seed(0)
+        assert np.array_equal(*map(values_of, (after, source((3,), "float32"))))
+
+
+def test_the_learning_rate_is_kept_or_set():
+    model = eager()
+    model.optimizer.learning_rate = 1e-7  # as ReduceLROnPlateau leaves it
+    report = kf.reinitialize(model, seed=1)
+    assert report.kept_learning_rate == pytest.approx(1e-7)
+    assert "the optimizer keeps its learning rate, 1e-07" in str(report)
+    report = kf.reinitialize(model, seed=1, learning_rate=0.25)
+    assert float(model.optimizer.learning_rate) == 0.25
+    assert report.kept_learning_rate is None
+    scaled = compiled(
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+    )
+    kf.reinitialize(scaled, seed=1, learning_rate=0.25)
+    assert float(scaled.optimizer.inner_optimizer.learning_rate) == 0.25
+    before = arrays(model)
+    for other in (sequential(), compiled(OPTIMIZERS["schedule"])):
+        with pytest.raises(ValueError, match="`learning_rate` must be None without"):
+            kf.reinitialize(other, learning_rate=0.1)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`learning_rate` must be"):
+            kf.reinitialize(model, learning_rate=wrong)
+    with pytest.raises(TypeError, match="`learning_rate` must be"):
+        kf.reinitialize(model, learning_rate="fast")
+    assert all(equal(before, arrays(model)))
