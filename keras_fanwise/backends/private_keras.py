@@ -171,6 +171,32 @@ def lists_layers(layer: keras.Layer) -> bool:
     return type(layer) in (Functional, keras.Sequential)
 
 
+def build_like(twin: keras.Layer, layer: keras.Layer) -> None:
+    """Makes the weights of a layer as another of its class and config has them.
+
+    By its `build`, or, as it has none, by a symbolic call.
+    """
+    config = layer.get_build_config()
+    if type(layer).build is not keras.Layer.build or not config:
+        twin.build_from_config(config)
+    elif layer._inbound_nodes:
+        given = layer._inbound_nodes[0].arguments
+        twin(*map(_fresh, given.args), **{n: _fresh(v) for n, v in given.kwargs.items()})
+    else:
+        twin(keras.KerasTensor(config["input_shape"], layer.compute_dtype))
+
+
+def _fresh(argument: Any) -> Any:
+    """An argument of a symbolic call, of which Keras has no record."""
+
+    def fresh(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        return keras.KerasTensor(value.shape, value.dtype)
+
+    return keras.tree.map_structure(fresh, argument)
+
+
 @contextlib.contextmanager
 def random_numbers_from(seed: int) -> Iterator[None]:
     """In the block a seed governs Python's, NumPy's and Keras's random numbers.
@@ -466,7 +492,7 @@ def new_optimizer_state(
         new = type(optimizer).from_config(optimizer.get_config())
         with unfilled_variables() as scope:
             new.build(weights)
-    except ValueError:  # Nadam makes a variable of a value, which takes its memory
+    except Exception:  # as Nadam makes a variable of a value, which takes its memory
         new = type(optimizer).from_config(optimizer.get_config())
         new.build(weights)
         scope = keras.StatelessScope()  # in which nothing was assigned

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_fanwise.backends.private_keras import lists_layers, unfilled_variables
+from keras_fanwise.backends.private_keras import (
+    build_like,
+    kept_names,
+    lists_layers,
+    unfilled_variables,
+)
 from keras_fanwise.initializers.counterparts import contents, random_inside
 from keras_fanwise.seam.weights import OwnedWeight, is_of_keras
 
@@ -230,11 +235,11 @@ class _Twin(NamedTuple):
 def _twin(layer: keras.Layer) -> dict[int, _Twin]:
     """Of the weights of a layer, by their ids, those of another of the same config."""
     # Some layers, such as stateful ones, make variables of values, which must be filled.
-    for block in (unfilled_variables(), contextlib.nullcontext()):
+    for block in (unfilled_variables(), kept_names()):
         try:
             with block as scope:
                 twin = type(layer).from_config(layer.get_config())
-                twin.build_from_config(layer.get_build_config())
+                build_like(twin, layer)
         except Exception:  # of other people's code: what is not known is reported as such
             continue
         if list(map(_kind, layer.weights)) != list(map(_kind, twin.weights)):

@@ -353,12 +353,12 @@ def test_the_state_of_an_optimizer_is_that_of_a_new_one():
         model.compile(used, "mse")
         used.build(model.trainable_variables)
         for variable in state_of(used):
-            variable.assign(variable + keras.ops.ones_like(variable))
+            variable.assign(variable.value + keras.ops.ones_like(variable.value))
         kf.reinitialize(model, seed=3)
         new.build(model.trainable_variables)
         states = [list(map(values_of, state_of(each))) for each in (used, new)]
         for variable in state_of(used):  # what the test would see
-            variable.assign(variable + keras.ops.ones_like(variable))
+            variable.assign(variable.value + keras.ops.ones_like(variable.value))
         assert not any(equal(states[1], map(values_of, state_of(used))))
         kf.initialize(model, "he", seed=4)  # other weights, for the next one
         if not all(equal(*states)):
