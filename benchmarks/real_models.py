@@ -1,6 +1,7 @@
 """What each of many real models, untrained, needs for a good start.
 
     python benchmarks/real_models.py --write docs/real_models.md
+    python benchmarks/real_models.py --agree   # do all reports say the same?
 
 Of keras.applications the smallest of each family, with `weights=None`, on the smallest
 images that it takes (`--every-size`: all of them), and backbones of keras-hub with few and
@@ -12,6 +13,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -86,19 +88,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names, such as VGG16 and BertBackbone")
     parser.add_argument("--every-size", action="store_true", help="of keras.applications")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
+    parser.add_argument(
+        "--agree", action="store_true", help="only check that no two reports disagree"
+    )
     arguments = parser.parse_args()
     names = arguments.only or real_models.names(every_size=arguments.every_size, large=True)
-    lines = []
+    results: dict[str, Any] = {}
     with progress() as bar:
         for name in bar.track(names, description="models"):
             known = real_models.is_on(name, arguments.backend)
             backend = arguments.backend if known else _OTHER_BACKEND
-            try:
+            with contextlib.suppress(BrokenProcessPool, MemoryError):
                 with fresh_process(backend) as process:
-                    found = process.submit(needs, name).result()
-                lines.append(row(name if known else f"{name} (on {backend})", found))
-            except (BrokenProcessPool, MemoryError):
-                lines.append(f"| {name} | does not fit in memory{' |' * 9}")
+                    ask = disagreements if arguments.agree else needs
+                    found = process.submit(ask, name).result()
+                results[name if known else f"{name} (on {backend})"] = found
+    unfit = [name for name in names if not any(key.startswith(name) for key in results)]
+    if arguments.agree:
+        print_disagreements(results, unfit)
+        return
+    lines = [row(name, found) for name, found in results.items()]
+    lines += [f"| {name} | does not fit in memory{' |' * 9}" for name in unfit]
     hub = ""
     if real_models.HAS_KERAS_HUB:
         hub = f" and keras-hub {importlib.metadata.version('keras-hub')}"
@@ -142,6 +152,68 @@ def needs(name: str) -> Needs:
         "; ".join(f"{count}: {reason}" for reason, count in kept.items()),
         ", ".join(recipes),
         mended_by,
+    )
+
+
+class Agreement(NamedTuple):
+    """Of a model: after how many starts it was asked, and what was said against it."""
+
+    starts: int
+    kernels: int
+    contradictions: list[str]
+
+
+def disagreements(name: str) -> Agreement:
+    """What two reports say differently after a recipe; runs in a fresh process."""
+    import keras
+
+    import keras_fanwise
+
+    keras.utils.set_random_seed(0)
+    model = models().built(name)
+    x = models().batch_of(model, samples=_SAMPLES)
+    roles = [(row.path, row.role) for row in keras_fanwise.fans_table(model).rows]
+    kernels = [path for path, role in roles if role == "kernel"]
+    said = []
+    listed = [row.path for row in keras_fanwise.calibrate(model, x, dry_run=True).rows]
+    wanted = [path for path, role in roles if role in ("kernel", "matrix")]
+    if Counter(listed) != Counter(wanted):
+        said.append("calibrate lists other kernels than fans_table")
+    starts = 0
+    for recipe in keras_fanwise.recipes():
+        try:
+            start = keras_fanwise.initialize(model, recipe, seed=0)
+        except ValueError:  # such as "critical", which is for plain networks
+            continue
+        starts += 1
+        audit = keras_fanwise.audit(model)
+        signal = keras_fanwise.signal(model, x)
+        for report in (start, audit):
+            if [(row.path, row.role) for row in report.rows] != roles:
+                said.append(f"{recipe}: {type(report).__name__} has other roles")
+        for one, other in zip(start.rows, audit.rows, strict=True):
+            if one.role == "kernel" and one.reason.startswith("no rule"):
+                said.append(f"{recipe}: {one.path} is kept: {one.reason}")
+            if not math.isclose(one.std, other.std, rel_tol=1e-3, abs_tol=1e-9):
+                said.append(f"{recipe}: {one.path} has std {one.std}, {other.std}")
+        if not (signal.errors or signal.warnings):
+            for found in (*audit.errors, *audit.warnings):
+                said.append(f"{recipe}: {found.severity} of audit, healthy: {found.path}")
+    return Agreement(starts, len(kernels), said)
+
+
+def print_disagreements(results: dict[str, Agreement], unfit: list[str]) -> None:
+    for name, found in results.items():
+        for line in found.contradictions:
+            console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    for name in unfit:
+        console.print(f"{name}: does not fit in memory")
+    starts = sum(found.starts for found in results.values())
+    kernels = sum(found.kernels for found in results.values())
+    count = sum(len(found.contradictions) for found in results.values())
+    console.print(
+        f"{len(results)} models with {kernels} kernels, {starts} starts by recipes: "
+        f"{count} contradictions"
     )
 
 
