@@ -194,7 +194,7 @@ def disagreements(name: str) -> Agreement:
         for one, other in zip(start.rows, audit.rows, strict=True):
             if one.role == "kernel" and one.reason.startswith("no rule"):
                 said.append(f"{recipe}: {one.path} is kept: {one.reason}")
-            if not math.isclose(one.std, other.std, rel_tol=1e-3, abs_tol=1e-9):
+            if not math.isclose(one.std or 0.0, other.std, rel_tol=1e-3, abs_tol=1e-9):
                 said.append(f"{recipe}: {one.path} has std {one.std}, {other.std}")
         if not (signal.errors or signal.warnings):
             for found in (*audit.errors, *audit.warnings):

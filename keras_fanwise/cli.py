@@ -152,8 +152,6 @@ _REFUSED = re.compile(
 )
 _UNKNOWN = re.compile(r"(?:Could not locate|Unknown) ([\w ]+):? '([^']*)'")
 _LONGEST = 300
-# Behind all values of the batch.
-_SHAPES = re.compile(r"Expected shape (\(.*?\)), but input has .*?shape \D*([\d, ]+)")
 _BOLD = re.compile(r"\x1b\[[01]m")  # as Keras prints some messages
 
 
@@ -206,9 +204,6 @@ def cause(error: Exception) -> str:
             f"it holds a {unknown[1]} that is not known here, {unknown[2]}; --import takes "
             "the module that registers it"
         )
-    shapes = _SHAPES.search(text)
-    if shapes:
-        return f"it takes inputs of shape {shapes[1]}, not ({shapes[2]})"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines = lines[1:]

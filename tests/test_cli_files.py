@@ -384,7 +384,7 @@ def test_a_terminal(folder):
 
     with output_to(Terminal()) as output:
         assert main(["audit", "model.keras"]) == 0
-        assert "0 errors, 0 notes" in output.getvalue()
+        assert "0 errors, 0 warnings, 0 notes" in output.getvalue()
 
 
 def test_warnings_are_lines(folder, capsys):
