@@ -1,6 +1,5 @@
 """What is wrong with the weights of a model, what has led to it, and what to write."""
 
-import functools
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from keras_fanwise.diagnostics.measured import (
     equal_bits,
     equal_units,
 )
+from keras_fanwise.diagnostics.paths import Paths, Total
 from keras_fanwise.diagnostics.statistics import (
     FALSE_ALARMS,
     limit,
@@ -27,7 +27,6 @@ from keras_fanwise.diagnostics.statistics import (
 )
 from keras_fanwise.diagnostics.verdicts import own_gain
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
-from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
 from keras_fanwise.initializers.counterparts import counterpart
@@ -42,7 +41,7 @@ from keras_fanwise.reports.diagnosis import (
     Condition,
     WeightAudit,
 )
-from keras_fanwise.reports.report import ERROR, NOTE
+from keras_fanwise.reports.report import ERROR, NOTE, WARNING
 from keras_fanwise.reports.weights import FansTable, WeightFans
 from keras_fanwise.seam.record import (
     initializer_attributes,
@@ -125,10 +124,19 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
     ]
-    conditions = _Conditions(Graph(model), len(measured))
+    conditions = _Conditions(Graph(model), measured)
     findings = [list(conditions.of(weight)) for weight in measured]
-    for index, copy in _copies(measured):
-        findings[index].append(copy)
+    for index, finding in (*_copies(measured), *conditions.of_paths(measured, findings)):
+        findings[index].append(finding)
+    is_trained = conditions.looks_trained(measured)
+    if is_trained:
+        findings = [
+            [
+                one._replace(severity=NOTE) if math.isfinite(weight.evidence.std) else one
+                for one in own
+            ]
+            for weight, own in zip(measured, findings, strict=True)
+        ]
     rows, heeded, ignored = [], [], []
     for weight, own in zip(measured, findings, strict=True):
         if any(glob_matches(glob, weight.path) for glob in globs):
@@ -136,7 +144,9 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
             own = []
         heeded += own
         rows.append(_row(weight, own))
-    return AuditReport(rows, findings=heeded, ignored=ignored, name=model.name)
+    return AuditReport(
+        rows, findings=heeded, ignored=ignored, is_trained=is_trained, name=model.name
+    )
 
 
 def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudit:
@@ -202,12 +212,20 @@ _MISCOUNT = 1e-3
 
 
 class _Conditions:
-    """The tests of an audit of so many weights."""
+    """The tests of an audit of some weights."""
 
-    def __init__(self, graph: Graph, count: int) -> None:
+    def __init__(self, graph: Graph, weights: Sequence[MeasuredWeight]) -> None:
         self._graph = graph
-        self._allowed = limit(_SHARE, _TESTS * count)  # standard errors
-        self._false_alarms = _SHARE / max(1, count)
+        self._allowed = limit(_SHARE, _TESTS * len(weights))  # standard errors
+        self._false_alarms = _SHARE / max(1, len(weights))
+        matrices = {
+            id(weight.owned.variable): weight
+            for weight in weights
+            if weight.role.is_matrix and math.isfinite(weight.evidence.std)
+        }
+        variances = {key: weight.evidence.std**2 for key, weight in matrices.items()}
+        fans = {key: weight.site.fans for key, weight in matrices.items()}
+        self._paths = Paths(graph, variances, fans)
 
     def of(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         """What is wrong with a weight."""
@@ -225,19 +243,31 @@ class _Conditions:
         elif values.min() == values.max():
             yield self._constant(weight)
         elif not isinstance(weight.initializer, keras.initializers.Identity):
-            if weight.is_random and (equal := equal_units(weight, self._false_alarms)):
-                kind = "equal" if equal.correlation == 1 else "correlated"
-                numbers = f"units {equal.first} and {equal.second} of axis {equal.axis}"
-                numbers = f"{numbers} are {kind}"
-                yield _finding(weight, Condition.SYMMETRY, ERROR, numbers, _REPLACED)
+            yield from self._equal_units(weight)
             found = [*self._balance(weight), *self._scale(weight)]
             yield from found
-            # Of another mean the shape is another, too, and an error says enough.
-            if all(
-                one.condition is not Condition.BALANCE and one.severity != ERROR
-                for one in found
-            ):
+            # Of another mean or scale the shape is another, too.
+            if all(one.condition is Condition.GLOROT for one in found):
                 yield from self._initializer(weight)
+
+    def _equal_units(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+        if not weight.is_random and not weight.is_kernel:
+            return
+        equal = equal_units(weight, self._false_alarms)
+        # An initializer of one's own may correlate what it draws.
+        if equal is None or (not weight.is_random and equal.correlation != 1):
+            return
+        kind = "equal" if equal.correlation == 1 else "correlated"
+        numbers = f"units {equal.first} and {equal.second} of axis {equal.axis} are {kind}"
+        severity, cause = ERROR, _REPLACED
+        if not weight.is_random:
+            cause = f"{initializer_name(weight.initializer)} gives it so"
+            # Of a convolution they may be the phases of a sub-pixel one, meant to be equal.
+            matrices = known_matrices(
+                weight.owned.layer, weight.site.name, weight.site.shape
+            )
+            severity = NOTE if matrices and matrices.taps else ERROR
+        yield _finding(weight, Condition.SYMMETRY, severity, numbers, cause)
 
     def _balance(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         found, drawn = weight.evidence, weight.drawn
@@ -271,8 +301,14 @@ class _Conditions:
             return
         departed = self._departed(weight)
         is_miscounted = not departed and abs(math.log(weight.miscount)) > _MISCOUNT
-        if self._outside(weight, 0.0, _LARGEST) or self._vanishes(weight):
-            condition, severity = Condition.SCALE, ERROR
+        cause = _cause(weight, departed)
+        is_large = self._outside(weight, 0.0, _LARGEST)
+        if is_large or (weight.is_kernel and self._outside(weight, _SMALLEST, _LARGEST)):
+            condition, severity = Condition.SCALE, self._level(weight, is_large)
+            if severity == NOTE and self._is_undone(weight):
+                cause += _UNDONE if is_large else f"{_UNDONE}, but {_TURNS}"
+            elif (total := self._paths.worst(is_large)) and severity != NOTE:
+                cause += f"; with others of its path it makes {_total_text(total)}"
         elif (
             is_miscounted
             or (weight.is_kernel and self._outside(weight, *_fair(weight)))
@@ -290,25 +326,70 @@ class _Conditions:
             theirs = keras_fans(weight.owned.layer, weight.site.name, weight.site.shape)
             numbers += f"; fans {theirs.fan_in:g} and {theirs.fan_out:g} in place of "
             numbers += f"{fans.fan_in:g} and {fans.fan_out:g}"
-        yield _finding(weight, condition, severity, numbers, _cause(weight, departed))
+        yield _finding(weight, condition, severity, numbers, cause)
 
-    def _vanishes(self, weight: MeasuredWeight) -> bool:
-        """Whether a kernel is too small for what comes after it."""
-        return (
-            weight.is_kernel
-            and self._outside(weight, _SMALLEST, _LARGEST)
-            and id(weight.owned.variable) not in self._in_branches
-            and not self._after(weight) <= {NORMALIZATION, SUM, END}
+    def _level(self, weight: MeasuredWeight, is_large: bool) -> str:
+        """How much it weighs that a weight is too large or too small for its fans."""
+        kernel = weight.owned.variable
+        if level := self._paths.level(kernel, explodes=is_large):
+            return level
+        if not is_large or self._is_undone(weight):
+            return NOTE
+        # Of a recurrent kernel, or in what could not be opened, the use is not known.
+        step = self._paths.largest_step(kernel)
+        return NOTE if step is not None and step <= _LARGEST else WARNING
+
+    def _is_undone(self, weight: MeasuredWeight) -> bool:
+        """Whether normalizations undo a weight's scale."""
+        return self._after(weight) == {NORMALIZATION} or self._paths.is_undone(
+            weight.owned.variable
         )
+
+    def of_paths(
+        self,
+        weights: Sequence[MeasuredWeight],
+        findings: Sequence[Sequence[AuditFinding]],
+    ) -> Iterator[tuple[int, AuditFinding]]:
+        """What the kernels of a path do together that none of them does alone."""
+        places = {id(weight.owned.variable): i for i, weight in enumerate(weights)}
+        for explodes in (False, True):
+            total = self._paths.worst(explodes)
+            if total is None:
+                continue
+            on_path = [places[id(kernel)] for kernel in total.kernels]
+            if any(
+                finding.condition is Condition.SCALE and finding.severity != NOTE
+                for place in on_path
+                for finding in findings[place]
+            ):
+                continue
+            numbers = f"{_total_text(total)} over {len(on_path)} kernels, from "
+            numbers += f"{weights[on_path[-1]].path} to {weights[on_path[0]].path}"
+            place = places[id(total.worst)]
+            cause = "the kernels of that path together, none of them alone"
+            yield (
+                place,
+                _finding(weights[place], Condition.SCALE, total.level, numbers, cause),
+            )
+
+    def looks_trained(self, weights: Sequence[MeasuredWeight]) -> bool:
+        """Whether most kernels, and most constant vectors, are no longer at their start."""
+        kernels = [
+            any(self._initializer(weight))
+            for weight in weights
+            if weight.is_kernel and weight.drawn is not None and weight.drawn.std
+        ]
+        vectors = [
+            bool(weight.values.min() != weight.values.max())
+            for weight in weights
+            if weight.role in (Role.BIAS, Role.SCALE)
+            and weight.values.size > 1
+            and isinstance(weight.initializer, _CONSTANT)
+        ]
+        return sum(kernels) > len(kernels) / 2 and sum(vectors) >= len(vectors) / 2
 
     def _after(self, weight: MeasuredWeight) -> frozenset[str]:
         return self._graph.after(weight.owned.variable)
-
-    @functools.cached_property
-    def _in_branches(self) -> set[int]:
-        """The kernels of residual branches, where small is a choice."""
-        branches = residual_branches(self._graph)
-        return {id(kernel) for branch in branches for kernel in branch.kernels}
 
     def _departed(self, weight: MeasuredWeight) -> bool:
         """Whether the deviation is not the one that the initializer draws with."""
@@ -385,6 +466,11 @@ class _Conditions:
             yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
 
 
+def _total_text(total: Total) -> str:
+    what = "the signal" if total.direction == "forward" else "gradients"
+    return f"{what} × {total.total:.2g}"
+
+
 def _gamma(weight: MeasuredWeight) -> Iterator[AuditFinding]:
     largest = float(np.max(np.abs(weight.values)))
     low, high = _GAMMAS
@@ -407,7 +493,12 @@ def _fair(weight: MeasuredWeight) -> tuple[float, float]:
     return min(1.0, max(weight.scale, low)), max(2.0, min(weight.scale, high))
 
 
+_CONSTANT = tuple(
+    getattr(keras.initializers, name) for name in ("Constant", "Ones", "Zeros")
+)
 _REPLACED = "its values are not those that its initializer draws"
+_UNDONE = "; a normalization undoes it"
+_TURNS = "it turns fast: Adam at 0.001 moves a weight of 0.02 by 5% a step"
 
 
 def _finding(

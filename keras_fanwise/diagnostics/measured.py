@@ -228,7 +228,8 @@ def equal_units(weight: MeasuredWeight, false_alarms: float) -> EqualUnits | Non
             seen: dict[bytes, int] = {}
             for index, unit in enumerate(units):
                 first = seen.setdefault(unit.tobytes(), index)
-                if first != index and (weight.is_dense or np.any(unit)):
+                is_random = weight.is_random and weight.is_dense
+                if first != index and (is_random or np.any(unit)):
                     return EqualUnits(axis, first, index, 1.0)
         if pairs and size >= _FEWEST_VALUES:
             # A few of many units, evenly spread, and of these the first values.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_fanwise.diagnostics.paths import LIMIT, level_of
 from keras_fanwise.diagnostics.statistics import FALSE_ALARMS, limit
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Graph
@@ -105,20 +106,6 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
             yield SignalFinding(verdict, direction, severity, path, numbers + more, remedy)
 
 
-# A signal that changes by more than this over the depth vanishes or explodes.
-_LIMIT = 100.0
-# Of a signal, or its gradient, after the last kernel of a path by that after the first:
-# beyond these 89 of 110 networks trained at none of three rates, between them 17 of 103.
-_LOWEST, _HIGHEST = 1e-4, 300.0
-
-
-def level_of(total: float) -> str:
-    """How much it weighs that a signal becomes so much of itself; "" if nothing."""
-    if not _LOWEST <= total <= _HIGHEST:
-        return ERROR
-    return "" if 1 / _LIMIT <= total <= _LIMIT else WARNING
-
-
 # How many kernels a residual branch has, if it is long.
 _BRANCH = 6
 # A rate is told if what the rows at its ends show per layer is within this factor of it.
@@ -197,8 +184,8 @@ class _Profile:
             level=first.std,
             first=first.row.name,
             last=last.row.name,
-            low=first.std / _LIMIT / self._averaged(),
-            high=first.std * _LIMIT,
+            low=first.std / LIMIT / self._averaged(),
+            high=first.std * LIMIT,
         )
 
     def _rate(self) -> float | None:

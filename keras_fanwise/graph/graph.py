@@ -276,13 +276,13 @@ class Graph:
         met, seen = set(), set(stack)
         while stack:
             following = [one for one in self._following[stack.pop()] if one.is_signal]
-            met |= {self._at(call) for call in following} or {end}
-            new = {call for call in following if not self._at(call)} - seen
+            met |= {self.at(call) for call in following} or {end}
+            new = {call for call in following if not self.at(call)} - seen
             seen |= new
             stack += new
         return frozenset(met - {""})
 
-    def _at(self, call: Call) -> str:
+    def at(self, call: Call) -> str:
         """What a call is for `after`, and nothing if it is passed through."""
         if any(map(_is_normalization, (call.operation, *call.holders))):
             return NORMALIZATION

@@ -396,3 +396,37 @@ def _moments(function: _Activation, q: float) -> _Moments:
     if not slopes > 0:
         raise function.error(_NO_POINT)
     return _Moments(1.0 / slopes, q - squares / slopes, growth / slopes - 1.0)
+
+
+def activation_key(activation: Any) -> Any:
+    """The same for layers and operations that differ in their name alone."""
+    if isinstance(activation, functools.partial):
+        return activation.func, repr(activation.keywords)
+    if isinstance(activation, keras.Operation):
+        return type(activation), repr({**activation.get_config(), "name": ""})
+    return activation
+
+
+# Between these variances expectations are computed, and beyond them taken on as they end.
+_SMALLEST, _LARGEST = 1e-8, 1e8
+_known_moments: dict[Any, tuple[float, float] | None] = {}
+
+
+def second_moments(activation: Any, variance: float) -> tuple[float, float] | None:
+    """E[φ(√q z)²] and E[φ'(√q z)²] for a standard normal z, to two digits of q.
+
+    `None` of what mixes elements, jumps, or has no finite moments.
+    """
+    q = float(f"{min(max(variance, _SMALLEST), _LARGEST):.2g}")
+    key = activation_key(activation), q
+    if key not in _known_moments:
+        try:
+            found = _moments(_Activation(activation), q)
+            slopes = 1.0 / found.weight_variance
+            _known_moments[key] = slopes * (q - found.bias_variance), slopes
+        except Exception:  # of an axis that is missing backends say what they like
+            _known_moments[key] = None
+    moments = _known_moments[key]
+    if moments is None or moments[0] > 100 * q or moments[0] < q / 100:
+        return moments
+    return moments[0] * variance / q, moments[1]

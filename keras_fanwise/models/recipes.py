@@ -14,7 +14,11 @@ import numpy as np
 from keras_fanwise.arguments import fail
 from keras_fanwise.fans.layers import layer_matrices
 from keras_fanwise.graph.graph import Call, Graph
-from keras_fanwise.initializers.activations import Criticality, criticality
+from keras_fanwise.initializers.activations import (
+    Criticality,
+    activation_key,
+    criticality,
+)
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.normal import FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
@@ -266,9 +270,7 @@ def critical_rules(subject: Subject) -> list[Rule]:
     for layer, activation in stages:
         after: Criticality | None = None
         if activation is not None:
-            key = activation
-            if isinstance(activation, keras.Operation):
-                key = type(activation), repr({**activation.get_config(), "name": ""})
+            key = activation_key(activation)
             if key not in points:
                 points[key] = _point(layer, activation, depth)
             after = points[key]

@@ -153,6 +153,8 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
         name: of the model.
         findings: list of `AuditFinding`, also as `errors`, `warnings` and `notes`.
         ignored: list of those findings that the caller said to ignore.
+        is_trained: whether most kernels are no longer what their initializers draw, nor
+            most biases; then nothing that is finite is more than a note.
     """
 
     _title = "Audit of"
@@ -161,6 +163,7 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
     _kinds = KIND, *_MEASURED
 
     ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
+    is_trained: bool = field(default=False, kw_only=True)
 
     def remedies(self) -> dict[str, Any]:
         """For the path of each weight that needs one, an initializer that mends it.
@@ -175,8 +178,20 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
 
     def _verdict(self) -> str:
         ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
-        verdict = "will not start well" if self.errors else "starts well"
-        return f"The model {verdict}: {self._counts()}{ignored}."
+        counts = f"{self._counts()}{ignored}"
+        if self.is_trained:
+            return (
+                f"The model looks trained: {counts}. Most kernels are not what their "
+                "initializers draw, and are not judged as a start."
+            )
+        if self.errors:
+            return f"The model will not start well: {counts}."
+        if self.warnings:
+            return f"The model may start badly: {counts}."
+        return (
+            f"The weights are well scaled: {counts}. What becomes of a signal is for "
+            "signal(model, x) to say."
+        )
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         rows = {row.path: row for row in self.rows}

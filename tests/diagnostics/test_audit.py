@@ -147,7 +147,10 @@ def test_a_planted_fault_is_named(clean, fault, path):
     report = kf.audit(clean)
     assert {finding.path for finding in report.findings} == {path}
     assert condition in {finding.condition for finding in report.findings}
-    severity = "note" if condition == INITIALIZER else "error"
+    # The scale of what a normalization follows is harmless.
+    harmless = fault == "far too large" and path in ("conv/kernel", "depthwise/kernel")
+    severity = "note" if condition == INITIALIZER or harmless else "error"
+    severity = "warning" if fault == "far too large" and not harmless else severity
     assert severity in {f.severity for f in report.findings if f.condition == condition}
     row = next(row for row in report.rows if row.path == path)
     assert condition in row.findings
@@ -267,7 +270,7 @@ def test_wrong_fans_are_named_with_cause_and_replacement(case):
     weight = layer.weights[0]
     [finding] = [f for f in kf.audit(layer).findings if f.path == weight.path]
     bad = case in ("depthwise", "separable", "grouped")
-    assert finding.severity == ("error" if bad else "note")
+    assert finding.severity == "note"  # of one layer alone: by no more than 1/100
     assert finding.condition == (SCALE if bad else GLOROT)
     fans = kf.layer_fans(layer, weight.name, weight.shape)
     assert f"in place of {fans.fan_in:g} and {fans.fan_out:g}" in finding.numbers
@@ -324,17 +327,21 @@ def shifted(shape, dtype=None):
 
 
 ASKED_FOR = {
-    "a normal of 10": (RANDOM.RandomNormal(stddev=10), {SCALE}),
-    "a uniform from 0 to 1": (RANDOM.RandomUniform(0, 1), {BALANCE, SCALE}),
-    "a mean": (RANDOM.RandomNormal(mean=0.5), {BALANCE}),
-    "an orthogonal of gain 10": (RANDOM.Orthogonal(gain=10), {SCALE}),
-    "a scale of 100": (RANDOM.VarianceScaling(100), {SCALE}),
-    "ours, of scale 100": (kf.FanwiseVarianceScaling(100), {SCALE}),
-    "a function": (ten_times_too_large, {SCALE}),
-    "a function with a mean": (shifted, {BALANCE}),
-    "a normal of 0.001": (RANDOM.RandomNormal(stddev=0.001), {SCALE}),
-    "zeros": (RANDOM.Zeros(), {SYMMETRY}),
-    "a constant": (RANDOM.Constant(0.1), {SYMMETRY}),
+    "a normal of 10": (RANDOM.RandomNormal(stddev=10), {SCALE: "warning"}),
+    "a uniform from 0 to 2": (
+        RANDOM.RandomUniform(0, 2),
+        {BALANCE: "error", SCALE: "warning"},
+    ),
+    "a mean": (RANDOM.RandomNormal(mean=0.5), {BALANCE: "error"}),
+    "an orthogonal of gain 10": (RANDOM.Orthogonal(gain=10), {SCALE: "warning"}),
+    "a scale of 100": (RANDOM.VarianceScaling(100), {SCALE: "warning"}),
+    "ours, of scale 100": (kf.FanwiseVarianceScaling(100), {SCALE: "warning"}),
+    "a function": (ten_times_too_large, {SCALE: "warning"}),
+    "a function with a mean": (shifted, {BALANCE: "error"}),
+    "a normal of 0.001": (RANDOM.RandomNormal(stddev=0.001), {SCALE: "note"}),
+    "a normal of 0.0001": (RANDOM.RandomNormal(stddev=0.0001), {SCALE: "warning"}),
+    "zeros": (RANDOM.Zeros(), {SYMMETRY: "error"}),
+    "a constant": (RANDOM.Constant(0.1), {SYMMETRY: "error"}),
 }
 
 
@@ -350,9 +357,8 @@ def test_the_conditions_hold_whatever_was_asked_for(case):
         name="net",
     )
     report = kf.audit(model)
-    assert {finding.condition for finding in report.findings} == conditions
-    assert {finding.path for finding in report.errors} == {"net/first/kernel"}
-    assert report.errors == report.findings
+    assert {f.condition: f.severity for f in report.findings} == conditions
+    assert {finding.path for finding in report.findings} == {"net/first/kernel"}
     assert report.remedies() == {"net/first/kernel": "fanwise_he_normal"}
     assert 'write kernel_initializer="fanwise_he_normal"' in str(report)
     kf.initialize(model, report.remedies(), seed=0)
@@ -382,9 +388,10 @@ def test_of_a_layer_of_ones_own_the_conditions_are_the_same(case):
     own = Own(256, initializer)
     second = Own(256, "fanwise_glorot_uniform")
     report = kf.audit(keras.Sequential([keras.Input((256,)), own, layers.ReLU(), second]))
-    assert {finding.condition for finding in report.findings} == conditions
+    # A gate may begin with zeros.
+    conditions = {SYMMETRY: "note"} if case == "zeros" else conditions
+    assert {f.condition: f.severity for f in report.findings} == conditions
     assert {finding.path for finding in report.findings} == {own.w.path}
-    assert bool(report.errors) == (case != "zeros")  # which a gate may begin with
 
 
 @pytest.mark.parametrize(
@@ -395,7 +402,6 @@ def test_of_a_layer_of_ones_own_the_conditions_are_the_same(case):
         ("attention_bias", (32, 4), "zeros"),
         ("codes_embedding", (32, 512), RANDOM.RandomNormal(stddev=1e-3)),
         ("layer_scale", (32, 1), RANDOM.Constant(1e-5)),
-        ("experts", (2, 32, 8), "ones"),
     ],
 )
 def test_what_is_no_matrix_of_the_inputs_need_not_be_like_one(name, shape, initializer):
@@ -433,7 +439,7 @@ def test_a_kernel_that_is_too_large_in_one_direction_is_noted(units):
 
 @pytest.mark.parametrize(
     ("spoil", "found"),
-    [(ten_times_too_large, (SCALE, "error")), (shifted, (BALANCE, "note"))],
+    [(ten_times_too_large, (SCALE, "warning")), (shifted, (BALANCE, "note"))],
 )
 def test_lookups_that_a_function_fills(spoil, found):
     layer = layers.Embedding(100, 16, spoil)
@@ -575,16 +581,17 @@ def test_stock_models_that_train_have_no_errors(kind):
 
 
 def test_depthwise_kernels_are_errors_unless_a_normalization_undoes_them():
-    for normalized in (False, True):
-        model = depthwise_network(3, normalized)
+    for normalized, blocks in ((False, 2), (False, 3), (False, 6), (True, 6)):
+        model = depthwise_network(blocks, normalized)
         report = kf.audit(model)
         found = [f for f in report.findings if "depthwise" in f.path]
-        assert {f.severity for f in found} == {"note" if normalized else "error"}
-        assert len(found) == 3
+        level = {2: "note", 3: "warning", 6: "error"}[blocks]
+        assert {f.severity for f in found} == {"note" if normalized else level}
+        assert len(found) == blocks
+        assert all(("it turns fast" in f.cause) == normalized for f in found)
         assert {f.replacement for f in found} == {"fanwise_glorot_uniform"}
         assert all(0.08 < f.factor < 0.17 for f in found)
-        assert bool(report.errors) == (not normalized)
-    assert kf.audit(depthwise_network(3, False, "fanwise_glorot_uniform")).errors == []
+    assert kf.audit(depthwise_network(6, False, "fanwise_glorot_uniform")).errors == []
 
 
 def test_what_stands_behind_is_found_in_models_of_all_kinds():
@@ -617,18 +624,19 @@ def test_what_stands_behind_is_found_in_models_of_all_kinds():
         subclassed = Subclassed(*norm)
         subclassed(np.zeros((1, 8, 8, 256), "float32"))
         for model in (nested, sequential, subclassed):
-            assert len(kf.audit(model).errors) == (not normalized)
+            [finding] = kf.audit(model).findings
+            assert ("a normalization undoes it" in finding.cause) == normalized
 
 
 def test_findings_can_be_ignored():
-    model = depthwise_network(2, False)
+    model = depthwise_network(6, False)
     report = kf.audit(model)
-    assert len(report.errors) == 2
+    assert len(report.errors) == 6
     first = report.errors[0].path
     less = kf.audit(model, ignore=[first])
     assert [f.path for f in less.errors] == [f.path for f in report.errors[1:]]
     assert [f.path for f in less.ignored] == [first]
-    assert "1 error, 0 warnings, 0 notes, 1 ignored" in str(less)
+    assert "5 errors, 0 warnings, 0 notes, 1 ignored" in str(less)
     assert not next(row for row in less.rows if row.path == first).findings
     clean = kf.audit(model, ignore="depthwise*")
     assert not clean.errors

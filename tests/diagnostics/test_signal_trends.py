@@ -12,7 +12,7 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise import FanwiseVarianceScaling, gain
-from keras_fanwise.diagnostics import verdicts
+from keras_fanwise.diagnostics import paths, verdicts
 from keras_fanwise.reports.diagnosis import trend_text
 
 from support.models import relu_network
@@ -64,7 +64,7 @@ def test_an_embedding_beside_numbers():
 )
 def test_how_much_a_total_weighs(total, level):
     """The limits, and a chain of linear layers that reaches each."""
-    assert verdicts.level_of(total) == level
+    assert paths.level_of(total) == level
     step = keras.initializers.OrthogonalInitializer(total ** (1 / 4), seed=1)
     dense = [layers.Dense(32, kernel_initializer=step) for _ in range(6)]
     report = kf.signal(keras.Sequential([keras.Input((32,)), *dense]))

@@ -19,6 +19,60 @@ layers = keras.layers
 CLASSES = 10
 
 
+class Siren(layers.Layer):
+    """A layer of one's own that does more than multiply: sin(30 (x W + b))."""
+
+    def __init__(self, units: int, kernel_initializer: Any) -> None:
+        super().__init__()
+        self.units, self.kernel_initializer = units, kernel_initializer
+
+    def build(self, shape: Any) -> None:
+        kernel = {"shape": (shape[-1], self.units), "initializer": self.kernel_initializer}
+        self.w = self.add_weight(**kernel)
+        self.b = self.add_weight(shape=(self.units,), initializer="zeros")
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.sin(30.0 * (keras.ops.matmul(x, self.w) + self.b))
+
+
+def dcgan(width: int) -> keras.Model:
+    """Generator and discriminator, one after the other."""
+    x = inputs = keras.Input((100,))
+    x = layers.Reshape((4, 4, 4 * width))(layers.Dense(64 * width, use_bias=False)(x))
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2DTranspose(width, 4, 2, "same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh")(x)
+    x = layers.LeakyReLU(0.2)(layers.Conv2D(width, 4, 2, "same")(x))
+    for _ in range(2):
+        x = layers.BatchNormalization()(layers.Conv2D(2 * width, 4, 2, "same")(x))
+        x = layers.LeakyReLU(0.2)(x)
+    return keras.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))
+
+
+def transformer_network(width: int, blocks: int) -> keras.Model:
+    """As GPT-2: the normalization comes before each branch, and sums are operators."""
+    tokens = keras.Input((12,), dtype="int32")
+    x = layers.Embedding(50, width)(tokens)
+    for _ in range(blocks):
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(2, width // 2)(y, y)
+        y = layers.Dense(4 * width, "gelu")(layers.LayerNormalization()(x))
+        x = x + layers.Dense(width)(y)
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(tokens, layers.Dense(CLASSES)(x))
+
+
+def residual_network(blocks: int, width: int) -> keras.Model:
+    """Without normalization, of branches of two kernels."""
+    inputs = keras.Input((24,))
+    x = layers.Dense(width, "relu")(inputs)
+    for _ in range(blocks):
+        y = layers.Dense(width)(layers.Dense(width, "relu")(x))
+        x = layers.add([x, y])
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
 class Builder:
     """Layers of one architecture, with the initializers that fit its activation."""
 
