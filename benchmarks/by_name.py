@@ -98,7 +98,7 @@ def reads(start: str, width: int) -> Score:
 
 def row(
     name: str, score: Score, rates: tuple[float, ...], seeds: int, lowest: bool
-) -> list:
+) -> list[str]:
     chosen = {rate: score(rate, 1000) for rate in rates}
     best = (min if lowest else max)(chosen, key=chosen.__getitem__)
     scores = np.array([score(best, seed) for seed in range(seeds)])
