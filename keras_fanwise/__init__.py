@@ -36,6 +36,7 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.calibrate import calibrate
+from keras_fanwise.models.diagnose import diagnose
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.models.recipes import recipes
@@ -44,10 +45,14 @@ from keras_fanwise.reports.diagnosis import (
     AuditFinding,
     AuditReport,
     Condition,
+    Diagnosis,
+    DiagnosisFinding,
+    Fault,
     LayerSignal,
     SignalFinding,
     SignalReport,
     Trend,
+    Trial,
     Verdict,
     WeightAudit,
 )
@@ -75,6 +80,8 @@ __all__ = [
     "CalibrationReport",
     "Condition",
     "Criticality",
+    "Diagnosis",
+    "DiagnosisFinding",
     "Distribution",
     "Fans",
     "FansTable",
@@ -95,6 +102,7 @@ __all__ = [
     "FanwiseSubpixel",
     "FanwiseUpsampling",
     "FanwiseVarianceScaling",
+    "Fault",
     "LayerSignal",
     "OutputBias",
     "OutputBiasReport",
@@ -107,6 +115,7 @@ __all__ = [
     "StartReport",
     "Stream",
     "Trend",
+    "Trial",
     "Verdict",
     "WeightAudit",
     "WeightFans",
@@ -114,6 +123,7 @@ __all__ = [
     "audit",
     "calibrate",
     "criticality",
+    "diagnose",
     "fans_table",
     "gain",
     "initialize",

@@ -26,7 +26,7 @@ from keras_fanwise.diagnostics.loss import (
     head_of,
 )
 from keras_fanwise.graph.graph import NORMALIZATION, Graph, activation_of
-from keras_fanwise.reports.diagnosis import Fault, TrainingFinding
+from keras_fanwise.reports.diagnosis import DiagnosisFinding, Fault
 from keras_fanwise.reports.report import ERROR, NOTE, WARNING
 from keras_fanwise.seam.weights import owned_weights, role, weights_within
 
@@ -91,7 +91,7 @@ class _Seen(NamedTuple):
 
 def training_findings(
     model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
-) -> list[TrainingFinding]:
+) -> list[DiagnosisFinding]:
     """What is wrong with the inputs, targets, head and loss of a training, and saturated.
 
     Args:
@@ -105,11 +105,11 @@ def training_findings(
     if wrong:
         numbers = f"{wrong} values are not finite"
         remedy = "remove or replace them: np.nan_to_num(x), or drop the rows that have them"
-        return [TrainingFinding("x", Fault.INPUTS, ERROR, numbers, remedy)]
+        return [DiagnosisFinding("x", Fault.INPUTS, ERROR, numbers, remedy)]
     graph = Graph(model)
     with kept_state(model):
         seen = _seen(model, x, graph)
-    findings: list[TrainingFinding] = []
+    findings: list[DiagnosisFinding] = []
     if y is not None:
         weights = owned_weights(model)
         outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, seen.outputs)
@@ -180,7 +180,7 @@ def _array(tensor: Any) -> Array:
     return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
 
 
-def _saturation(seen: _Seen) -> Iterator[TrainingFinding]:
+def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
     for layer, slopes in seen.slopes.items():
         left = float(slopes.mean())
         if left < _SLOPE:
@@ -190,12 +190,12 @@ def _saturation(seen: _Seen) -> Iterator[TrainingFinding]:
                 f"leaves {left:.2g} of the gradient"
             )
             path = layer.path or layer.name
-            yield TrainingFinding(
+            yield DiagnosisFinding(
                 path, Fault.SATURATION, WARNING, numbers, Fault.SATURATION.remedy
             )
 
 
-def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[TrainingFinding]:
+def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[DiagnosisFinding]:
     """Of what enters the first kernels, after whatever the model does with its inputs."""
     for layer, values in seen.entries.items():
         path = layer.path or layer.name
@@ -206,7 +206,7 @@ def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[TrainingFindin
         size = math.sqrt(float((columns**2).mean()))
         if values.size > 1 and values.min() == values.max():
             numbers = f"all of its inputs are {values.flat[0]:g}"
-            yield TrainingFinding(
+            yield DiagnosisFinding(
                 path, Fault.INPUTS, ERROR, numbers, "look at how x is read"
             )
             continue
@@ -219,13 +219,13 @@ def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[TrainingFindin
                 "columns of its inputs are of very different scale: the largest root mean "
                 f"square is {columns.max():.3g}, the median {typical:.3g}"
             )
-            yield TrainingFinding(path, Fault.INPUTS, level, numbers, _NORMALIZE)
+            yield DiagnosisFinding(path, Fault.INPUTS, level, numbers, _NORMALIZE)
         elif size > _LARGE or size < _SMALL:
             numbers = (
                 f"its inputs are {values.min():.3g} to {values.max():.3g}, their root mean "
                 f"square is {size:.3g}"
             )
-            yield TrainingFinding(path, Fault.INPUTS, level, numbers, _scaled(values))
+            yield DiagnosisFinding(path, Fault.INPUTS, level, numbers, _scaled(values))
 
 
 _NORMALIZE = (
@@ -243,7 +243,7 @@ def _scaled(values: Array) -> str:
     return _NORMALIZE
 
 
-def _targets(one: Compared) -> Iterator[TrainingFinding]:
+def _targets(one: Compared) -> Iterator[DiagnosisFinding]:
     if one.kind is None:
         return
     targets, shape, axis = one.targets.shape, one.shape, one.class_axis
@@ -265,7 +265,7 @@ def _targets(one: Compared) -> Iterator[TrainingFinding]:
         remedy = "look at how y is read, and at whether it is shuffled before it is cut"
     else:
         return
-    yield TrainingFinding(one.output, Fault.TARGETS, ERROR, numbers, remedy)
+    yield DiagnosisFinding(one.output, Fault.TARGETS, ERROR, numbers, remedy)
 
 
 def _for_targets(one: Compared) -> str:
@@ -288,14 +288,14 @@ def _for_targets(one: Compared) -> str:
     return Fault.TARGETS.remedy
 
 
-def _head(one: Compared, head: Head | None) -> Iterator[TrainingFinding]:
+def _head(one: Compared, head: Head | None) -> Iterator[DiagnosisFinding]:
     """What the activations of a head say against the loss."""
     if head is None or one.kind is None:
         return
     last = head.activations[-1] if head.activations else ""
 
-    def finding(severity: str, numbers: str, remedy: str) -> TrainingFinding:
-        return TrainingFinding(one.output, Fault.HEAD, severity, numbers, remedy)
+    def finding(severity: str, numbers: str, remedy: str) -> DiagnosisFinding:
+        return DiagnosisFinding(one.output, Fault.HEAD, severity, numbers, remedy)
 
     gives = f"the head gives what {last} gives" if last else "the head is linear"
     kind = "sigmoid" if one.kind.takes == PROBABILITY else "softmax"
@@ -347,15 +347,15 @@ _STANDARD = "write (y - y.mean()) / y.std() for y"
 _OUTPUTS = "bring the outputs to size: scale the inputs, or calibrate(model, x)"
 
 
-def _start(one: Compared) -> Iterator[TrainingFinding]:
+def _start(one: Compared) -> Iterator[DiagnosisFinding]:
     """The loss at the start, by that of the base rates."""
     constant = one.constant()
     if constant is None:
         return
     base = np.broadcast_to(constant, one.shape).astype(np.float32)
 
-    def finding(severity: str, numbers: str, remedy: str) -> TrainingFinding:
-        return TrainingFinding(one.output, Fault.LOSS, severity, numbers, remedy)
+    def finding(severity: str, numbers: str, remedy: str) -> DiagnosisFinding:
+        return DiagnosisFinding(one.output, Fault.LOSS, severity, numbers, remedy)
 
     bias = "output_bias(model, y) brings it there"
     if one.takes in (DISTRIBUTION, PROBABILITY, LOGITS):

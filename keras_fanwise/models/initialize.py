@@ -323,6 +323,25 @@ def initialize(
     [('kernel', 'FanwiseHeNormal()'), ('bias', 'Zeros')]
     """
     seed = _checked_seed(seed, dry_run)
+    weights, initializers, plans, notes = _asked(model, recipe, seed, residual)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return _start(model, weights, initializers, plans, seed, dry_run, reset_optimizer)
+
+
+def start_values(
+    model: keras.Layer, recipe: Any, seed: int, residual: str | None = None
+) -> Iterator[tuple[keras.Variable, Any]]:
+    """The weights that `initialize` would write, with their values, one at a time."""
+    for plan in _asked(model, recipe, seed, residual)[2]:
+        if plan.fill is not None:
+            yield plan.variable, plan.fill()
+
+
+def _asked(
+    model: keras.Layer, recipe: Any, seed: int, residual: str | None
+) -> tuple[list[OwnedWeight], list[Any], list[_Plan], list[str]]:
+    """The weights of a model, the initializers and plans of each, and notes."""
     if residual not in (None, *RESIDUAL):
         allowed = f"None or one of {', '.join(map(repr, RESIDUAL))}"
         raise fail(ValueError, "residual", allowed, residual)
@@ -349,8 +368,6 @@ def initialize(
         ]
         if residual == "depth":
             initializers = with_depth(subject, initializers)
-    for note in subject.notes:
-        warnings.warn(note, stacklevel=2)
     reasons = [
         _why_kept(owned, several) if initializer is None else ""
         for owned, several, initializer in zip(weights, met, initializers, strict=True)
@@ -361,7 +378,7 @@ def initialize(
                 initializers[place], reasons[place] = None, reason
     seeds = _Seeds(seed, own_ones_count=True)
     plans = _plans(weights, initializers, reasons, seeds)
-    return _start(model, weights, initializers, plans, seed, dry_run, reset_optimizer)
+    return weights, initializers, plans, list(subject.notes)
 
 
 def _is_table(owned: OwnedWeight, initializer: Any) -> bool:

@@ -314,22 +314,23 @@ class Fault(FindingKind):
     SATURATION = ("saturation", "make what comes before the activation smaller")
 
 
-class TrainingFinding(NamedTuple):
-    """What is wrong with the data, the head or the loss of a training.
+class DiagnosisFinding(NamedTuple):
+    """What is wrong with a model, its data or its loss.
 
     Attributes:
-        path: of the layer, or the name of the output.
-        fault: of which kind it is.
+        path: of the weight or the layer, or the name of the output.
+        fault: of which kind it is: a `Fault`, a `Condition` of a weight, or the `Verdict`
+            of a signal.
         severity: `"error"`, `"warning"` or `"note"`.
         numbers: what was measured, and what it should be.
-        remedy: the line to change.
+        remedy: the line to change, where that is data, head or loss.
     """
 
     path: str
-    fault: Fault
+    fault: FindingKind
     severity: str
     numbers: str
-    remedy: str
+    remedy: str = ""
 
 
 class LayerSignal(NamedTuple):
@@ -481,3 +482,112 @@ def trend_text(trend: Trend) -> str:
     if trend.rate is None:
         return f"× {trend.total:.2g} from {trend.first} to {trend.last}"
     return f"× {trend.rate:.3g} per layer, × {trend.total:.2g} over {trend.layers} layers"
+
+
+class Trial(NamedTuple):
+    """A start that was tried, measured and taken back.
+
+    Attributes:
+        line: what carries it out; `""` for the model as it is.
+        errors, warnings: how many findings it leaves.
+        forward, backward: the total of the signal and of its gradient over the depth, as in
+            `Trend`; `None` without hidden layers.
+        loss: of the batch; `None` without targets.
+    """
+
+    line: str
+    errors: int
+    warnings: int
+    forward: float | None = None
+    backward: float | None = None
+    loss: float | None = None
+
+
+_TRIAL = (
+    words("start", lambda row: row.line or "as it is", shrinks=True),
+    words("errors,\nwarnings", lambda row: f"{row.errors}, {row.warnings}"),
+    numbers("forward", "forward", ".2g"),
+    numbers("backward", "backward", ".2g"),
+    numbers("loss", "loss", ".3g"),
+)
+_MOST_FINDINGS = 12
+
+
+@dataclass(eq=False, repr=False)
+class Diagnosis(Report[Trial, DiagnosisFinding]):
+    """What is wrong with a model and its data, and a `Trial` for each start tried.
+
+    Printed, it gives the verdict, the findings by kind with the line to change, and those
+    starts that help. The first row is the model as it is.
+
+    Attributes:
+        rows: list of `Trial`.
+        name: of the model.
+        findings: list of `DiagnosisFinding`, the worst first.
+        best: the number of the row that `apply` carries out; 0 if no start helps.
+    """
+
+    _title = "Starts of"
+    _every = _short = _TRIAL
+
+    best: int = 0
+    _carry_out: Any = None
+
+    def apply(self, seed: int = 0) -> Any:
+        """Carries out the start that helps most, on the model that was diagnosed.
+
+        Args:
+            seed: an integer from 0 to 2**64 - 1, of what is drawn anew.
+
+        Returns:
+            The report of what was done.
+
+        Raises:
+            ValueError: no start that was tried helps.
+        """
+        if not self.best:
+            raise ValueError(
+                "`apply` must be called where a start helps. Received: a diagnosis of "
+                f"{self.name!r} in which none does; see its findings"
+            )
+        return self._carry_out(seed)
+
+    def _verdict(self) -> str:
+        verdict = "starts well"
+        if self.warnings:
+            verdict = "may train slowly, or at few learning rates"
+        if self.errors:
+            verdict = "will not train as it is"
+        return f"The model {verdict}: {self._counts()}."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        def alike(one: DiagnosisFinding) -> Any:
+            return id(one) if verbose else (one.severity, one.fault, one.remedy)
+
+        groups = list(group_by(self.findings, alike))
+        shown = groups if verbose else groups[:_MOST_FINDINGS]
+        for found in shown:
+            first, *others = found
+            more = f", and {len(others)} more like it" if others else ""
+            head = f"{first.severity}: {first.fault.label}: {first.path}: {first.numbers}"
+            yield [head + more, *([f"Remedy: {first.remedy}"] if first.remedy else [])]
+        if len(shown) < len(groups):
+            yield [f"and {len(groups) - len(shown)} kinds more; text(verbose=True) has all"]
+        if self.best:
+            line = self.rows[self.best].line
+            yield [f"Remedy, as tried below: {line}; or report.apply(seed=0)"]
+
+    def _shown(self) -> list[Trial]:
+        """The model as it is, and those starts that leave less."""
+        first, *others = self.rows
+        better = [
+            row
+            for row in others
+            if (row.errors, row.warnings) < (first.errors, first.warnings)
+        ]
+        return [first, *better] if better else []
+
+    def _panels(self) -> list[Panel]:
+        values = {"forward": "forward", "backward": "backward"}
+        rows = [row._replace(line=row.line or "as it is") for row in self.rows]
+        return [Panel.of("total over the depth", rows, values, "line", reference=1.0)]

@@ -196,7 +196,7 @@ class Report(Generic[Row, Finding]):
         Lists hold a dictionary for each row or finding, whose keys are the names of its
         attributes. Numbers that are not finite are `None`.
         """
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return {name: _plain(value) for name, value in vars(self).items() if name[0] != "_"}
 
     def to_json(self) -> str:
         """What `to_dict` gives, as a JSON object."""

@@ -1,0 +1,297 @@
+"""Why a network does not learn: all evidence, one verdict, and starts that were tried."""
+
+import contextlib
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_fanwise.arguments import fail, glob_matches
+from keras_fanwise.backends.arrays import snapshot
+from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
+from keras_fanwise.backends.tap import kept_state
+from keras_fanwise.diagnostics.audit import audit
+from keras_fanwise.diagnostics.signal import signal
+from keras_fanwise.diagnostics.training import training_findings
+from keras_fanwise.graph.branches import residual_branches
+from keras_fanwise.graph.graph import Graph
+from keras_fanwise.initializers.base import random_state_kept
+from keras_fanwise.models.calibrate import calibrate
+from keras_fanwise.models.initialize import initialize, start_values
+from keras_fanwise.models.output_bias import output_bias
+from keras_fanwise.reports.diagnosis import (
+    AuditReport,
+    Condition,
+    Diagnosis,
+    DiagnosisFinding,
+    Fault,
+    Trend,
+    Trial,
+)
+from keras_fanwise.reports.report import ERROR, NOTE, WARNING
+from keras_fanwise.seam.weights import owned_weights, role
+
+# So many samples tell what there is to tell.
+_SAMPLES = 512
+# What no start mends.
+_OF_DATA = (Fault.INPUTS, Fault.TARGETS, Fault.HEAD)
+# Recipes by the most frequent activation; "he" is for rectifiers and what is like them.
+_RECIPES = {"tanh": "glorot", "sigmoid": "glorot", "softsign": "glorot", "": "lecun"}
+_RECIPES |= {"selu": "lecun", "linear": "lecun"}
+
+
+def diagnose(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    ignore: str | Sequence[str] | None = None,
+) -> Diagnosis:
+    """Tells why a network does not learn, or that it starts well, and what to write.
+
+    All evidence is gathered and weighed once: the weights (`audit`), signal and gradients
+    on the batch (`signal`, of the compiled loss if there is `y`), inputs, saturated
+    activations, the loss at the start by that of the base rates, and the head against the
+    loss. What was measured outranks the weights: where signal and gradients are healthy,
+    a weight of another scale is at most a warning.
+
+    Faults of data, head and loss come with the line to change. For others, starts are
+    tried on the model, from the mildest: the initializers that `audit` proposes, a recipe
+    by the activations, residual branches that begin small, `calibrate` by layer and by
+    unit, and `output_bias`. Each is carried out, measured and taken back, until one leaves
+    neither error nor warning; `report.apply()` carries out that one, or the one that leaves
+    least. With a fault of the data none is tried: mend that first.
+
+    The model is as before, bit for bit: weights, moving statistics, optimizer, random
+    states and metrics; also after an error or an interrupt.
+
+    Args:
+        model: a built model.
+        x: a batch as the model takes it, or the data, of which 512 samples are taken,
+            evenly spaced; by default a random batch, as `signal` draws it.
+        y: the targets, as `fit` takes them; the model is to be compiled with a loss.
+        ignore: a glob on the paths of findings that are known and accepted, or a list of
+            them, such as `"head/*"`; see `Rule`.
+
+    Returns:
+        A `Diagnosis`: print it, read its `errors`, `warnings` and `notes`, or `apply()` it.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `model` is not built; `y` is given without `x`, or to a model without a
+            loss; or the model does not say what it takes, and there is no `x`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> tiny = keras.initializers.RandomNormal(stddev=0.001, seed=0)
+    >>> dense = [keras.layers.Dense(64, "relu", kernel_initializer=tiny) for _ in range(6)]
+    >>> model = keras.Sequential([keras.Input((64,)), *dense, keras.layers.Dense(1)])
+    >>> report = diagnose(model)
+    >>> report.text().splitlines()[0].partition(":")[0]
+    'The model will not train as it is'
+    >>> _ = report.apply(seed=0)
+    >>> diagnose(model).errors
+    []
+    """
+    if not isinstance(model, keras.Model):
+        raise fail(TypeError, "model", "a Keras model", model)
+    if y is not None and x is None:
+        raise ValueError("`x` must be given with `y`. Received: x=None")
+    if y is not None and not has_compiled_loss(model):
+        raise fail(ValueError, "model", "compiled with a loss, for `y`", model)
+    owned_weights(model)  # or it is not built
+    case = _Case(model, *_few(x, y), ignore)
+    audited = audit(model, ignore=ignore)
+    found = case.evidence(audited)
+    rows = [case.trial("", found)]
+    lines: list[_Start] = []
+    # A fault of the data is mended first: what is measured on it is not of the start.
+    if rows[0].errors + rows[0].warnings and not any(
+        one.fault in _OF_DATA and one.severity != NOTE for one in found.findings
+    ):
+        for start in case.starts(audited, found):
+            # Not every start is one for every model.
+            with _taken_back(model), contextlib.suppress(ValueError):
+                start.carry_out(None)
+                rows.append(
+                    case.trial(start.line, case.evidence(audit(model, ignore=ignore)))
+                )
+                lines.append(start)
+            if not rows[-1].errors + rows[-1].warnings:
+                break
+    left = [(row.errors, row.warnings) for row in rows]
+    best = left.index(min(left))
+    carry_out = lines[best - 1].carry_out if best else None
+    return Diagnosis(
+        rows, findings=found.findings, best=best, _carry_out=carry_out, name=model.name
+    )
+
+
+class _Start(NamedTuple):
+    """A start, and what carries it out with a seed; or tries it, without one."""
+
+    line: str
+    carry_out: Callable[[int | None], Any]
+
+
+class _Evidence(NamedTuple):
+    findings: list[DiagnosisFinding]
+    forward: Trend | None
+    backward: Trend | None
+
+
+class _Case:
+    """A model with the data that it is to learn."""
+
+    def __init__(self, model: keras.Model, x: Any, y: Any, ignore: Any) -> None:
+        self._model, self._x, self._y = model, x, y
+        self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
+
+    def evidence(self, audited: AuditReport) -> _Evidence:
+        """All findings of the model as it is now, and what becomes of its signal."""
+        x, y = self._x, self._y
+        data = [] if x is None else training_findings(self._model, x, y)
+        broken = [one.fault for one in data if one.severity == ERROR]
+        if Fault.INPUTS in broken:
+            x = y = None
+        elif Fault.TARGETS in broken:
+            y = None
+        measured = signal(self._model, x, y)
+        of_signal = [
+            DiagnosisFinding(
+                one.path,
+                one.verdict,
+                one.severity,
+                f"{one.direction}: {one.numbers}",
+            )
+            for one in measured.findings
+        ]
+        healthy = not any(one.severity == ERROR for one in of_signal)
+        weights = [
+            DiagnosisFinding(
+                one.path,
+                one.condition,
+                WARNING
+                if healthy and one.severity == ERROR and one.condition != Condition.SYMMETRY
+                else one.severity,
+                f"{one.numbers}; {one.cause}",
+            )
+            for one in audited.findings
+        ]
+        findings = [
+            one
+            for one in (*data, *of_signal, *weights)
+            if not any(glob_matches(glob, one.path) for glob in self._globs)
+        ]
+        return _Evidence(findings, measured.forward, measured.backward)
+
+    def trial(self, line: str, found: _Evidence) -> Trial:
+        levels = Counter(one.severity for one in found.findings)
+        forward, backward = (
+            trend.total if trend else None for trend in (found.forward, found.backward)
+        )
+        loss = self._loss(found)
+        return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss)
+
+    def _loss(self, found: _Evidence) -> float | None:
+        """That of the batch, as in training; `None` if it cannot be computed."""
+        model, x, y = self._model, self._x, self._y
+        if y is None or any(one.fault in _OF_DATA[:2] for one in found.findings):
+            return None
+        with kept_state(model), new_compiled_loss(model), keras.StatelessScope():
+            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
+        value = float(keras.ops.convert_to_numpy(loss))
+        return value if math.isfinite(value) else None
+
+    def starts(self, audited: AuditReport, found: _Evidence) -> Iterator[_Start]:
+        """What can be tried, from the mildest."""
+        faults = {one.fault for one in found.findings if one.severity != NOTE}
+        has_loss = self._y is not None and Fault.LOSS in faults
+        if has_loss:
+            yield _Start("output_bias(model, y)", self._output_bias)
+        if remedies := audited.remedies():
+            line = "initialize(model, audit(model).remedies(), seed=0)"
+            yield _Start(line, functools.partial(self._initialize, remedies, None))
+        graph = Graph(self._model)
+        recipe = self._recipe(graph)
+        ways = [None, *(("depth", "zero") if residual_branches(graph) else ())]
+        starts = []
+        for way in ways:
+            more = f', residual="{way}"' if way else ""
+            line = f'initialize(model, "{recipe}", seed=0{more})'
+            starts.append(_Start(line, functools.partial(self._initialize, recipe, way)))
+        yield from starts
+        calibrations = [
+            _Start(
+                f"calibrate(model{', x' if self._x is not None else ''}{more})",
+                functools.partial(self._calibrate, by),
+            )
+            for by, more in (("layer", ""), ("unit", ', by="unit"'))
+        ]
+        yield from calibrations
+        for one in calibrations:
+            yield _both(starts[0], one)
+            if has_loss:
+                yield _both(one, _Start("output_bias(model, y)", self._output_bias))
+
+    def _recipe(self, graph: Graph) -> str:
+        """That of the most frequent activation of the hidden layers."""
+        after = (
+            graph.activation_after(call)
+            for owned in owned_weights(self._model)
+            if role(owned).is_matrix
+            for call in graph.calls_of(owned.variable)
+        )
+        names = Counter(
+            call.activation for call in after if call and call.activation != "softmax"
+        )
+        return _RECIPES.get(names.most_common(1)[0][0] if names else "", "he")
+
+    def _initialize(self, recipe: Any, residual: str | None, seed: int | None) -> Any:
+        if seed is not None:
+            return initialize(self._model, recipe, seed, residual=residual)
+        for variable, values in start_values(self._model, recipe, 0, residual):
+            variable.assign(values)
+        return None
+
+    def _calibrate(self, by: str, _seed: int | None) -> Any:
+        return calibrate(self._model, self._x, by=by)
+
+    def _output_bias(self, _seed: int | None) -> Any:
+        return output_bias(self._model, self._y)
+
+
+def _both(one: _Start, other: _Start) -> _Start:
+    def carry_out(seed: int | None) -> Any:
+        return [one.carry_out(seed), other.carry_out(seed)]
+
+    return _Start(f"{one.line}, then {other.line}", carry_out)
+
+
+def _few(x: Any, y: Any) -> tuple[Any, Any]:
+    """Some of the samples, evenly spaced, if there are many."""
+    samples = 0 if x is None else len(keras.tree.flatten(x)[0])
+    step = max(1, -(-samples // _SAMPLES))
+
+    def few(values: Any) -> Any:
+        return values if values is None or step == 1 else values[::step]
+
+    return keras.tree.map_structure(few, x), keras.tree.map_structure(few, y)
+
+
+@contextlib.contextmanager
+def _taken_back(model: keras.Model) -> Iterator[None]:
+    """In the end every variable of the model, and every random state, is as before."""
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else [])]
+    before = [(variable, snapshot(variable)) for variable in variables]
+    try:
+        with random_state_kept(), kept_state(model):
+            yield
+    finally:
+        for variable, values in before:
+            variable.assign(values)

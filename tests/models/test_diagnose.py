@@ -1,0 +1,189 @@
+"""diagnose: one verdict, and starts that were tried and taken back."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_fanwise as kf
+from keras_fanwise.models import diagnose as module
+
+BATCH = np.random.default_rng(0).standard_normal((64, 32)).astype("float32")
+
+
+def chain(depth=8, initializer="he_normal", activation="relu", **options):
+    dense = [
+        layers.Dense(32, activation, kernel_initializer=initializer, **options)
+        for _ in range(depth)
+    ]
+    return keras.Sequential([keras.Input((32,)), *dense, layers.Dense(4, name="head")])
+
+
+def tiny():
+    return chain(initializer=lambda shape, dtype: keras.random.normal(shape, 0, 0.005))
+
+
+def equal():
+    return chain(2, "ones")
+
+
+def depthwise():
+    image = x = keras.Input((12, 12, 16))
+    for _ in range(10):
+        x = layers.DepthwiseConv2D(3, activation="relu", padding="same",
+                                   depthwise_initializer="he_normal")(x)  # fmt: skip
+    return keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+
+
+def residual():
+    inputs = x = keras.Input((32,))
+    for _ in range(16):
+        inner = layers.Dense(32, "relu", kernel_initializer="he_normal")(x)
+        x = x + layers.Dense(32, kernel_initializer="he_normal")(inner)
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = [
+            layers.Dense(32, "relu", kernel_initializer="random_uniform") for _ in range(7)
+        ]
+        self.drop = layers.Dropout(0.2)
+        self.head = layers.Dense(4)
+
+    def call(self, x):
+        for layer in self.body:
+            x = layer(x)
+        return self.head(self.drop(x))
+
+
+def own():
+    model = Own()
+    model(BATCH)
+    return model
+
+
+@pytest.mark.parametrize("make", [tiny, equal, depthwise, residual, own])
+def test_the_start_that_is_applied_is_the_one_that_was_tried(make):
+    keras.utils.set_random_seed(0)
+    model = make()
+    report = kf.diagnose(model)
+    assert report.errors
+    tried = report.rows[report.best]
+    assert (tried.errors, tried.warnings) == (0, 0)
+    assert tried.line in report.text().replace("\n    ", " ")
+    report.apply()
+    after = kf.diagnose(model)
+    assert after.errors == after.warnings == []
+    assert after.rows[0]._replace(line=tried.line) == tried
+
+
+def test_a_sound_model_has_no_start_tried():
+    keras.utils.set_random_seed(0)
+    model = chain()
+    model.compile(loss="mse")
+    report = kf.diagnose(model, BATCH, BATCH[:, :4])
+    assert report.errors == report.warnings == []
+    assert len(report.rows) == 1
+    assert "starts well" in report.text()
+    with pytest.raises(ValueError, match="in which none does"):
+        report.apply()
+
+
+def state_of(model):
+    values = [*model.variables, *model.optimizer.variables]
+    bits = [ops.convert_to_numpy(value).tobytes() for value in values]
+    return bits, random.getstate(), str(np.random.get_state())
+
+
+def with_state():
+    """A model that is in the middle of a training."""
+    inputs = keras.Input((32,))
+    x = layers.Dropout(0.1)(layers.BatchNormalization()(inputs))
+    for _ in range(3):
+        x = layers.Dense(32, "relu", kernel_initializer="zeros")(x)
+    model = keras.Model(inputs, layers.Dense(1, name="head")(x))
+    model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
+    model.fit(BATCH, BATCH[:, 0], verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
+def test_nothing_is_changed(monkeypatch, failure):
+    keras.utils.set_random_seed(0)
+    model = with_state()
+    before = state_of(model)
+    attributes = [layer.get_config() for layer in model.layers]
+    if failure:
+        calls = []
+
+        def failing(*args):
+            calls.append(args)
+            if len(calls) == 3:  # in the second start
+                raise failure
+            return kf.signal(*args)
+
+        monkeypatch.setattr(module, "signal", failing)
+        with pytest.raises(failure):
+            kf.diagnose(model, BATCH, 100 + BATCH[:, 0])
+    else:
+        assert len(kf.diagnose(model, BATCH, 100 + BATCH[:, 0]).rows) > 2
+    assert state_of(model) == before
+    assert str([layer.get_config() for layer in model.layers]) == str(attributes)
+
+
+def test_faults_of_the_data_come_first():
+    model = tiny()
+    model.compile(loss="sparse_categorical_crossentropy")
+    y = np.arange(64) % 4
+    report = kf.diagnose(model, BATCH, y)
+    assert report.findings[0].fault is kf.Fault.HEAD
+    assert len(report.rows) == 1
+    assert "SparseCategoricalCrossentropy(from_logits=True)" in report.text()
+    broken = BATCH.copy()
+    broken[0, 0] = np.nan
+    assert kf.diagnose(model, broken, y + 1).findings[0].fault is kf.Fault.INPUTS
+    targets = [one.fault for one in kf.diagnose(model, BATCH, y + 9).errors]
+    assert kf.Fault.TARGETS in targets
+
+
+def test_findings_that_are_accepted():
+    model = equal()
+    report = kf.diagnose(model)
+    paths = {one.path for one in report.findings}
+    ignoring = kf.diagnose(model, ignore=[*paths])
+    assert paths
+    assert ignoring.findings == []
+
+
+def test_some_of_many_samples():
+    model = chain(2)
+    model.compile(loss="mae")
+    x = np.tile(BATCH, (40, 1))
+    assert kf.diagnose(model, x, x[:, :4]).errors == []
+    few, _ = module._few(x, None)
+    assert len(few) <= module._SAMPLES == 512
+
+
+def test_a_healthy_signal_outranks_a_weight():
+    """Two kernels that make up for each other."""
+    keras.utils.set_random_seed(0)
+    model = chain(5)
+    first, second = model.layers[1], model.layers[2]
+    first.kernel.assign(first.kernel * 8)
+    second.kernel.assign(second.kernel / 8)
+    assert kf.diagnose(model).errors == []
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="model"):
+        kf.diagnose("model")
+    with pytest.raises(ValueError, match="x=None"):
+        kf.diagnose(chain(1), y=BATCH)
+    with pytest.raises(ValueError, match="compiled with a loss"):
+        kf.diagnose(chain(1), BATCH, BATCH)
+    with pytest.raises(ValueError, match="built"):
+        kf.diagnose(keras.Sequential([layers.Dense(2)]))
