@@ -35,7 +35,8 @@ planted_faults = importlib.import_module("support.planted_faults")
 _SHOWN = 40
 _FALSE_ALARMS, _FOUND = 0.01, 0.99
 _ALL = "all"
-_OUTCOMES = ("error", "note", "signal", "")
+_OUTCOMES = ("error", "warning", "note", "signal", "")
+_STARTS = ("audit", "audit warnings", "signal")
 
 
 def main() -> int:
@@ -63,7 +64,9 @@ def measured(seeds: Collection[int]) -> tuple[Counter[tuple[str, str]], list[str
                     counts[kind, name] += bool(found)
                     counts[_ALL, name] += bool(found)
                     wrong += [f"{kind} {seed}: {name}: {finding}" for finding in found]
-                for fault in planted_faults.FAULTS:
+                # What is trained is not judged as a start.
+                faults = () if kind == "trained" else planted_faults.FAULTS
+                for fault in faults:
                     outcome = planted_faults.outcome(model, fault, seed)
                     if outcome is None:
                         continue
@@ -94,6 +97,7 @@ def _starts(model: keras.Model) -> list[tuple[str, list[str]]]:
     signal = keras_fanwise.signal(model)
     return [
         ("audit", [f"{f.path}: {f.numbers}" for f in report.errors]),
+        ("audit warnings", [f"{f.path}: {f.numbers}" for f in report.warnings]),
         (
             "signal",
             [f"{f.verdict.label} at {f.path}: {f.numbers}" for f in signal.findings],
@@ -108,19 +112,19 @@ def _missed(counts: Counter[tuple[str, str]]) -> float:
 def _print_starts(
     counts: Counter[tuple[str, str]], kinds: Collection[str], number: int
 ) -> None:
-    headers = ("models", "audit: errors", "signal: findings")
+    headers = ("models", "audit: errors", "warnings", "signal: findings")
     table = results_table("Good starts with", ("architecture",), headers)
     for kind in kinds:
-        cells = (str(counts[kind, name]) for name in ("audit", "signal"))
+        cells = (str(counts[kind, name]) for name in _STARTS)
         table.add_row(kind, str(number), *cells)
     total = number * len(kinds)
-    cells = (_share(counts[_ALL, name], total) for name in ("audit", "signal"))
+    cells = (_share(counts[_ALL, name], total) for name in _STARTS)
     table.add_row(_ALL, str(total), *cells)
     console.print(table)
 
 
 def _print_faults(counts: Counter[tuple[str, str]], of: str, rows: Collection[str]) -> None:
-    headers = ("planted", "error", "note", "by signal", "missed", "found")
+    headers = ("planted", "error", "warning", "note", "by signal", "missed", "found")
     table = results_table("Planted faults, found as", (of,), headers)
     for row in (*rows, _ALL):
         planted = counts[row, "planted"]

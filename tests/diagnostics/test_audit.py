@@ -7,6 +7,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise.reports.diagnosis import Condition
 
+from support.architectures import Matrix
 from support.models import MODELS, arrays, equal, network, relu_network, values_of
 from support.processes import fewer_by_default
 
@@ -365,28 +366,11 @@ def test_the_conditions_hold_whatever_was_asked_for(case):
     assert not kf.audit(model).findings
 
 
-class Own(layers.Layer):
-    """As the guides of Keras write one: its weights have no names of their own."""
-
-    def __init__(self, units, kernel_initializer, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.kernel_initializer = kernel_initializer
-
-    def build(self, shape):
-        kernel = {"shape": (shape[-1], self.units), "initializer": self.kernel_initializer}
-        self.w = self.add_weight(**kernel)
-        self.b = self.add_weight(shape=(self.units,), initializer="zeros")
-
-    def call(self, x):
-        return keras.ops.matmul(x, self.w) + self.b
-
-
 @pytest.mark.parametrize("case", ASKED_FOR)
 def test_of_a_layer_of_ones_own_the_conditions_are_the_same(case):
     initializer, conditions = ASKED_FOR[case]
-    own = Own(256, initializer)
-    second = Own(256, "fanwise_glorot_uniform")
+    own = Matrix(256, initializer)
+    second = Matrix(256, "fanwise_glorot_uniform")
     report = kf.audit(keras.Sequential([keras.Input((256,)), own, layers.ReLU(), second]))
     # A gate may begin with zeros.
     conditions = {SYMMETRY: "note"} if case == "zeros" else conditions

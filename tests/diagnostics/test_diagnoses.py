@@ -18,7 +18,7 @@ SEEDS = (0, 1)
 
 @pytest.mark.slow
 def test_good_starts_have_no_errors():
-    """Two of each kind: with errors in 1% of the starts, three and more are 1 in 200."""
+    """Two of each kind: with errors in 1% of the starts, three and more are 1 in 100."""
     errors = [
         (kind, seed, finding)
         for kind in KINDS
@@ -32,7 +32,8 @@ def test_good_starts_have_no_errors():
 @pytest.mark.parametrize("number", range(len(FAULTS)), ids=FAULTS)
 def test_a_planted_fault_is_found_and_the_weight_named(number, step):
     """In two kinds of architectures each."""
-    fault, kinds = list(FAULTS)[number], list(KINDS)
+    fault = list(FAULTS)[number]
+    kinds = [kind for kind in KINDS if kind != "trained"]  # which are not judged as a start
     kind = kinds[(3 * number + step) % len(kinds)]
     assert outcome(build(kind, number), fault, number) != "", kind
 

@@ -6,33 +6,19 @@ for SELU, and the scale that `gain` computes for others. All count the fans of t
 """
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_fanwise as kf
 
 layers = keras.layers
 
 CLASSES = 10
-
-
-class Siren(layers.Layer):
-    """A layer of one's own that does more than multiply: sin(30 (x W + b))."""
-
-    def __init__(self, units: int, kernel_initializer: Any) -> None:
-        super().__init__()
-        self.units, self.kernel_initializer = units, kernel_initializer
-
-    def build(self, shape: Any) -> None:
-        kernel = {"shape": (shape[-1], self.units), "initializer": self.kernel_initializer}
-        self.w = self.add_weight(**kernel)
-        self.b = self.add_weight(shape=(self.units,), initializer="zeros")
-
-    def call(self, x: Any) -> Any:
-        return keras.ops.sin(30.0 * (keras.ops.matmul(x, self.w) + self.b))
 
 
 def dcgan(width: int) -> keras.Model:
@@ -346,6 +332,151 @@ def several_inputs(b: Builder) -> keras.Model:
     return keras.Model([numbers, other], b.head(x))
 
 
+def parallel_heads(b: Builder) -> keras.Model:
+    """As detectors: heads beside each other, of which some begin at zero."""
+    inputs = x = keras.Input((8, 8, 3))
+    for _ in range(b.rng.randint(2, 4)):
+        x = b.conv(b.size(8, 24))(x)
+    heads = []
+    for units in (4, CLASSES, 1)[: b.rng.randint(2, 3)]:
+        y = b.conv(b.size(8, 16))(x)
+        end = b.linear() if not heads or b.rng.random() < 0.5 else "zeros"
+        heads.append(layers.Conv2D(units, 1, kernel_initializer=end)(y))
+    return keras.Model(inputs, heads)
+
+
+def operator_sums(b: Builder) -> keras.Model:
+    """Branches that are added by operators, subtracted, averaged, or scaled."""
+    width, blocks = b.size(16, 32), b.rng.randint(2, 6)
+    inputs = keras.Input((24,))
+    x = b.dense(width)(inputs)
+    for _ in range(blocks):
+        end = "zeros" if b.rng.random() < 0.25 else b.hidden(1 / blocks)
+        y = layers.Dense(width, kernel_initializer=end)(b.dense(2 * width)(x))
+        way = b.rng.choice(["+", "-", "add", "0.5"])
+        x = {
+            "+": lambda x, y: x + y,
+            "-": lambda x, y: x - y,
+            "add": keras.ops.add,
+            "0.5": lambda x, y: x + 0.5 * y,
+        }[way](x, y)
+    return keras.Model(inputs, b.head(x))
+
+
+class Gated(layers.Layer):
+    """A layer of one's own, with layers inside and a branch: x + value * sigmoid(gate)."""
+
+    def __init__(self, value: keras.Layer, gate: keras.Layer) -> None:
+        super().__init__()
+        self.value, self.gate = value, gate
+
+    def build(self, shape: Any) -> None:
+        self.value.build(shape)
+        self.gate.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return x + self.value(x) * keras.ops.sigmoid(self.gate(x))
+
+
+class Matrix(layers.Layer):
+    """As the guides of Keras write one: its weights have no names of their own."""
+
+    def __init__(self, units: int, kernel_initializer: Any) -> None:
+        super().__init__()
+        self.units, self.kernel_initializer = units, kernel_initializer
+
+    def build(self, shape: Any) -> None:
+        kernel = {"shape": (shape[-1], self.units), "initializer": self.kernel_initializer}
+        self.w = self.add_weight(**kernel)
+        self.b = self.add_weight(shape=(self.units,), initializer="zeros")
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.matmul(x, self.w) + self.b
+
+
+class Siren(Matrix):
+    """One that does more than multiply."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.sin(30.0 * super().call(x))
+
+
+def custom_layers(b: Builder) -> keras.Model:
+    width = b.size(16, 48)
+    inputs = keras.Input((24,))
+    x = b.dense(width)(inputs)
+    for _ in range(b.rng.randint(1, 5)):
+        if b.rng.random() < 0.5:
+            x = layers.Activation(b.activation)(Matrix(width, b.hidden())(x))
+        else:
+            two = [layers.Dense(width, kernel_initializer=b.linear()) for _ in range(2)]
+            x = Gated(*two)(x)
+    return keras.Model(inputs, b.head(x))
+
+
+def recipes(b: Builder) -> keras.Model:
+    """Models with the recipes that are for them, at several widths."""
+    width = b.rng.choice([16, 32, 64])
+    make, names = b.rng.choice(
+        [
+            (lambda: dcgan(width), ["dcgan", "he", "kaiming"]),
+            (lambda: transformer_network(width, 2), ["transformer", "vit", "gpt2", "he"]),
+            (lambda: residual_network(b.rng.randint(2, 12), width), ["fixup"]),
+            (lambda: plain(b), ["he", "lecun", "critical"]),
+        ]
+    )
+    model = make()
+    kf.initialize(model, b.rng.choice(names), seed=b.rng.randrange(2**32))
+    return model
+
+
+def sigmoids(b: Builder) -> keras.Model:
+    """With the scale that trains them: N(0, 1), far from Glorot's."""
+    inputs = x = keras.Input((b.size(24, 64),))
+    for _ in range(b.rng.randint(3, 12)):
+        normal = kf.FanwiseNormal(stddev=1.0, seed=b.rng.randrange(2**32))
+        x = layers.Dense(b.size(32, 64), "sigmoid", kernel_initializer=normal)(x)
+    return keras.Model(inputs, b.head(x))
+
+
+def siren(b: Builder) -> keras.Model:
+    """By functions, layers of one's own, or operators, whose gain nobody knows."""
+    x = inputs = keras.Input((2,))
+    width, way = b.size(32, 64), b.rng.choice(["layer", "activation", "ops"])
+
+    def initializer(first: bool = False) -> Any:
+        return kf.FanwiseVarianceScaling(
+            1 / 6 if first else 2 / 900,
+            distribution="uniform",
+            seed=b.rng.randrange(2**32),
+        )
+
+    for number in range(b.rng.randint(3, 6)):
+        given = initializer(number == 0)
+        if way == "layer":
+            x = Siren(width, given)(x)
+            continue
+        wave = (lambda x: keras.ops.sin(30.0 * x)) if way == "activation" else None
+        x = layers.Dense(width, wave, kernel_initializer=given)(x)
+        x = keras.ops.sin(30.0 * x) if way == "ops" else x
+    return keras.Model(inputs, layers.Dense(1, kernel_initializer=initializer())(x))
+
+
+def trained(b: Builder) -> keras.Model:
+    """What learning makes of weights: each step adds a few directions, and moves biases."""
+    model = b.rng.choice([plain, convolutional, batch_normalization])(b)
+    rng = np.random.default_rng(b.rng.randrange(2**32))
+    for weight in model.trainable_weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.ndim > 1:
+            rows, columns = math.prod(values.shape[:-1]), values.shape[-1]
+            update = rng.normal(size=(rows, 2)) @ rng.normal(size=(2, columns))
+            weight.assign(values + 0.4 * values.std() * update.reshape(values.shape))
+        else:
+            weight.assign(values + 0.05 * rng.normal(size=values.shape))
+    return model
+
+
 def mixed_precision(b: Builder) -> keras.Model:
     make = b.rng.choice([plain, convolutional, batch_normalization, transformer, depthwise])
     with dtype_policy(b.rng.choice(["mixed_bfloat16", "mixed_float16"])):
@@ -381,6 +512,13 @@ KINDS: dict[str, Callable[[Builder], keras.Model]] = {
         branched,
         embeddings,
         several_inputs,
+        parallel_heads,
+        operator_sums,
+        custom_layers,
+        recipes,
+        sigmoids,
+        siren,
+        trained,
         mixed_precision,
     )
 }

@@ -219,7 +219,7 @@ def _copied(rng: random.Random, weights: Sequence[OwnedWeight]) -> Iterator[Plan
 
 
 def outcome(model: keras.Model, name: str, seed: int) -> str | None:
-    """What a fault is found as: `"error"` or `"note"` of `audit`, or by `"signal"`.
+    """What a fault is found as: a level of `audit`'s findings, or by `"signal"`.
 
     `""` if it is not found, or another weight is blamed; `None` if no weight can have it.
     `signal` is asked only about faults that weights by themselves do not show.
@@ -240,7 +240,7 @@ def _named_by_audit(report: Any, fault: Planted) -> str:
     if any(f.severity == "error" and f.path not in right for f in named):
         return ""
     severities = {f.severity for f in named if f.path in right}
-    return "error" if "error" in severities else "note" if severities else ""
+    return next((one for one in ("error", "warning", "note") if one in severities), "")
 
 
 def _named_by_signal(report: Any, fault: Planted) -> bool:
