@@ -74,6 +74,11 @@ class _Pass:
         old = [snapshot(variable) for variable in variables]
         states = call.layer.non_trainable_variables  # and weights of a frozen layer
         restore = random_state([s for s in states if all(s is not v for v in variables)])
+
+        def undo() -> None:
+            for variable, values in zip(variables, old, strict=True):
+                variable.assign(values)
+
         output, activated = call.outputs()
         tensor, place = _before_activation(output, activated)
         if place is None and any(is_concrete(taken) for taken, _ in activated):
@@ -82,10 +87,9 @@ class _Pass:
             _multiply(variables, 2.0)
             restore()
             doubled = call.outputs()[1]
-            for variable, values in zip(variables, old, strict=True):
-                variable.assign(values)
+            undo()
             for number, ((one, _), (two, _)) in enumerate(
-                zip(activated, doubled, strict=True)
+                zip(activated, doubled, strict=False)
             ):
                 if _is_near(moments(two).std, 2 * moments(one).std):
                     tensor, place = one, number
@@ -109,15 +113,13 @@ class _Pass:
         scaled, activated = call.outputs()
         after = moments(_before_activation(scaled, activated, place)[0]).std
         if _is_near(after, expected):
-            self.rows[call.layer] = row._replace(
-                factor=factor, after=after, status="scaled"
-            )
-            return scaled
-        for variable, values in zip(variables, old, strict=True):
-            variable.assign(values)
-        reason = "what its layer gives does not scale with it"
-        self.rows[call.layer] = row._replace(reason=reason)
-        return output
+            row = row._replace(factor=factor, after=after, status="scaled")
+        else:
+            undo()
+            scaled = output
+            row = row._replace(reason="what its layer gives does not scale with it")
+        self.rows[call.layer] = row
+        return scaled
 
     def _obstacle(self, owned: OwnedWeight, shape: Sequence[int], before: float) -> str:
         """Why a kernel is kept with which its layer gave this; `""` if it is scaled."""
