@@ -78,7 +78,8 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
       of the layer.
 
     A kernel is what is called so, and of layers of one's own also a matrix with as many
-    rows as the layer was built for input units; zeros of such a one are a note.
+    rows as the layer was built for input units, or a stack of such; zeros of these are a
+    note.
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
