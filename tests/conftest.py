@@ -68,6 +68,22 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_less_time(request):
+    """On JAX most of the time goes into compiling what runs once: it is not optimized.
+
+    But where the bits of compiled code are compared, it is compiled as users have it.
+    """
+    if os.environ["KERAS_BACKEND"] != "jax":
+        return
+    import jax
+
+    for_bits = request.path.parent.name in ("sampling", "backends")
+    if for_bits and jax.config.jax_disable_most_optimizations:
+        jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", not for_bits)
+
+
 @pytest.fixture
 def nothing_left_behind():
     """After the test Keras is as it was before any of them."""

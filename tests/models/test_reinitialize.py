@@ -1,6 +1,7 @@
 """`reinitialize`: new values for what is random, a new model's for what is not."""
 
 import functools
+import inspect
 import json
 import warnings
 
@@ -212,38 +213,45 @@ def test_equal_layers_start_differently():
     assert not any(equal([kernels[0], kernels[1]], [kernels[1], kernels[2]]))
 
 
-ON_BACKEND = """
-import hashlib, json, sys
-import keras, numpy as np
-import keras_fanwise as kf
-from support.models import MODELS
-hashes = {}
-for name in sys.argv[1:]:
-    make = MODELS[name]
-    for job in ("reinitialize", "initialize"):
-        model = make()
-        if job == "reinitialize":
-            kf.reinitialize(model, seed=5)
-        else:
-            kf.initialize(model, [kf.Rule("orthogonal", weight="recurrent_kernel", optional=True),
-                                  kf.Rule("fanwise_he_normal", weight="*kernel", optional=True)], seed=5)
-        named = [weight for weight in model.weights if job == "reinitialize" or weight.name.endswith("kernel")]
-        data = [np.asarray(keras.ops.convert_to_numpy(w.value), np.float64).tobytes() for w in named]
-        hashes[f"{job} {name}"] = hashlib.sha256(b"".join(data)).hexdigest()
-print(json.dumps(hashes))
-"""  # fmt: skip
-
-
 COMPARED = ("subclassed", "recurrent", "attention", "half_precision")
+
+
+def hashes_of(names):
+    """Of models that start from a seed; stands alone, for processes on other backends."""
+    import hashlib
+
+    import numpy as np
+
+    import keras_fanwise as kf
+
+    from support.models import MODELS, values_of
+
+    rules = [
+        kf.Rule("orthogonal", weight="recurrent_kernel", optional=True),
+        kf.Rule("fanwise_he_normal", weight="*kernel", optional=True),
+    ]
+    hashes = {}
+    for name in names:
+        again, anew = MODELS[name](), MODELS[name]()
+        kf.reinitialize(again, seed=5)
+        kf.initialize(anew, rules, seed=5)
+        kernels = [weight for weight in anew.weights if weight.name.endswith("kernel")]
+        values = [np.float64(values_of(weight)) for weight in [*again.weights, *kernels]]
+        data = b"".join(array.tobytes() for array in values)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    return hashes
 
 
 @pytest.fixture(scope="module")
 def hashes_here():
-    return hashes_on(keras.backend.backend())
+    return hashes_of(COMPARED)
 
 
 def hashes_on(backend):
-    output = run_python(ON_BACKEND, *COMPARED, backend=backend)
+    program = "import json, sys\nprint(json.dumps(hashes_of(sys.argv[1:])))"
+    output = run_python(
+        f"{inspect.getsource(hashes_of)}\n{program}", *COMPARED, backend=backend
+    )
     return json.loads(output.splitlines()[-1])
 
 
