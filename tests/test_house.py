@@ -84,6 +84,17 @@ def test_every_file_stands_in_a_room():
     assert {room(module_of(path)) or "keras_fanwise" for path in FILES} <= {*ROOMS, *doors}
 
 
+# Whoever comes to them looks for what two places say twice, before raising them.
+MOST_MODULES, MOST_LINES = 52, 16_500
+
+
+def test_the_house_is_small_enough_to_know():
+    """Modules beside the doors of the rooms, and lines of the package and its command."""
+    lengths = [len(path.read_text().splitlines()) for path in [*FILES, COMMAND]]
+    assert sum(length > 1 for length in lengths) <= MOST_MODULES
+    assert sum(lengths) <= MOST_LINES
+
+
 def graph():
     modules = {module_of(path): path.read_text() for path in [*FILES, COMMAND]}
     return {

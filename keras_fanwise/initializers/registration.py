@@ -6,50 +6,20 @@ import keras
 
 from keras_fanwise.arguments import snake_case
 from keras_fanwise.backends.private_keras import TRIED, initializer_table
+from keras_fanwise.initializers import normal, orthogonal, structured, variance_scaling
 from keras_fanwise.initializers.base import FanwiseInitializer, random_state_kept
-from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
-from keras_fanwise.initializers.orthogonal import (
-    FanwiseDeltaOrthogonal,
-    FanwiseOrthogonal,
-)
-from keras_fanwise.initializers.structured import (
-    FanwiseChronoBias,
-    FanwiseDirac,
-    FanwiseSiren,
-    FanwiseSubpixel,
-    FanwiseUpsampling,
-)
-from keras_fanwise.initializers.variance_scaling import (
-    FanwiseGlorotNormal,
-    FanwiseGlorotUniform,
-    FanwiseHeNormal,
-    FanwiseHeUniform,
-    FanwiseLecunNormal,
-    FanwiseLecunUniform,
-    FanwiseVarianceScaling,
-)
 
 # Stands in every saved model that uses an initializer: never change it.
 PACKAGE = "keras_fanwise"
 
-CLASSES: tuple[type[FanwiseInitializer], ...] = (
-    FanwiseChronoBias,
-    FanwiseDeltaOrthogonal,
-    FanwiseDirac,
-    FanwiseGammaNoise,
-    FanwiseGlorotNormal,
-    FanwiseGlorotUniform,
-    FanwiseHeNormal,
-    FanwiseHeUniform,
-    FanwiseLecunNormal,
-    FanwiseLecunUniform,
-    FanwiseNormal,
-    FanwiseOrthogonal,
-    FanwiseSiren,
-    FanwiseSubpixel,
-    FanwiseUpsampling,
-    FanwiseVarianceScaling,
-)
+# Those that these modules have, in the order of their names.
+_FOUND: dict[str, type[FanwiseInitializer]] = {
+    name: value
+    for module in (normal, orthogonal, structured, variance_scaling)
+    for name, value in vars(module).items()
+    if name.startswith("Fanwise") and value is not FanwiseInitializer
+}
+CLASSES = tuple(_FOUND[name] for name in sorted(_FOUND))
 
 
 def register() -> None:
@@ -75,9 +45,9 @@ def register() -> None:
     for cls in CLASSES:
         keras.saving.register_keras_serializable(PACKAGE)(cls)
     keras.saving.get_custom_objects().update(names)
-    if not _is_found(FanwiseHeNormal):
+    if not _is_found(variance_scaling.FanwiseHeNormal):
         initializer_table().update(names)
-        if not _is_found(FanwiseHeNormal):
+        if not _is_found(variance_scaling.FanwiseHeNormal):
             warnings.warn(
                 f"Keras {keras.__version__} does not find the initializers of "
                 "keras_fanwise by name. Their classes and instances still work, as in "
