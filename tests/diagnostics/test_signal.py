@@ -1,5 +1,6 @@
 """Signals through models: closed forms, a second route, kinds of models, nothing changed."""
 
+import inspect
 import json
 import math
 import random
@@ -556,29 +557,31 @@ def test_code_that_is_compiled_is_passed_over():
     assert rows[-1].gradient_std > 0
 
 
-SCRIPT = """
-import keras, keras_fanwise
-from keras import layers
-inputs = keras.Input((8, 8, 3))
-x = layers.SeparableConv2D(8, 3, activation="relu")(inputs)
-x = layers.BatchNormalization()(x)
-x = layers.Flatten()(layers.Conv2DTranspose(4, 3, 2, activation="gelu")(x))
-model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
-keras_fanwise.initialize(model, "he", seed=1)
-print(keras_fanwise.signal(model).to_json())
-"""
+def numbers(keras, kf):
+    """Of each layer of a network; stands alone, for processes on other backends."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(8, 3, activation="relu")(inputs)
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()(layers.Conv2DTranspose(4, 3, 2, activation="gelu")(x))
+    model = keras.Model(inputs, layers.Dense(3, "softmax")(x))
+    kf.initialize(model, "he", seed=1)
+    rows = kf.signal(model).rows
+    return [[row.mean, row.std, row.dead, row.gradient_std] for row in rows]
 
 
 def numbers_on(backend):
-    """A row for each layer."""
-    rows = json.loads(run_python(SCRIPT, backend=backend))["rows"]
-    numbers = ("mean", "std", "dead", "gradient_std")
-    return np.array([[row[number] for number in numbers] for row in rows])
+    program = f"""
+import json, keras, keras_fanwise as kf
+{inspect.getsource(numbers)}
+print(json.dumps(numbers(keras, kf)))"""
+    output = run_python(program, backend=backend)
+    return np.array(json.loads(output.splitlines()[-1]))
 
 
 @pytest.fixture(scope="module")
 def numbers_here():
-    return numbers_on(BACKEND)
+    return np.array(numbers(keras, kf))
 
 
 def check_numbers(one, two):
