@@ -5,6 +5,7 @@ it. The test of each would notice a change.
 
 | relied on | where | test |
 |---|---|---|
+| `optimizer`, `train_function` and more of models | here | `test_steps_are_taken_back` |
 | the stateless scope and its variables | here | `test_subclassed_models_without_build` |
 | the stack of name scopes, `override_parent`, `caller` | here | `test_subclassed_models_without_build` |
 | `_flatten_layers`, `_trainable_variables` of layers | here | `test_every_weight_stands_in_the_report_once` |
@@ -420,6 +421,33 @@ def new_compiled_loss(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(model, "_compile_loss", before)
+
+
+@contextlib.contextmanager
+def training_aside(model: keras.Model) -> Iterator[None]:
+    """In the block a compiled model is trained by a new optimizer, and without metrics.
+
+    What it is trained with is that of before in the end. The values of its variables, and
+    of the metric that follows its loss, are for the caller to bring back.
+    """
+    optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+    optimizer.build(model.trainable_variables)
+    # Eagerly: nothing is compiled, and JAX gives no value away that somebody keeps.
+    aside = {
+        "optimizer": optimizer,
+        "train_function": None,
+        "_compile_metrics": None,
+        "_run_eagerly": True,
+    }
+    before = {name: getattr(model, name) for name in aside}
+    try:
+        with new_compiled_loss(model):
+            for name, value in aside.items():
+                object.__setattr__(model, name, value)
+            yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(model, name, value)
 
 
 class Comparison(NamedTuple):

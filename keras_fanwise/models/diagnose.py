@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_fanwise.arguments import fail, glob_matches
+from keras_fanwise.arguments import fail, glob_matches, integer
 from keras_fanwise.backends.arrays import snapshot
-from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
+from keras_fanwise.backends.private_keras import (
+    has_compiled_loss,
+    new_compiled_loss,
+    training_aside,
+)
 from keras_fanwise.backends.tap import kept_state
 from keras_fanwise.diagnostics.audit import audit
 from keras_fanwise.diagnostics.signal import signal
@@ -49,6 +53,7 @@ def diagnose(
     y: Any = None,
     *,
     ignore: str | Sequence[str] | None = None,
+    steps: int = 0,
 ) -> Diagnosis:
     """Tells why a network does not learn, or that it starts well, and what to write.
 
@@ -75,6 +80,8 @@ def diagnose(
         y: the targets, as `fit` takes them; the model is to be compiled with a loss.
         ignore: a glob on the paths of findings that are known and accepted, or a list of
             them, such as `"head/*"`; see `Rule`.
+        steps: for how many steps on the batch the model is trained from each start, by a
+            new optimizer like its own; its loss then stands in the report.
 
     Returns:
         A `Diagnosis`: print it, read its `errors`, `warnings` and `notes`, or `apply()` it.
@@ -82,7 +89,8 @@ def diagnose(
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: `model` is not built; `y` is given without `x`, or to a model without a
-            loss; or the model does not say what it takes, and there is no `x`.
+            loss; `steps` is negative, or there is no `y` for them; or the model does not
+            say what it takes, and there is no `x`.
 
     Example:
 
@@ -104,10 +112,13 @@ def diagnose(
     if y is not None and not has_compiled_loss(model):
         raise fail(ValueError, "model", "compiled with a loss, for `y`", model)
     owned_weights(model)  # or it is not built
-    case = _Case(model, *_few(x, y), ignore)
+    if integer("steps", steps, 0, 2**31) and y is None:
+        raise fail(ValueError, "steps", "0 without `y`", steps)
+    case = _Case(model, *_few(x, y), ignore, steps)
     audited = audit(model, ignore=ignore)
     found = case.evidence(audited)
-    rows = [case.trial("", found)]
+    with _taken_back(model):
+        rows = [case.trial("", found)]
     lines: list[_Start] = []
     # A fault of the data is mended first: what is measured on it is not of the start.
     if rows[0].errors + rows[0].warnings and not any(
@@ -147,8 +158,8 @@ class _Evidence(NamedTuple):
 class _Case:
     """A model with the data that it is to learn."""
 
-    def __init__(self, model: keras.Model, x: Any, y: Any, ignore: Any) -> None:
-        self._model, self._x, self._y = model, x, y
+    def __init__(self, model: keras.Model, x: Any, y: Any, ignore: Any, steps: int) -> None:
+        self._model, self._x, self._y, self._steps = model, x, y, steps
         self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
 
     def evidence(self, audited: AuditReport) -> _Evidence:
@@ -190,12 +201,18 @@ class _Case:
         return _Evidence(findings, measured.forward, measured.backward)
 
     def trial(self, line: str, found: _Evidence) -> Trial:
+        """What is to be told of a start, which may train the model."""
         levels = Counter(one.severity for one in found.findings)
         forward, backward = (
             trend.total if trend else None for trend in (found.forward, found.backward)
         )
-        loss = self._loss(found)
-        return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss)
+        loss, after = self._loss(found), None
+        if self._steps and loss is not None and self._model.trainable_variables:
+            with training_aside(self._model):
+                for _ in range(self._steps):
+                    self._model.train_on_batch(self._x, self._y)
+            after = self._loss(found)
+        return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss, after)
 
     def _loss(self, found: _Evidence) -> float | None:
         """That of the batch, as in training; `None` if it cannot be computed."""
@@ -287,7 +304,11 @@ def _few(x: Any, y: Any) -> tuple[Any, Any]:
 def _taken_back(model: keras.Model) -> Iterator[None]:
     """In the end every variable of the model, and every random state, is as before."""
     optimizer = getattr(model, "optimizer", None)
-    variables = [*model.variables, *(optimizer.variables if optimizer else [])]
+    variables = [
+        *model.variables,
+        *(optimizer.variables if optimizer else []),
+        *getattr(model, "metrics_variables", []),
+    ]
     before = [(variable, snapshot(variable)) for variable in variables]
     try:
         with random_state_kept(), kept_state(model):

@@ -493,6 +493,7 @@ class Trial(NamedTuple):
         forward, backward: the total of the signal and of its gradient over the depth, as in
             `Trend`; `None` without hidden layers.
         loss: of the batch; `None` without targets.
+        loss_after: the same after the steps that were asked for.
     """
 
     line: str
@@ -501,6 +502,7 @@ class Trial(NamedTuple):
     forward: float | None = None
     backward: float | None = None
     loss: float | None = None
+    loss_after: float | None = None
 
 
 _TRIAL = (
@@ -509,6 +511,7 @@ _TRIAL = (
     numbers("forward", "forward", ".2g"),
     numbers("backward", "backward", ".2g"),
     numbers("loss", "loss", ".3g"),
+    numbers("after\nsteps", "loss_after", ".3g"),
 )
 _MOST_FINDINGS = 12
 

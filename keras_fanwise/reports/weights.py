@@ -274,6 +274,7 @@ _BEST = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class OutputBiasReport(Report[OutputBias, Any]):
     """To what the biases of a model's outputs were set, an `OutputBias` for each.
 

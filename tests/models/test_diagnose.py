@@ -135,6 +135,21 @@ def test_nothing_is_changed(monkeypatch, failure):
     assert str([layer.get_config() for layer in model.layers]) == str(attributes)
 
 
+def test_steps_are_taken_back():
+    keras.utils.set_random_seed(0)
+    model = with_state()
+    optimizer, function = model.optimizer, model.train_function
+    before, metrics = state_of(model), str(model.get_metrics_result())
+    report = kf.diagnose(model, BATCH, BATCH[:, 0], steps=3)
+    assert report.rows[0].loss_after < report.rows[0].loss
+    assert state_of(model) == before
+    assert str(model.get_metrics_result()) == metrics
+    assert (model.optimizer, model.train_function) == (optimizer, function)
+    assert model.train_on_batch(BATCH, BATCH[:, 0])  # and goes on
+    with pytest.raises(ValueError, match="0 without `y`"):
+        kf.diagnose(model, BATCH, steps=1)
+
+
 def test_faults_of_the_data_come_first():
     model = tiny()
     model.compile(loss="sparse_categorical_crossentropy")
