@@ -80,28 +80,25 @@ def given(model: keras.Layer, x: Any) -> Any:
 
     leaves = keras.tree.flatten(x)
     # Nested lists of numbers are one array, and lists of arrays several.
-    is_array = isinstance(x, (list, tuple)) and all(
-        isinstance(n, (int, float)) for n in leaves
-    )
+    is_array = isinstance(x, (list, tuple)) and {*map(type, leaves)} <= {int, float, bool}
     try:
-        tensors = (
-            _tensor(x) if is_array and leaves else keras.tree.map_structure(_tensor, x)
-        )
+        tensors = _tensor(x) if is_array else keras.tree.map_structure(_tensor, x)
     except Exception as error:  # each backend has its own
         raise refusal("be of numbers, as arrays, tensors or nested lists", error) from error
-    flat = keras.tree.flatten(tensors)
+    places = keras.tree.flatten(tensors)
+    wanted = [one for one in getattr(model, "inputs", None) or () if hasattr(one, "shape")]
+    if isinstance(tensors, dict) and wanted:
+        if {one.name for one in wanted} <= set(tensors):
+            places = [tensors[one.name] for one in wanted]
+        elif isinstance(model, keras.Sequential):
+            places = []
+    flat = [tensor for tensor in places if tensor is not None]  # which may be optional
     floats = [tensor for tensor in flat if "float" in dtype_name(tensor)]
-    if not flat or any(0 in tensor.shape for tensor in flat):
-        raise refusal("hold a sample or more")
     if any("complex" in dtype_name(tensor) for tensor in flat):
         raise refusal("be of real numbers")
-    wanted = [one for one in getattr(model, "inputs", None) or () if hasattr(one, "shape")]
-    if isinstance(tensors, dict):
-        if {one.name for one in wanted} <= set(tensors):
-            flat = [tensors[one.name] for one in wanted] or flat
-        elif isinstance(model, keras.Sequential):
-            flat = []
-    fits = len(flat) == len(wanted) and all(map(_is_batch_for, flat, wanted))
+    if any(0 in tensor.shape for tensor in flat) or not leaves:
+        raise refusal("hold a sample or more")
+    fits = len(places) == len(wanted) and all(map(_is_batch_for, places, wanted))
     if any(not tensor.shape for tensor in flat) or (wanted and not fits):
         shapes = " and ".join(str(tuple(one.shape)) for one in wanted)
         raise refusal(f"be a batch of shape {shapes}" if shapes else "be a batch")
@@ -115,6 +112,8 @@ def given(model: keras.Layer, x: Any) -> Any:
 
 def _tensor(values: Any) -> Any:
     """Of an array, a tensor, nested lists, or what pandas and its like hold."""
+    if values is None:
+        return None
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
         values = values[:, None] if values.ndim == 1 else values
@@ -129,6 +128,8 @@ def _summary(values: Any) -> str:
 
 def _is_batch_for(tensor: Any, wanted: Any) -> bool:
     """Whether it has the shape, but for the number of samples, and a last axis of 1."""
+    if tensor is None:
+        return bool(getattr(wanted, "optional", True))
     shape, sizes = tuple(tensor.shape), tuple(wanted.shape)
     shape += (1,) if len(shape) == len(sizes) - 1 else ()
     sizes += (1,) if len(sizes) == len(shape) - 1 else ()

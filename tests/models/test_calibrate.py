@@ -385,6 +385,23 @@ def test_data_frames_and_nested_lists_are_batches():
     assert measured(one, frame["a"]) == measured(one, x[:, :1])
 
 
+def test_an_optional_input_may_be_left_out():
+    one, other = keras.Input((4,)), keras.Input((4,), optional=True)
+
+    class Either(layers.Layer):
+        def call(self, one, other=None):
+            return one if other is None else one + other
+
+        def compute_output_shape(self, one_shape, other_shape=None):
+            return one_shape
+
+    model = keras.Model([one, other], layers.Dense(3)(Either()(one, other)))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    assert measured(model, [x, None]) == pytest.approx(measured(model, [x, 0 * x]))
+    with pytest.raises(ValueError, match="`x` must be a batch of shape"):
+        kf.calibrate(model, [x])
+
+
 def test_a_dataset_of_tensorflow():
     tf = pytest.importorskip("tensorflow")
     model = plain(2)
@@ -450,6 +467,11 @@ def test_statistics_of_a_normalization_stay():
     np.testing.assert_array_equal(ops.convert_to_numpy(model.layers[1].moving_mean), 0)
 
 
+@pytest.fixture(scope="module")
+def small():
+    return plain(2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -474,9 +496,9 @@ def test_statistics_of_a_normalization_stay():
         ({"x": {"a": np.ones((3, 64))}}, ValueError, "`x` must be a batch of shape (None"),
     ],
 )
-def test_bad_arguments(arguments, kind, message):
+def test_bad_arguments(small, arguments, kind, message):
     with pytest.raises(kind, match="Received: ") as error:
-        kf.calibrate(plain(2), **arguments)
+        kf.calibrate(small, **arguments)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
@@ -568,8 +590,9 @@ def generators():
     return [*kept, np.random.get_state()[1:3], random.getstate()]
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("source", "is_there"), [*dict.fromkeys(SOURCES, True).items(), ("Keras's", False)]
+)
 def test_no_generator_of_random_numbers_moves(source, is_there):
     body = [
         layers.Dense(16),
@@ -621,7 +644,6 @@ class Activated(layers.Layer):
         return ops.concatenate([y, y]) if "not last" in self.places else y
 
 
-@pytest.mark.parametrize("std", [1.0, 12.0])
 @pytest.mark.parametrize(
     ("places", "runs"),
     [
@@ -632,11 +654,11 @@ class Activated(layers.Layer):
         (("before", "after", "not last"), 3),
     ],
 )
-def test_what_the_kernel_gives_is_measured_and_not_what_it_takes(places, runs, std):
-    """Whatever the deviation of the inputs: that of 1 would look as asked for."""
+def test_what_the_kernel_gives_is_measured_and_not_what_it_takes(places, runs):
+    """Also of inputs that have the deviation that is asked for."""
     layer = Activated(*places)
     model = keras.Sequential([keras.Input((64,)), layer])
-    x = std * batch(model, 0)
+    x = batch(model, 0)
     layer.runs = 0
     [row] = kf.calibrate(model, x).rows
     assert (row.status, layer.runs) == ("scaled", runs)
