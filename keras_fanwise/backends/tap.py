@@ -148,8 +148,10 @@ def tapped(
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
+            is_quantized = getattr(layer, "quantization_mode", None) is not None
+            name = "quantized_call" if is_quantized else "call"
             replacement = functools.partial(called, layer)
-            stack.enter_context(_replaced(layer, "call", replacement))
+            stack.enter_context(_replaced(layer, name, replacement))
         yield
 
 

@@ -1,6 +1,5 @@
 """What is wrong with the weights of a model, what has led to it, and what to write."""
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,7 +43,7 @@ from keras_fanwise.reports.diagnosis import (
 from keras_fanwise.reports.report import ERROR, NOTE, WARNING
 from keras_fanwise.reports.weights import FansTable, WeightFans
 from keras_fanwise.seam.record import (
-    initializer_attributes,
+    initializer_argument,
     initializer_name,
     weight_initializers,
 )
@@ -577,23 +576,12 @@ def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
     else:
         new = FanwiseVarianceScaling(ours.scale, ours.mode, ours.distribution)
     shown = f'"{new}"' if isinstance(new, str) else repr(new)
-    if is_replaced:
+    argument = initializer_argument(weight.owned)
+    if is_replaced or not argument:
         words = f"draw it anew by {shown}, as initialize(model, report.remedies()) does"
         return new, words
     retrofit = ", or build inside retrofit()" if weight.miscount != 1.0 else ""
-    return new, f"write {_argument(weight)}={shown}{retrofit}{scale}"
-
-
-def _argument(weight: MeasuredWeight) -> str:
-    """The argument of the layer, or of one that holds it, that holds the initializer."""
-    stem = weight.site.name.rsplit("/", 1)[-1]
-    names = [name.lstrip("_") for name in initializer_attributes(weight.owned)]
-    names = sorted(names, key=lambda name: not name.startswith(stem))
-    for name in [*names, f"{stem}_initializer"]:
-        for layer in reversed(weight.owned.holders):
-            if name in inspect.signature(type(layer).__init__).parameters:
-                return name
-    return "initializer"
+    return new, f"write {argument}={shown}{retrofit}{scale}"
 
 
 @random_state_kept()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,11 @@ import keras
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import Moments, dtype_name, moments, pooled
-from keras_fanwise.backends.private_keras import has_compiled_loss, new_compiled_loss
+from keras_fanwise.backends.private_keras import (
+    all_layers,
+    has_compiled_loss,
+    new_compiled_loss,
+)
 from keras_fanwise.backends.tap import (
     LayerCall,
     Tap,
@@ -146,7 +151,10 @@ def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
 
 @dataclass(eq=False)
 class _MeasuredCall:
-    """A call of a layer, and what was measured of the tensors that it gave."""
+    """A call of a layer, and what was measured of the tensors that it gave.
+
+    Of a recurrent layer also of those that it took: it may change them at each step.
+    """
 
     layer: keras.Layer
     path: str
@@ -155,6 +163,8 @@ class _MeasuredCall:
     shape: tuple[int, ...] = ()
     forward: list[Moments] = field(default_factory=list)
     backward: list[Moments] = field(default_factory=list)
+    taken: list[Moments] = field(default_factory=list)
+    sent_back: list[Moments] = field(default_factory=list)
 
     def _unit_axis(self, rank: int) -> int:
         return unit_axes(self.layer, None, rank)[0]
@@ -163,11 +173,9 @@ class _MeasuredCall:
         self.shape = self.shape or tuple(tensor.shape)
         self.forward.append(moments(tensor, self._unit_axis(len(tensor.shape))))
 
-    def see_gradient(self, gradient: Any) -> None:
-        self.backward.append(moments(gradient))
-
     def row(self) -> LayerSignal:
         values, rank = pooled(self.forward), len(self.shape)
+        taken = pooled(self.taken) if self.taken else None
         return LayerSignal(
             path=self.path,
             call=self.number,
@@ -178,8 +186,14 @@ class _MeasuredCall:
             mean=values.mean,
             std=values.std,
             dead=values.dead,
-            gradient_std=pooled(self.backward).std if self.backward else None,
+            gradient_std=_std(self.backward),
+            input_rms=taken and math.hypot(taken.mean, taken.std),
+            input_gradient_std=_std(self.sent_back),
         )
+
+
+def _std(seen: list[Moments]) -> float | None:
+    return pooled(seen).std if seen else None
 
 
 def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_MeasuredCall]:
@@ -192,15 +206,30 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_Measured
     numbers: Counter[keras.Layer] = Counter()
 
     def measured(call: LayerCall, tap: Tap) -> Any:
-        output = call.output()
         layer = call.layer
+
+        def watched(tensors: Any, see: Any, see_gradient: Any) -> Any:
+            watch = Watch(see, lambda gradient: see_gradient(moments(gradient)))
+            return keras.tree.map_structure(
+                lambda tensor: tap(tensor, watch) if _is_float(tensor) else tensor, tensors
+            )
+
+        taken: list[Moments] = []
+        sent_back: list[Moments] = []
+        if call.args and any(
+            isinstance(one, keras.layers.RNN) for one in all_layers(layer)
+        ):
+            first = watched(
+                call.args[0], lambda tensor: taken.append(moments(tensor)), sent_back.append
+            )
+            call = call._replace(args=(first, *call.args[1:]))
+        output = call.output()
         numbers[layer] += 1
         depth = (calls[-1].depth if calls else 0) + has_kernel(layer)
-        calls.append(_MeasuredCall(layer, paths[layer], numbers[layer], depth))
-        watch = Watch(calls[-1].see, calls[-1].see_gradient)
-        return keras.tree.map_structure(
-            lambda tensor: tap(tensor, watch) if _is_float(tensor) else tensor, output
-        )
+        seen = _MeasuredCall(layer, paths[layer], numbers[layer], depth)
+        seen.taken, seen.sent_back = taken, sent_back
+        calls.append(seen)
+        return watched(output, seen.see, seen.backward.append)
 
     def run(tap: Tap) -> list[Any]:
         # Whatever is assigned to a variable in the scope is forgotten with it.

@@ -1,18 +1,22 @@
 """What becomes of a signal over the depth of a model, and what to change."""
 
+import contextlib
+import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median_high, median_low
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_fanwise.diagnostics.paths import LIMIT, level_of
 from keras_fanwise.diagnostics.statistics import FALSE_ALARMS, limit
 from keras_fanwise.graph.branches import residual_branches
-from keras_fanwise.graph.graph import Graph
+from keras_fanwise.graph.graph import Call, Graph
+from keras_fanwise.initializers.activations import gain
+from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.reports.diagnosis import (
     LayerSignal,
     SignalFinding,
@@ -22,7 +26,16 @@ from keras_fanwise.reports.diagnosis import (
     trend_text,
 )
 from keras_fanwise.reports.report import ERROR, WARNING
-from keras_fanwise.seam.weights import Role, role, weights_within
+from keras_fanwise.seam.record import initializer_argument
+from keras_fanwise.seam.weights import (
+    OwnedWeight,
+    Role,
+    owned_weights,
+    role,
+    weights_within,
+)
+
+_WAYS = ("forward", "backward")
 
 
 def judge(
@@ -33,30 +46,111 @@ def judge(
     name: str = "",
 ) -> SignalReport:
     """The report of what was measured: of each call of a layer its row, and the layer."""
-    chosen = _chosen_zeros(rows, layers)
+    wired = _Wired(rows, layers, graph)
+    chosen = wired.chosen_zeros()
     deviations = limit(FALSE_ALARMS, len(rows))
-    rows = [
+    wired.rows = rows = [
         row if zero else row._replace(verdicts=_verdicts(row, deviations))
         for row, zero in zip(rows, chosen, strict=True)
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
-    findings = list(_local(rows))
-    directions = "forward", "backward"
-    profiles = [_Profile(direction, rows, explained, graph) for direction in directions]
-    trends = [profile.trend() for profile in profiles]
-    found = [
-        trend and profile.finding(trend, layers)
-        for profile, trend in zip(profiles, trends, strict=True)
-    ]
-    # Gates, say, or a softmax between experts make a signal small that goes on to learn.
-    if found[0] and trends[1] and not (found[1] and found[1].severity == ERROR):
-        found[0] = found[0]._replace(severity=WARNING)
-    findings += filter(None, found)
+    paths = wired.paths()
     forward, backward = (
-        trend and profile.cleared(trend, one)
-        for profile, trend, one in zip(profiles, trends, found, strict=True)
+        _worst([_Profile(way, wired, path, explained) for path in paths]) for way in _WAYS
     )
-    return SignalReport(rows, forward, backward, findings=findings, name=name)
+    signal, gradient = forward.finding(), backward.finding()
+    # Gates, say, or a softmax between experts make a signal small that goes on to learn.
+    if signal and backward.trend and not (gradient and gradient.severity == ERROR):
+        signal = signal._replace(severity=WARNING)
+    findings = [*_local(rows), *_recurrent(wired), *filter(None, (signal, gradient))]
+    trends = forward.cleared(signal), backward.cleared(gradient)
+    return SignalReport(rows, *trends, findings=findings, name=name)
+
+
+class _Wired:
+    """The rows, and which come one after the other."""
+
+    def __init__(
+        self, rows: Sequence[LayerSignal], layers: Sequence[keras.Layer], graph: Graph
+    ) -> None:
+        self.rows, self.layers, self.graph = rows, layers, graph
+        # What gives the outputs of each row; empty where the graph does not know.
+        self.calls: list[list[Call]] = []
+        for row, layer in zip(rows, layers, strict=True):
+            results = graph.results_of(layer)
+            self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
+        depths = [0, *(row.depth for row in rows)]
+        self.kernels = [i for i, row in enumerate(rows) if row.depth > depths[i]]
+
+    def paths(self) -> list[list[int]]:
+        """By their rows the kernels on the way to each that leads to no other."""
+        if not all(self.calls[i] for i in self.kernels):
+            return [self.kernels]  # in what could not be opened, as they ran
+        marks = {call: i for i in self.kernels for call in self.calls[i]}
+        return self.graph.longest_paths(marks) or [[]]
+
+    def between(self, kernel: int, following: int) -> list[int]:
+        """The row of a kernel, and those without one on the way to another."""
+        others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
+        others = [i for i in others if self._leads(kernel, i)]
+        return [kernel, *(i for i in others if self._leads(i, following))]
+
+    def _leads(self, one: int, other: int) -> bool:
+        before, after = self.calls[one], self.calls[other]
+        if not before or not after:
+            return True
+        return any(self.graph.leads_to(a, b) for a in before for b in after)
+
+    def chosen_zeros(self) -> list[bool]:
+        """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
+
+        A kernel or a γ of 0 is such a choice if other signals join what comes of it, or
+        nothing comes behind it; what follows it up to there is 0 with it.
+        """
+        passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
+        chosen: set[Call] = set()
+        zeros: set[int] = set()  # where the graph does not know
+        for i, (row, layer) in enumerate(zip(self.rows, self.layers, strict=True)):
+            for owned in weights_within(layer) if row.dead == 1 else ():
+                if role(owned) in passed and not keras.ops.any(owned.variable.value):
+                    chosen.update(self.graph.alone_after(owned.variable))
+                    goes_on = row.depth == self.rows[-1].depth or self.rows[-1].dead < 1
+                    zeros.update([i] if goes_on and not self.calls[i] else [])
+        return [
+            row.dead == 1 and (i in zeros or not chosen.isdisjoint(self.calls[i]))
+            for i, row in enumerate(self.rows)
+        ]
+
+    def kernels_of(self, rows: Iterable[int]) -> Iterator[tuple[OwnedWeight, str]]:
+        """The kernels there, and the activation of what each gives."""
+        for i in rows:
+            if self.is_recurrent(i):
+                continue  # gates are another matter
+            for owned in weights_within(self.layers[i]):
+                if role(owned).is_matrix:
+                    yield self.owned[id(owned.variable)], self._activation(owned.variable)
+
+    def _activation(self, kernel: keras.Variable) -> str:
+        calls = self.graph.calls_of(kernel)
+        # Of several kernels of a layer the activation is after the last.
+        lasts = (call for call in calls if call.kernels and call.kernels[-1] is kernel)
+        found = next(filter(None, map(self.graph.activation_after, lasts)), None)
+        return found.activation if found else "linear"
+
+    def is_recurrent(self, i: int) -> bool:
+        return self.rows[i].input_rms is not None
+
+    @functools.cached_property
+    def owned(self) -> dict[int, OwnedWeight]:
+        return {id(one.variable): one for one in owned_weights(self.graph.model)}
+
+    @functools.cached_property
+    def adds(self) -> bool:
+        """Whether a model adds signals, and not only a layer inside."""
+        return any(
+            all(isinstance(one, keras.Model) for one in call.holders)
+            for call in self.graph.sums
+        )
 
 
 def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
@@ -64,27 +158,6 @@ def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
         return (Verdict.NON_FINITE,)
     by_chance = 0.5 + 0.5 * deviations / math.sqrt(row.units)
     return (Verdict.DEAD,) if row.dead == 1 or row.dead > by_chance else ()
-
-
-def _chosen_zeros(rows: Sequence[LayerSignal], layers: Sequence[keras.Layer]) -> list[bool]:
-    """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
-
-    A kernel or a γ of 0 is such a choice if another branch goes on beside it, or nothing
-    behind it; what follows it before the next kernel is 0 with it.
-    """
-    last = max((row.depth for row in rows), default=0)
-    goes_on = {row.depth: row.dead < 1 for row in rows}  # what the last row there says
-    passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
-    chosen = [False]
-    for row, layer in zip(rows, layers, strict=True):
-        is_end = row.dead == 1 and (row.depth == last or goes_on[row.depth])
-        is_zero = (
-            role(owned) in passed
-            and not keras.ops.convert_to_numpy(owned.variable.value).any()
-            for owned in weights_within(layer)
-        )
-        chosen.append(is_end and (chosen[-1] or any(is_zero)))
-    return chosen[1:]
 
 
 def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
@@ -106,6 +179,33 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
             yield SignalFinding(verdict, direction, severity, path, numbers + more, remedy)
 
 
+def _recurrent(wired: _Wired) -> Iterator[SignalFinding]:
+    """What grows within a recurrent layer, from step to step."""
+    for i in filter(wired.is_recurrent, range(len(wired.rows))):
+        row = wired.rows[i]
+        sizes = (row.std, row.input_rms), (row.input_gradient_std, row.gradient_std)
+        ratios = [after / before if after and before else 1.0 for after, before in sizes]
+        ratios = [ratio if LIMIT < ratio < math.inf else 1.0 for ratio in ratios]
+        levels = [level_of(ratio) for ratio in ratios]
+        if levels == [ERROR, ""] and row.gradient_std:
+            levels[0] = WARNING
+        inner = (one for one in weights_within(wired.layers[i]) if role(one).is_matrix)
+        owned = [wired.owned[id(one.variable)] for one in inner]
+        owned = [one for one in owned if "recurrent" in one.variable.name]
+        arguments = sorted({initializer_argument(one) for one in owned} - {""})
+        written = "".join(f', {argument}="fanwise_orthogonal"' for argument in arguments)
+        remedy = (
+            f"let the matrix that multiplies its state be orthogonal{written}, or its "
+            "activation saturate, as tanh does"
+        )
+        new = {one.variable.path: "fanwise_orthogonal" for one in owned}
+        for way, ratio, level in zip(_WAYS, ratios, levels, strict=True):
+            if level:
+                numbers = f"std × {ratio:.2g} within the layer, from step to step"
+                found = Verdict.EXPLODING, way, level, row.name, numbers, remedy, new
+                yield SignalFinding(*found)
+
+
 # How many kernels a residual branch has, if it is long.
 _BRANCH = 6
 # A rate is told if what the rows at its ends show per layer is within this factor of it.
@@ -113,29 +213,30 @@ _SHOWN = 1.5
 
 
 class _Point(NamedTuple):
-    """A hidden depth: the row of its kernel, that of what it passes on, and how large."""
+    """A hidden kernel of a path."""
 
-    kernel: LayerSignal
-    row: LayerSignal
-    std: float  # positive, or 0 where the signal does not come
+    place: int  # on the path
+    kernel: int  # its row,
+    way: list[int]  # with those before the next kernel,
+    row: LayerSignal  # and of these what it passes on,
+    std: float  # how large: positive, or 0 where the signal does not come
 
 
 class _Profile:
-    """The hidden depths in the order in which a signal, or a gradient, comes through them.
+    """The hidden kernels of a path as a signal, or a gradient, comes through them.
 
     Without the zeros, if they are `explained`: by dead units, or by choice.
     """
 
     def __init__(
-        self, direction: str, rows: Sequence[LayerSignal], explained: bool, graph: Graph
+        self, direction: str, wired: _Wired, path: Sequence[int], explained: bool
     ) -> None:
         self._direction = direction
-        self._rows = rows
-        self._graph = graph
-        points = list(self._hidden_points())
+        self._wired = wired
+        points = list(self._hidden_points(path))
         if direction == "backward":
             points.reverse()
-            if not all(math.isfinite(row.std) for row in rows):
+            if not all(math.isfinite(row.std) for row in wired.rows):
                 points = []  # gradients tell nothing then
         if explained:
             points = [point for point in points if point.std]
@@ -144,9 +245,7 @@ class _Profile:
         near = min(_BRANCH, len(points) // 3)
         # Of models with additions neither end is inside a branch, whose scale is its own.
         # Of a layer that adds inside, the end alone is seen.
-        if near and any(
-            all(isinstance(one, keras.Model) for one in call.holders) for call in graph.sums
-        ):
+        if near and wired.adds:
             stds = [point.std for point in points]
             first = stds.index(max(stds[:near]))
             last = len(stds) - near + stds[-near:].index(max(stds[-near:]))
@@ -156,30 +255,28 @@ class _Profile:
     def _std(self, row: LayerSignal) -> float | None:
         return row.std if self._direction == "forward" else row.gradient_std
 
-    def _hidden_points(self) -> Iterator[_Point]:
-        """Each hidden depth, with the last row that is still of the shape of its kernel's.
+    def _hidden_points(self, path: Sequence[int]) -> Iterator[_Point]:
+        """Each hidden kernel, with the last row that is still of the shape of its own.
 
         That is what a normalization, an activation and an addition have made of it. Pooling
         changes the size of a signal and of its gradient by what it averages over.
         """
-        last = max((row.depth for row in self._rows), default=0)
-        for depth, group in itertools.groupby(self._rows, lambda row: row.depth):
-            if 0 < depth < last:
-                kernel, *others = group
-                same = [kernel, *(row for row in others if row.shape == kernel.shape)]
-                # What is of no use to the model, such as a statistic, is passed to nobody.
-                used = [row for row in same if row.gradient_std] or same
-                std = self._std(used[-1])
-                if std is not None and math.isfinite(std):
-                    yield _Point(kernel, used[-1], std)
+        for place, (kernel, following) in enumerate(itertools.pairwise(path)):
+            way = self._wired.between(kernel, following)
+            rows = [self._wired.rows[i] for i in way]
+            row = [row for row in rows if row.shape == rows[0].shape][-1]
+            std = self._std(row)
+            if std is not None and math.isfinite(std):
+                yield _Point(place, kernel, way, row, std)
 
+    @functools.cached_property
     def trend(self) -> Trend | None:
         if len(self._points) < 2:
             return None
         first, last = self._points[0], self._points[-1]
         return Trend(
-            rate=self._rate() if self._graph.is_chain else None,
-            layers=abs(last.row.depth - first.row.depth),
+            rate=self._rate(),
+            layers=abs(last.place - first.place),
             total=last.std / first.std if first.std else 0.0,
             level=first.std,
             first=first.row.name,
@@ -189,22 +286,22 @@ class _Profile:
         )
 
     def _rate(self) -> float | None:
-        """A rate that is about what any rows of the first and the last depth show."""
+        """A rate that is about what any rows of the first and the last kernel show."""
         if not all(point.std for point in self._points):
             return None
-        depths = [point.row.depth for point in self._points]
-        slope = rate(depths, [point.std for point in self._points])
+        places = [point.place for point in self._points]
+        slope = rate(places, [point.std for point in self._points])
         if slope is None:
             return None
         before, after = (
             [
                 math.log(std)
-                for row in self._rows
-                if row.depth == depth and (std := self._std(row)) and math.isfinite(std)
+                for i in self._points[end].way
+                if (std := self._std(self._wired.rows[i])) and math.isfinite(std)
             ]
-            for depth in (depths[0], depths[-1])
+            for end in (0, -1)
         )
-        layers = abs(depths[-1] - depths[0])
+        layers = abs(places[-1] - places[0])
         steps = [(there - here) / layers for here in before for there in after]
         is_shown = all(abs(step - math.log(slope)) <= math.log(_SHOWN) for step in steps)
         return slope if is_shown else None
@@ -216,8 +313,10 @@ class _Profile:
         standard deviation of a mean of n independent values is that of one by the square
         root of n.
         """
-        ends = [self._rows.index(self._points[end].row) for end in (0, -1)]
-        between = self._rows[min(ends) : max(ends) + 1]
+        points = sorted(self._points)
+        between = [self._wired.rows[i] for point in points for i in point.way]
+        ends = [between.index(points[end].row) for end in (0, -1)]
+        between = between[ends[0] : ends[1] + 1]
         ranks = [len(row.shape) for row in between]
         wider = [i for i, rank in enumerate(ranks[:-1]) if rank > ranks[-1]]
         if ranks[0] <= ranks[-1] or not wider:
@@ -229,7 +328,18 @@ class _Profile:
         positions = max(1.0, values / before.units)
         return positions if self._direction == "backward" else math.sqrt(positions)
 
-    def finding(self, trend: Trend, layers: Sequence[keras.Layer]) -> SignalFinding | None:
+    def excess(self) -> float:
+        """By how much the total is beyond the limits, of paths to tell of the worst."""
+        if self.trend is None:
+            return -1.0
+        total = self.trend.total
+        total *= 1.0 if total > 1 else self._averaged()
+        return max(total / LIMIT, 1 / (LIMIT * total) if total else math.inf, 1.0)
+
+    def finding(self) -> SignalFinding | None:
+        trend = self.trend
+        if trend is None:
+            return None
         explodes = trend.total > 1
         severity = level_of(trend.total * (1.0 if explodes else self._averaged()))
         if not severity:
@@ -237,14 +347,16 @@ class _Profile:
         is_forward = self._direction == "forward"
         # What each kernel multiplies by: a gradient is changed by the kernel it came from.
         ratios = [
-            (after.std / before.std, (after if is_forward else before).kernel.name)
+            (after.std / before.std, (after if is_forward else before).kernel)
             for before, after in itertools.pairwise(self._points)
             if before.std and math.isfinite(after.std / before.std)
         ]
         largest = max if explodes else min
         # Without any step nothing arrives at all.
-        ratio, path = largest(ratios, default=(0.0, self._points[0].kernel.name))
+        ratio, kernel = largest(ratios, default=(0.0, self._points[0].kernel))
+        path = self._wired.rows[kernel].name
         numbers = f"std {trend_text(trend)}; the largest step is × {ratio:.3g}"
+        replacements: dict[str, Any] = {}
         # Nothing may arrive, or one step of several do most of what all of them do.
         if not (trend.total and ratio) or (
             trend.rate is None
@@ -256,54 +368,84 @@ class _Profile:
                 "tells whether their scale fits the layer"
             )
         else:
-            remedy = self._remedy(explodes, layers)
+            remedy, replacements = self._remedy(explodes)
         verdict = Verdict.EXPLODING if explodes else Verdict.VANISHING
-        return SignalFinding(verdict, self._direction, severity, path, numbers, remedy)
+        return SignalFinding(
+            verdict, self._direction, severity, path, numbers, remedy, replacements
+        )
 
-    def _remedy(self, explodes: bool, layers: Sequence[keras.Layer]) -> str:
-        """What to change where all layers do it, by the most frequent activation."""
-        if explodes and (count := len(residual_branches(self._graph))) > 1:
-            return (
+    def _remedy(self, explodes: bool) -> tuple[str, dict[str, Any]]:
+        """What to change where all layers do it: each kernel, by its own activation."""
+        if explodes and (count := len(residual_branches(self._wired.graph))) > 1:
+            remedy = (
                 f"let the {count} residual branches begin small: initialize(model, recipe, "
                 'residual="depth") divides the last weight of each by the square root of '
                 'their number, and residual="zero" sets it to 0; or normalize in each '
                 "branch"
             )
-        hidden = {point.kernel.depth for point in self._points}
-        activations = Counter(
-            found.activation
-            for row, layer in zip(self._rows, layers, strict=True)
-            # The gates of recurrent layers are another matter.
-            if row.depth in hidden and not isinstance(layer, keras.layers.RNN)
-            for owned in weights_within(layer)
-            for call in self._graph.calls_of(owned.variable)
-            if role(owned).is_matrix and (found := self._graph.activation_after(call))
-        )
+            return remedy, {}
+        kernels = list(self._wired.kernels_of(point.kernel for point in self._points))
+        activations = Counter(name for _, name in kernels)
+        # Most often, of those that are none: between two kernels there need not be one.
+        del activations["linear"]
         name = activations.most_common(1)[0][0] if activations else "linear"
         if name in _FLAT:
-            return (
+            remedy = (
                 f"put a normalization behind the layers with {name}, or choose another "
                 "activation: what it gives is nearly constant, whatever the weights"
             )
-        if scale := own_gain(name):
-            return (
-                "let calibrate(model, x) scale the kernels, or write "
-                f"kernel_initializer=FanwiseVarianceScaling({scale}) for the hidden "
-                f"layers: their activation, {name}, is none of Keras's"
-            )
-        written = _NAMED.get(name, f'FanwiseVarianceScaling(gain("{name}") ** 2)')
-        return (
-            f"write kernel_initializer={written} for the hidden layers: the gain of their "
-            f"activation, {name}"
+            return remedy, {}
+        if not _fitting(name):
+            remedy = "let calibrate(model, x) scale the kernels"
+            if own_gain(name):
+                remedy += (
+                    f", or give the hidden layers FanwiseVarianceScaling({own_gain(name)})"
+                )
+            return f"{remedy}: nobody knows what their activation, {name}, does", {}
+        fitting = {name: _fitting(name) for _, name in kernels}
+        replacements = {
+            owned.variable.path: fitting[name] for owned, name in kernels if fitting[name]
+        }
+        written = Counter(
+            f"{argument}={_written(name)}"
+            for owned, name in kernels
+            if fitting[name] and (argument := initializer_argument(owned))
         )
+        arguments = " and ".join(dict(written.most_common(_MOST)))
+        write = f"write {arguments} for the hidden layers, or " if arguments else ""
+        remedy = f"{write}call initialize(model, report.remedies())"
+        return f"{remedy}: the gain of their activation, {name}", replacements
 
-    def cleared(self, trend: Trend, found: SignalFinding | None) -> Trend:
+    def cleared(self, found: SignalFinding | None) -> Trend | None:
         """The trend with limits that no row is beyond, on a side that has no finding."""
-        stds = [std for row in self._rows if (std := self._std(row)) and math.isfinite(std)]
+        trend = self.trend
+        if trend is None:
+            return None
+        stds = [std for row in self._wired.rows if (std := self._std(row))]
+        stds = [std for std in stds if math.isfinite(std)]
         low, high = min([trend.low, *stds]), max([trend.high, *stds])
         if found and found.verdict is Verdict.VANISHING:
             return trend._replace(high=high)
         return trend._replace(low=low) if found else trend._replace(low=low, high=high)
+
+
+# Of what a remedy writes, if layers have several arguments and activations.
+_MOST = 3
+
+
+def _worst(profiles: Sequence[_Profile]) -> _Profile:
+    """That of the path to tell of: the longest, if none is beyond the limits.
+
+    A gradient does not explode that is small in one head, and comes from others to the
+    layers before them.
+    """
+    calm = {one.trend.last for one in profiles if one.trend and one.trend.total <= LIMIT}
+
+    def is_told(one: _Profile) -> bool:
+        trend = one.trend
+        return trend is None or trend.total <= LIMIT or trend.last not in calm
+
+    return max(filter(is_told, profiles), key=_Profile.excess)
 
 
 # What these give is nearly constant, of any scale: no gain brings a signal through them.
@@ -313,8 +455,24 @@ _NAMED = {
     "linear": '"fanwise_lecun_normal"',
     "relu": '"fanwise_he_normal"',
     "relu6": '"fanwise_he_normal"',
+    "prelu": '"fanwise_he_normal"',
     "selu": '"fanwise_lecun_normal"',
 }
+
+
+def _written(activation: str) -> str:
+    return _NAMED.get(activation, f'FanwiseVarianceScaling(gain("{activation}") ** 2)')
+
+
+def _fitting(activation: str) -> Any:
+    """An initializer by the gain of an activation; `None` if there is none, or no use."""
+    if activation in _NAMED:
+        return _NAMED[activation].strip('"')
+    if activation in _FLAT or own_gain(activation):
+        return None
+    with contextlib.suppress(TypeError, ValueError):  # of what takes two units, say
+        return FanwiseVarianceScaling(gain(activation) ** 2)
+    return None
 
 
 def own_gain(activation: str) -> str:

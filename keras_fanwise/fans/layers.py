@@ -217,8 +217,9 @@ def _units(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices:
 
 def _dense(layer: layers.Layer, shape: tuple[int, ...]) -> Matrices | None:
     """(i, o), of which quantization to 4 bits packs one axis."""
-    if getattr(layer, "quantization_mode", None) and layer.input_spec is not None:
-        shape = (layer.input_spec.axes[-1], layer.units)
+    axes = getattr(layer.input_spec, "axes", None) or {}  # which it has once it is built
+    if getattr(layer, "quantization_mode", None) and -1 in axes:
+        shape = (axes[-1], layer.units)
     return _side_by_side(shape)
 
 

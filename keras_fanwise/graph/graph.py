@@ -8,8 +8,7 @@ and those layers of Keras that hold others, are opened on symbolic tensors.
 import functools
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,8 +31,6 @@ from keras_fanwise.seam.weights import has_kernel, is_of_keras, role, weights_wi
 # What a signal can meet after a layer, before the next layer with a kernel.
 NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
 
-# Of the kernels of a chain so many are on its longest path; others are at its shortcuts.
-_CHAIN = 0.8
 # Layers that are an activation, and have it in their name alone.
 _ACTIVATIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
 # Of `keras.ops` and layers, those that are not linear and no activation by name.
@@ -224,31 +221,33 @@ class Graph:
         calls = self.calls[one.place + 1 : other.place + 1]
         return [c for c in calls if self.leads_to(one, c) and self.leads_to(c, other)]
 
-    @functools.cached_property
-    def _kernel_calls(self) -> Counter[Call]:
-        """How many layers with kernels, that a model calls, give their results there."""
-        return Counter(
-            results[-1]
-            for layer in dict.fromkeys(map(_measured, self.calls))
-            if isinstance(layer, keras.Layer) and has_kernel(layer)
-            for results in self.results_of(layer)
-            if results
-        )
+    def longest_paths(self, marks: Mapping[Call, int]) -> list[list[int]]:
+        """For each mark that leads to no other the most that one path to it passes.
 
-    @functools.cached_property
-    def longest_path(self) -> int:
-        """The most layers with kernels, of those that a model calls, that one path has."""
-        longest: dict[Call, int] = {}
+        In their order, the longest path first. Several calls may have one mark.
+        """
+        before: dict[int, int | None] = {}
+        lengths: dict[int | None, int] = {None: 0}
+        last: dict[Call, int | None] = {}
         for call in self.calls:
-            before = max((longest[one] for one in call.inputs), default=0)
-            longest[call] = before + self._kernel_calls[call]
-        return max(longest.values(), default=0)
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether the kernels stand one after the other, and not side by side."""
-        # Of models that could not be opened it is taken for granted.
-        return self.longest_path >= _CHAIN * self._kernel_calls.total()
+            arriving = [last[one] for one in call.inputs]
+            came = max(arriving, key=lengths.__getitem__, default=None)
+            mark = last[call] = marks.get(call, came)
+            if mark is not None and mark not in before:
+                before[mark], lengths[mark] = came, lengths[came] + 1
+        passed: set[Call] = set()  # with a mark after them
+        for call in reversed(self.calls):
+            if call in marks or call in passed:
+                passed.update(call.inputs)
+        is_end = {marks[call]: call not in passed for call in self.calls if call in marks}
+        paths = []
+        for end in filter(is_end.__getitem__, is_end):
+            path, mark = [end], before[end]
+            while mark is not None:
+                path.append(mark)
+                mark = before[mark]
+            paths.append(path[::-1])
+        return sorted(paths, key=len, reverse=True)
 
     def calls_of(self, weight: keras.Variable) -> list[Call]:
         """Those that apply a weight."""
@@ -281,6 +280,19 @@ class Graph:
             seen |= new
             stack += new
         return frozenset(met - {""})
+
+    def alone_after(self, weight: keras.Variable) -> list[Call]:
+        """What a weight has to itself: the calls that apply it, and those up to where other
+        signals join, or the model ends; none if a kernel comes before.
+        """
+        alone = list(self.calls_of(weight))
+        for call in alone:  # which grows
+            for one in self._following[call]:
+                if one.is_signal and (len(one.signals) < 2 or one.kind == "Multiply"):
+                    if one.has_kernel:
+                        return []
+                    alone += [one] if one not in alone else []
+        return alone
 
     def at(self, call: Call) -> str:
         """What a call is for `after`, and nothing if it is passed through."""
@@ -318,12 +330,6 @@ def _is_normalization(operation: Any) -> bool:
     # kernel may normalize that, or somewhere inside.
     is_named = "norm" in type(operation).__name__.lower()
     return is_named and not (isinstance(operation, keras.Layer) and has_kernel(operation))
-
-
-def _measured(call: Call) -> Any:
-    """The layer that a model calls, of all that a call is in."""
-    around = (*call.holders, call.operation)
-    return next((one for one in around if not isinstance(one, keras.Model)), None)
 
 
 class _Reader:

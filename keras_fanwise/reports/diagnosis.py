@@ -2,7 +2,7 @@
 
 import enum
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -251,16 +251,16 @@ class Verdict(FindingKind):
 
 
 class Trend(NamedTuple):
-    """What becomes of a standard deviation over the hidden layers.
+    """What becomes of a standard deviation over the hidden layers of one path.
 
     It is read at one row for each kernel: the last after it that still has the shape of
     the kernel's own, so after its normalization, activation and addition.
 
     Attributes:
         rate: by what each layer multiplies it, `total ** (1 / layers)`; `None` with fewer
-            than five hidden kernels, with branches side by side, and where the steps from
-            kernel to kernel are others, as with a single jump.
-        layers: how many layers are between the first and the last.
+            than five hidden kernels on the path, and where the steps from kernel to kernel
+            are others, as with a single jump.
+        layers: how many kernels of the path are between the first and the last.
         total: the last standard deviation divided by the first.
         level: the first standard deviation, where the signal comes from.
         first, last: the names of the first and the last row.
@@ -291,6 +291,7 @@ class SignalFinding(NamedTuple):
             explodes by the least or the most.
         numbers: what was measured.
         remedy: what helps.
+        replacements: for the path of each weight that is to be drawn anew its initializer.
     """
 
     verdict: Verdict
@@ -299,6 +300,7 @@ class SignalFinding(NamedTuple):
     path: str
     numbers: str
     remedy: str
+    replacements: Mapping[str, Any] | None = None
 
 
 class Fault(FindingKind):
@@ -346,6 +348,9 @@ class LayerSignal(NamedTuple):
         dead: the share of units that are 0 for the whole batch.
         gradient_std: of the gradient with respect to the output; `None` if none comes.
         verdicts: what is wrong at this layer.
+        input_rms, input_gradient_std: of a recurrent layer the root of the mean square of
+            what it takes, and the standard deviation of the gradient that it sends back;
+            `None` for others.
     """
 
     path: str
@@ -359,6 +364,8 @@ class LayerSignal(NamedTuple):
     dead: float
     gradient_std: float | None
     verdicts: tuple[Verdict, ...] = ()
+    input_rms: float | None = None
+    input_gradient_std: float | None = None
 
     @property
     def name(self) -> str:
@@ -384,14 +391,15 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
     Printed, it gives the verdict, then trends and findings, then the layers with kernels,
     about 20 of them, evenly spaced, and those with a verdict.
 
-    The trends are of the hidden layers, from the first that has a kernel to the last but
-    one: what a model gives is often of another size. A signal vanishes or explodes if its
-    standard deviation ends below 1/100 of that in the beginning, or above 100 times it,
-    beyond what an average over positions does: a warning, and an error below 1/10,000 and
-    above 300, but for a signal of which gradients come back. A layer is dead if all its
-    units are 0 for the whole batch, an error, or, a warning, more of them than the half
-    that one would expect of ReLUs if all samples were equal, beyond chance; but not if a
-    kernel or a γ is 0 where a branch ends, or the model. Values that are not finite are
+    The trends are of the hidden layers of one path, the worst or else the longest, from the
+    first that has a kernel to the last but one: what a model gives is often of another
+    size. A signal vanishes or explodes if its standard deviation ends below 1/100 of that
+    in the beginning, or above 100 times it, beyond what an average over positions does: a
+    warning, and an error below 1/10,000 and above 300, but for a signal of which gradients
+    come back; likewise what a recurrent layer gives by what it takes. A layer is dead if
+    all its units are 0 for the whole batch, an error, or, a warning, more of them than the
+    half that one would expect of ReLUs if all samples were equal, beyond chance; but not if
+    a kernel or a γ is 0 where a branch ends, or an output. Values that are not finite are
     errors.
 
     Attributes:
@@ -408,6 +416,17 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
 
     forward: Trend | None
     backward: Trend | None
+
+    def remedies(self) -> dict[str, Any]:
+        """For the path of each kernel whose scale is to be changed, an initializer.
+
+        `keras_fanwise.initialize(model, report.remedies())` draws these kernels anew.
+        """
+        return {
+            path: initializer
+            for finding in reversed(self.findings)
+            for path, initializer in (finding.replacements or {}).items()
+        }
 
     def _verdict(self) -> str:
         verdict = "is not healthy" if self.errors or self.warnings else "is healthy"

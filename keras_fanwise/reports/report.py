@@ -220,6 +220,8 @@ def _plain(value: Any) -> Any:
     """What JSON can hold: named tuples as objects, initializers as what they print."""
     if hasattr(value, "_asdict"):
         return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, enum.Enum):

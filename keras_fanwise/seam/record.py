@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import types
 import weakref
 from collections.abc import Iterable, Sequence
@@ -107,6 +108,21 @@ def attributes_holding(layer: keras.Layer, initializer: Any) -> list[str]:
 def initializer_attributes(owned: OwnedWeight) -> list[str]:
     """The attributes of its layer that hold the initializer of a weight."""
     return attributes_holding(owned.layer, _source(owned))
+
+
+def initializer_argument(owned: OwnedWeight) -> str:
+    """The argument that sets a weight's initializer, of its layer or of one that holds it.
+
+    "" if there is none.
+    """
+    stem = owned.variable.name.rsplit("/", 1)[-1]
+    names = [name.lstrip("_") for name in initializer_attributes(owned)]
+    names = sorted(names, key=lambda name: not name.startswith(stem))
+    for name in [*names, f"{stem}_initializer"]:
+        for layer in reversed(owned.holders):
+            if name in inspect.signature(type(layer).__init__).parameters:
+                return name
+    return ""
 
 
 def replace(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> None:

@@ -144,7 +144,8 @@ def check_against_rows(report):
             continue
         ends = rows[trend.first], rows[trend.last]
         first, last = (std_of(row, direction) for row in ends)
-        assert trend.layers == abs(ends[1].depth - ends[0].depth) >= 1
+        # Those of branches beside the path are not counted.
+        assert abs(ends[1].depth - ends[0].depth) >= trend.layers >= 1
         assert trend.total == pytest.approx(last / first, rel=1e-9)
         per_layer = re.search(r"× (\S+) per layer, × (\S+) over (\d+)", trend_text(trend))
         assert bool(per_layer) == (trend.rate is not None)
@@ -337,7 +338,9 @@ def test_a_model_that_ends_with_a_branch(monkeypatch):
 )
 def test_zeros_by_choice_are_no_findings(model, monkeypatch):
     assert labels(kf.signal(model())) == []
-    monkeypatch.setattr(verdicts, "_chosen_zeros", lambda rows, _: [False] * len(rows))
+    monkeypatch.setattr(
+        verdicts._Wired, "chosen_zeros", lambda wired: [False] * len(wired.rows)
+    )
     assert ("dead", "forward") in labels(kf.signal(model()))
 
 

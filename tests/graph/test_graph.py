@@ -12,6 +12,7 @@ from keras_fanwise.diagnostics.batches import batch_for
 from keras_fanwise.diagnostics.signal import measured_layers
 from keras_fanwise.graph import graph as graph_module
 from keras_fanwise.graph.graph import END, KERNEL, NORMALIZATION, SUM, Graph
+from keras_fanwise.seam.weights import has_kernel
 
 from support.architectures import build
 from support.models import values_of
@@ -218,7 +219,7 @@ def test_of_what_cannot_be_opened_nothing_is_known():
     assert [layer for layer, _ in graph.unopened] == [model]
     assert graph.calls == []
     assert graph.after(weight_of(model)) == set()
-    assert graph.is_chain  # it is taken for granted
+    assert graph.longest_paths({}) == []
 
 
 SUMS = {
@@ -266,27 +267,62 @@ def towers(*depths):
     return keras.Model(inputs, layers.Dense(1)(ops.concatenate(ends)))
 
 
-def test_the_longest_path():
-    graph = Graph(towers(2, 5, 3))
-    assert graph.longest_path == 6
-    assert not graph.is_chain
-    assert Graph(towers(12, 1)).is_chain
+def kernel_paths(model):
+    """The longest paths, with every call that has a kernel as a mark, by names of layers."""
+    graph = Graph(model)
+    marks = {call: call.place for call in graph.calls if call.kernels}
+    paths = graph.longest_paths(marks)
+    return [[graph.calls[place].path.rpartition("/")[2] for place in one] for one in paths]
+
+
+def test_the_longest_paths():
+    [path] = kernel_paths(towers(2, 5, 3))
+    assert len(path) == 6
+    x = inputs = keras.Input((WIDTH,))
+    x = layers.Dense(4, name="stem")(x)
+    heads = []
+    for name, depth in (("a", 1), ("b", 3), ("c", 2)):
+        h = x
+        for i in range(depth):
+            h = layers.Dense(4, name=f"{name}_{i}")(h)
+        heads.append(h)
+    assert kernel_paths(keras.Model(inputs, heads)) == [
+        ["stem", "b_0", "b_1", "b_2"],
+        ["stem", "c_0", "c_1"],
+        ["stem", "a_0"],
+    ]
 
 
 def test_a_layer_that_others_are_in_is_one_step_of_a_path():
-    model = chain(*(InCall(ops.relu) for _ in range(3)))
-    assert Graph(model).longest_path == 1 + 3 + 2
-    assert Graph(model).is_chain
+    graph = Graph(chain(*(InCall(ops.relu, name=f"in_{i}") for i in range(3))))
+    outer = [layer for layer in graph.model.layers if has_kernel(layer)]
+    marks = {call: i for i, one in enumerate(outer) for call in graph.results_of(one)[0]}
+    assert graph.longest_paths(marks) == [list(range(len(outer)))]
 
 
-def test_a_layer_called_side_by_side_is_no_chain():
-    shared = layers.Dense(4)
+def test_a_layer_called_side_by_side():
+    shared = layers.Dense(4, name="shared")
     inputs = [keras.Input((4,)), keras.Input((4,))]
     x = ops.concatenate([shared(shared(one)) for one in inputs])
-    graph = Graph(keras.Model(inputs, layers.Dense(1)(x)))
-    assert len(graph.results_of(shared)) == 4
-    assert graph.longest_path == 3
-    assert not graph.is_chain
+    model = keras.Model(inputs, layers.Dense(1, name="head")(x))
+    assert len(Graph(model).results_of(shared)) == 4
+    assert kernel_paths(model) == [["shared", "shared", "head"]]
+
+
+@pytest.mark.parametrize(
+    ("join", "count"),
+    [
+        (lambda x, f: x + ops.tanh(f), 2),
+        (lambda x, f: ops.concatenate([x, f]), 1),
+        (lambda x, f: x - 2.0 * x * f, 2),
+        (lambda x, f: layers.Dense(WIDTH)(f) + x, 0),
+        (lambda x, f: f, 0),
+    ],
+)
+def test_what_a_weight_has_to_itself(join, count):
+    """Up to where others join; nothing if the next kernel comes first."""
+    model = with_sum(join)
+    assert len(Graph(model).alone_after(weight_of(model))) == count
 
 
 ACTIVATIONS = {
