@@ -40,15 +40,6 @@ def test_wrong_arguments_name_the_class_that_was_called(name):
             cls(nonsense=1)
 
 
-def test_a_class_that_inherits_its_constructor_is_named_too():
-    class Mine(kf.FanwiseHeNormal):
-        pass
-
-    with pytest.raises(TypeError, match=r"Mine\.__init__\(\) got an unexpected"):
-        Mine(a=0.2)
-    assert Mine(1, negative_slope=0.2).get_config()["negative_slope"] == 0.2
-
-
 def test_completion_offers_the_public_names():
     assert dir(kf) == sorted([*kf.__all__, "__version__"])
 

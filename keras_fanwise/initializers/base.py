@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import random
-import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -381,19 +380,6 @@ class FanwiseInitializer(keras.initializers.Initializer):
         """The arguments, JSON-serializable."""
         seed = keras.saving.serialize_keras_object(self._init_seed)
         return {"seed": seed, "sampler": self.sampler}
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if "__init__" not in vars(cls) and inspect.isfunction(cls.__init__):
-            # Of its own, so that what Python says of wrong arguments names this class.
-            inherited: Any = cls.__init__
-            code, names = inherited.__code__, inherited.__globals__
-            defaults, closure = inherited.__defaults__, inherited.__closure__
-            own = types.FunctionType(code, names, "__init__", defaults, closure)
-            own.__kwdefaults__ = inherited.__kwdefaults__
-            own.__annotations__ = inherited.__annotations__
-            own.__qualname__ = f"{cls.__qualname__}.__init__"
-            cls.__init__ = own  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters

@@ -1,6 +1,8 @@
 """Makes Keras know the initializers by name."""
 
+import types
 import warnings
+from typing import Any
 
 import keras
 
@@ -20,6 +22,22 @@ _FOUND: dict[str, type[FanwiseInitializer]] = {
     if name.startswith("Fanwise") and value is not FanwiseInitializer
 }
 CLASSES = tuple(_FOUND[name] for name in sorted(_FOUND))
+
+
+def _named(inherited: Any, cls: type) -> Any:
+    """A constructor that a class inherits, by its name: Python's errors tell it."""
+    code, scope = inherited.__code__, inherited.__globals__
+    defaults, closure = inherited.__defaults__, inherited.__closure__
+    own = types.FunctionType(code, scope, "__init__", defaults, closure)
+    own.__kwdefaults__ = inherited.__kwdefaults__
+    own.__annotations__ = inherited.__annotations__
+    own.__qualname__ = f"{cls.__name__}.__init__"
+    return own
+
+
+for _cls in CLASSES:
+    if "__init__" not in vars(_cls):
+        _cls.__init__ = _named(_cls.__init__, _cls)  # type: ignore[method-assign]
 
 
 def register() -> None:
