@@ -16,11 +16,15 @@ COMMANDS = {
     "fans": "the fans of every weight, and Keras's",
     "audit": "whether the model meets the conditions of a good start",
     "signal": "whether a signal survives the depth of the model",
+    "diagnose": "why the model does not learn, and what to change",
     "init": "write the model with new weights to a new file",
     "calibrate": "write the model with kernels scaled on a batch to a new file",
 }
 # Those of `keras_fanwise.recipes()`.
-RECIPES = "critical, dcgan, fixup, glorot, he, kaiming, lecun, normal, transformer, vit"
+RECIPES = (
+    "critical, dcgan, deepnorm, fixup, glorot, gpt2, he, kaiming, lecun, normal, siren, "
+    "transformer, vit"
+)
 # As `keras_fanwise.calibrate` takes it.
 BY = ("layer", "unit")
 _BATCH = (
@@ -30,6 +34,7 @@ _BATCH = (
 _DATA = {
     "signal": f"{_BATCH}; with y in it, what comes back is the gradient of the loss that "
     "the model is compiled with",
+    "diagnose": f"{_BATCH}; with y in it, head, targets and loss are looked at too",
     "calibrate": f"{_BATCH}; y is not used; by default a random batch is drawn",
 }
 
@@ -111,7 +116,7 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         help="import a module first, such as that of the model's own layers; it is looked "
         "for in the working folder too",
     )
-    if name == "audit":
+    if name in ("audit", "diagnose"):
         command.add_argument(
             "--ignore",
             action="append",
@@ -120,6 +125,10 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         )
         command.add_argument(
             "--strict", action="store_true", help="exit code 1 for notes too"
+        )
+    if name == "diagnose":
+        command.add_argument(
+            "--steps", type=int, default=0, help="train so many steps from each start"
         )
     if name in ("init", "calibrate"):
         command.add_argument("output", type=_path, help="the file to write")

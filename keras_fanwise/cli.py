@@ -310,6 +310,11 @@ def _report(
     if command == "signal":
         with complaints("no signal can be sent: "), quiet():
             return keras_fanwise.signal(model, x, y)
+    if command == "diagnose":
+        with complaints("the model cannot be diagnosed: "), quiet():
+            return keras_fanwise.diagnose(
+                model, x, y, ignore=options.ignore, steps=options.steps
+            )
     if command == "calibrate":
         with complaints("the model cannot be calibrated: "), quiet():
             return keras_fanwise.calibrate(
