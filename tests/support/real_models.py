@@ -5,6 +5,7 @@ backbones are made small by their arguments, with four layers where they have la
 kind. Nothing here imports keras-hub before a backbone is built.
 """
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,6 +248,148 @@ BACKBONES = {
     "XLMRoberta": Backbone(_ENCODER, 8),
     "XLNet": Backbone(_TEXT, 8),
 }
+_NARROW = {
+    "vocabulary_size": 500,
+    "num_layers": 2,
+    "hidden_dim": 32,
+    "intermediate_dim": 64,
+}
+_NARROW_QUERIES = {**_NARROW, "num_query_heads": 4, "num_key_value_heads": 2}
+_NARROW_TOWER = {
+    **_NARROW,
+    "embedding_dim": 32,
+    "num_heads": 4,
+    "max_sequence_length": 12,
+}
+_NARROW_PATCHES = {
+    "image_shape": (16, 16, 3),
+    "patch_size": 4,
+    "num_layers": 2,
+    "num_heads": 4,
+    "hidden_dim": 32,
+    "intermediate_dim": 64,
+}
+_T5_SIDE = {
+    "hidden_dim": 32,
+    "intermediate_dim": 64,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "layer_types": ["full_attention"] * 2,
+}
+# More backbones, to be built and re-initialized alone: their arguments. Of a pair of towers
+# these are the names of their classes, in keras_hub.src.models, with the arguments of each.
+MORE_BACKBONES: dict[str, dict[str, Any]] = {
+    "CLIP": {
+        "vision_encoder": ("clip.clip_vision_encoder.CLIPVisionEncoder", _NARROW_PATCHES),
+        "text_encoder": ("clip.clip_text_encoder.CLIPTextEncoder", _NARROW_TOWER),
+        "projection_dim": 32,
+    },
+    "CSPNet": {
+        "stem_filters": 8,
+        "stem_kernel_size": 3,
+        "stem_strides": 2,
+        "stackwise_depth": [1, 1],
+        "stackwise_strides": [1, 2],
+        "stackwise_num_filters": [8, 16],
+        "block_type": "dark_block",
+        "stage_type": "dark",
+        "image_shape": (32, 32, 3),
+    },
+    "DINOV2": {**_NARROW_PATCHES, "position_embedding_shape": (24, 24, 3)},
+    "DINOV3": _NARROW_PATCHES,
+    "GptOss": {**_NARROW_QUERIES, "num_experts": 4},
+    "Moonshine": {
+        "vocabulary_size": 500,
+        "filter_dim": 16,
+        "encoder_num_layers": 2,
+        "decoder_num_layers": 2,
+        "hidden_dim": 32,
+        "intermediate_dim": 64,
+        "encoder_num_heads": 4,
+        "decoder_num_heads": 4,
+    },
+    "PaliGemma": {
+        **_NARROW_QUERIES,
+        "head_dim": 8,
+        "image_size": 16,
+        "vit_patch_size": 4,
+        "vit_num_heads": 4,
+        "vit_hidden_dim": 32,
+        "vit_num_layers": 2,
+        "vit_intermediate_dim": 64,
+    },
+    "Qwen3": {**_NARROW_QUERIES, "head_dim": 8},
+    "Qwen3Moe": {
+        **_NARROW_QUERIES,
+        "head_dim": 8,
+        "moe_intermediate_dim": 16,
+        "num_experts": 4,
+        "top_k": 2,
+    },
+    "QwenMoe": {
+        **_NARROW_QUERIES,
+        "moe_intermediate_dim": 16,
+        "shared_expert_intermediate_dim": 16,
+        "num_experts": 4,
+        "top_k": 2,
+    },
+    "RWKV7": {
+        "hidden_size": 32,
+        "head_size": 8,
+        "num_layers": 2,
+        "vocabulary_size": 500,
+        "intermediate_dim": 64,
+        "gate_lora": 8,
+        "mv_lora": 8,
+        "aaa_lora": 8,
+        "decay_lora": 8,
+    },
+    "RoformerV2": {**_NARROW, "num_heads": 4, "head_size": 8},
+    "SigLIP": {
+        "vision_encoder": (
+            "siglip.siglip_vision_encoder.SigLIPVisionEncoder",
+            _NARROW_PATCHES,
+        ),
+        "text_encoder": ("siglip.siglip_text_encoder.SigLIPTextEncoder", _NARROW_TOWER),
+    },
+    "T5Gemma": {
+        "vocabulary_size": 500,
+        **{
+            f"{side}_{name}": size
+            for side in ("encoder", "decoder")
+            for name, size in _T5_SIDE.items()
+        },
+    },
+    "VideoPrism": {
+        "num_frames": 4,
+        "patch_size": 4,
+        "hidden_dim": 32,
+        "intermediate_dim": 64,
+        "num_heads": 4,
+        "num_spatial_layers": 2,
+        "num_temporal_layers": 1,
+        "num_auxiliary_layers": 0,
+        "image_shape": (16, 16, 3),
+    },
+    "ViTDet": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "intermediate_dim": 64,
+        "num_heads": 4,
+        "global_attention_layer_indices": [1],
+        "image_shape": (32, 32, 3),
+        "patch_size": 4,
+        "num_output_channels": 16,
+        "window_size": 2,
+    },
+    "Xception": {
+        "stackwise_conv_filters": [[8, 8], [16, 16]],
+        "stackwise_pooling": [False, True],
+        "image_shape": (32, 32, 3),
+    },
+}
 # Keras refuses them there.
 _NOT_ON_TORCH = ("NASNetLarge", "NASNetMobile")
 HAS_KERAS_HUB = importlib.util.find_spec("keras_hub") is not None
@@ -277,12 +420,19 @@ def names(*, every_size: bool = False, large: bool = False) -> list[str]:
 
 
 def built(name: str) -> keras.Model:
-    """A model, named as in `FAMILIES` or, with "Backbone" behind it, in `BACKBONES`."""
+    """A model, named as in `FAMILIES` or, with "Backbone" after it, in the other two."""
     if name.endswith("Backbone"):
         import keras_hub
 
-        arguments = BACKBONES[name.removesuffix("Backbone")].arguments
-        backbone: keras.Model = getattr(keras_hub.models, name)(**arguments)
+        short = name.removesuffix("Backbone")
+        known = BACKBONES.get(short)
+        arguments = known.arguments if known else MORE_BACKBONES[short]
+        towers = {
+            argument: _tower(*value)
+            for argument, value in arguments.items()
+            if isinstance(value, tuple) and isinstance(value[0], str)
+        }
+        backbone: keras.Model = getattr(keras_hub.models, name)(**{**arguments, **towers})
         return backbone
     side = SMALLEST.get(name, 32)
     application = getattr(keras.applications, name)
@@ -290,6 +440,13 @@ def built(name: str) -> keras.Model:
     logits = {"classifier_activation": None}
     model: keras.Model = application(weights=None, input_shape=(side, side, 3), **logits)
     return model
+
+
+def _tower(path: str, arguments: dict[str, Any]) -> keras.Model:
+    module, _, name = path.rpartition(".")
+    cls = getattr(importlib.import_module(f"keras_hub.src.models.{module}"), name)
+    tower: keras.Model = cls(**arguments)
+    return tower
 
 
 def additions(name: str) -> int | None:
