@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -50,13 +51,13 @@ from keras_fanwise.models.rules import (
     with_depth,
     zero_rule,
 )
+from keras_fanwise.reports.tables import group_by
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
 from keras_fanwise.seam.keys import model_keys
 from keras_fanwise.seam.record import (
     assigned_when_built,
     initializer_name,
-    is_replaced,
     replace,
     unsaved,
     weight_initializers,
@@ -127,18 +128,12 @@ def _ours(initializer: Any) -> FanwiseInitializer | None:
 
 
 class _Plan(NamedTuple):
-    """What is to be reported of a weight, and what gives its values, if something does."""
+    """What is to become of a weight."""
 
-    variable: keras.Variable
+    owned: OwnedWeight
+    initializer: Any  # `None` where it stays as it is
     row: WeightStart
-    fill: Callable[[], Any] | None = None
-
-
-# Why weights are kept.
-_UNKNOWN = "its initializer is unknown"
-_ASSIGNED = "its layer gave it these values when it was built"
-_PERHAPS = "its layer may have given it these values when it was built"
-_ALIKE = "its initializer gives the same values with every seed"
+    fill: Callable[[], Any] | None = None  # gives the values
 
 
 @random_state_kept()
@@ -148,7 +143,7 @@ def _plans(
     reasons: Sequence[str],
     seeds: _Seeds,
 ) -> list[_Plan]:
-    """For weights that have an initializer, or a reason to be kept."""
+    """For weights that have an initializer, a reason to be kept, or both."""
     keys = model_keys(weights)
     return [
         _planned(*each, seeds)
@@ -164,18 +159,16 @@ def _planned(
     site = Site.of(owned.layer, variable.name, variable.shape, key)
     site = site._replace(path=variable.path)
     row = WeightStart(site.path, type(owned.layer).__name__, site.shape, site.fans)
-    row = row._replace(reason=reason, role=role(owned))
+    status = "kept" if reason else "set"
+    row = row._replace(status=status, reason=reason, role=role(owned))
     if initializer is None:
-        return _Plan(variable, row)
-    row = row._replace(status="set", initializer=_label(initializer))
+        return _Plan(owned, None, row)
+    row = row._replace(initializer=_label(initializer))
     try:
         ours = _ours(initializer)
         if ours is None:
-            fill = functools.partial(_values_of_others, initializer, site, variable)
-            # Also to see now what fails.
-            if _is_alike(initializer, fill, seeds) and not seeds.own_ones_count:
-                row = row._replace(status="kept", reason=_ALIKE)
-            return _Plan(variable, row, functools.partial(fill, seeds))
+            fill = functools.partial(_values_of_others, initializer, site, variable, seeds)
+            return _Plan(owned, initializer, row, fill)
         expected = ours.expected(site.shape, site)
         if math.isfinite(expected.std):
             row = row._replace(std_asked=expected.std)
@@ -189,7 +182,7 @@ def _planned(
             seed=seeds.before(ours),
             distribution=expected,
         )
-        return _Plan(variable, row, draw)
+        return _Plan(owned, initializer, row, draw)
     except (TypeError, ValueError) as error:
         raise in_weight(error, site.path, site.shape) from error
 
@@ -203,22 +196,47 @@ def _label(initializer: Any) -> str:
     return f"{name}({', '.join(inside)})" if inside else name
 
 
-def _is_alike(initializer: Any, fill: Callable[[_Seeds], Any], seeds: _Seeds) -> bool:
-    """Whether it gives values that differ, and the same ones with every seed.
+# Why weights are kept: their values are computed, and not drawn, or nobody knows.
+_ASSIGNED = "its layer gave it these values when it was built"
+_PERHAPS = "its layer may have given it these values when it was built"
+_ALIKE = "its initializer gives the same values with every seed"
+_UNKNOWN = "its initializer is unknown"
 
-    Those of Keras and of this package do so by design: the identity, the bias of an LSTM.
-    """
+
+@random_state_kept()
+def _computed(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> list[str]:
+    """Why no seed gives weights other values, and `""` of the others."""
+    assigned = assigned_when_built(weights)
+    return list(map(_why_computed, weights, initializers, assigned))
+
+
+def _why_computed(owned: OwnedWeight, initializer: Any, assigned: bool | None) -> str:
+    if assigned:
+        return _ASSIGNED
+    if initializer is None:
+        return _UNKNOWN
+    # Those of Keras and of this package do so by design: the identity, the bias of an LSTM.
     kind = type(initializer)
-    if kind in (keras.initializers.Zeros, keras.initializers.Ones):
-        return False
-    one = keras.ops.convert_to_numpy(keras.ops.cast(fill(seeds), "float32"))
     module = getattr(initializer, "__module__", kind.__module__).partition(".")[0]
-    if kind is not keras.initializers.Constant and module in ("keras", "keras_fanwise"):
-        return False
-    if not one.size or one.min() == one.max():
-        return False
-    two = fill(seeds._replace(seed=seeds.seed ^ 1))
-    return np.array_equal(one, keras.ops.convert_to_numpy(keras.ops.cast(two, "float32")))
+    is_own = (
+        kind is keras.initializers.Constant or module not in ("keras", "keras_fanwise")
+    ) and _ours(initializer) is None
+    is_table = assigned is None and role(owned) == Role.STATE
+    if not (is_own or is_table):
+        return ""
+    variable = owned.variable
+    site = Site.of(owned.layer, variable.name, variable.shape)
+    one, two = (
+        keras.ops.convert_to_numpy(
+            _values_of_others(initializer, site, variable, _Seeds(seed, False))
+        )
+        for seed in (0, 1)
+    )
+    if not np.array_equal(one, two):
+        return ""
+    if is_table and not np.array_equal(one, keras.ops.convert_to_numpy(variable)):
+        return _PERHAPS
+    return _ALIKE if is_own and one.size and one.min() < one.max() else ""
 
 
 def _values_of_others(
@@ -323,25 +341,25 @@ def initialize(
     [('kernel', 'FanwiseHeNormal()'), ('bias', 'Zeros')]
     """
     seed = _checked_seed(seed, dry_run)
-    weights, initializers, plans, notes = _asked(model, recipe, seed, residual)
+    plans, notes = _asked(model, recipe, seed, residual)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return _start(model, weights, initializers, plans, seed, dry_run, reset_optimizer)
+    return _start(model, plans, seed, dry_run, reset_optimizer)
 
 
 def start_values(
     model: keras.Layer, recipe: Any, seed: int, residual: str | None = None
 ) -> Iterator[tuple[keras.Variable, Any]]:
     """The weights that `initialize` would write, with their values, one at a time."""
-    for plan in _asked(model, recipe, seed, residual)[2]:
+    for plan in _asked(model, recipe, seed, residual)[0]:
         if plan.fill is not None:
-            yield plan.variable, plan.fill()
+            yield plan.owned.variable, plan.fill()
 
 
 def _asked(
     model: keras.Layer, recipe: Any, seed: int, residual: str | None
-) -> tuple[list[OwnedWeight], list[Any], list[_Plan], list[str]]:
-    """The weights of a model, the initializers and plans of each, and notes."""
+) -> tuple[list[_Plan], list[str]]:
+    """The plans for the weights of a model, and notes."""
     if residual not in (None, *RESIDUAL):
         allowed = f"None or one of {', '.join(map(repr, RESIDUAL))}"
         raise fail(ValueError, "residual", allowed, residual)
@@ -373,43 +391,14 @@ def _asked(
         for owned, several, initializer in zip(weights, met, initializers, strict=True)
     ]
     if not isinstance(recipe, (Rule, Mapping, list, tuple)):  # whose author knows better
-        for place, reason in enumerate(_structured(weights)):
-            if reason and initializers[place] is not None:
+        computed = _computed(weights, weight_initializers(weights))
+        for place, reason in enumerate(computed):
+            # That of a layer of Keras's the user chose; one's own may be for good.
+            is_for_good = not is_of_keras(weights[place].layer) or reason == _ASSIGNED
+            if reason not in ("", _UNKNOWN) and is_for_good and not reasons[place]:
                 initializers[place], reasons[place] = None, reason
-    seeds = _Seeds(seed, own_ones_count=True)
-    plans = _plans(weights, initializers, reasons, seeds)
-    return weights, initializers, plans, list(subject.notes)
-
-
-def _is_table(owned: OwnedWeight, initializer: Any) -> bool:
-    """Whether it is not learned, and not what an initializer gives that is not random."""
-    is_random = _ours(initializer) is not None or random_inside(initializer)
-    if is_random or role(owned) != Role.STATE:
-        return False
-    variable = owned.variable
-    values = initializer(tuple(variable.shape), dtype=variable.dtype)
-    return not np.array_equal(*map(keras.ops.convert_to_numpy, (values, variable)))
-
-
-@random_state_kept()
-def _structured(weights: Sequence[OwnedWeight]) -> list[str]:
-    """Why no recipe is for a weight: its values were computed, and are not drawn.
-
-    So state-space constants, in layers of one's own.
-    """
-    seeds = _Seeds(0, own_ones_count=False)
-    own = [
-        owned
-        for owned in weights
-        if not is_of_keras(owned.layer) and not is_replaced(owned.variable)
-    ]
-    plans = _plans(own, weight_initializers(own), [""] * len(own), seeds)
-    alike = {id(plan.variable) for plan in plans if plan.row.reason == _ALIKE}
-    assigned = assigned_when_built(weights)
-    return [
-        _ASSIGNED if is_assigned else _ALIKE if id(owned.variable) in alike else ""
-        for owned, is_assigned in zip(weights, assigned, strict=True)
-    ]
+    plans = _plans(weights, initializers, reasons, _Seeds(seed, own_ones_count=True))
+    return plans, list(subject.notes)
 
 
 def reinitialize(
@@ -474,32 +463,28 @@ def reinitialize(
         if _learning_rate(model) is None:
             allowed = "None without a compiled optimizer whose rate is a number"
             raise fail(ValueError, "learning_rate", allowed, learning_rate)
-    reasons = left_out(only, [owned.variable.path for owned in weights])
-    with random_state_kept():
-        initializers = weight_initializers(weights)
-        assigned = assigned_when_built(weights)
-    for place, owned in enumerate(weights):
-        known = _ASSIGNED if assigned[place] else ""
-        if not known and initializers[place] is None:
-            known = _UNKNOWN
-        elif assigned[place] is None and _is_table(owned, initializers[place]):
-            known = _PERHAPS
-        reasons[place] = reasons[place] or untouchable(owned.layer) or known
-        if reasons[place]:
+    left = left_out(only, [owned.variable.path for owned in weights])
+    initializers = weight_initializers(weights)
+    reasons = [
+        reason or untouchable(owned.layer) or computed
+        for owned, reason, computed in zip(
+            weights, left, _computed(weights, initializers), strict=True
+        )
+    ]
+    for place, reason in enumerate(reasons):
+        if reason not in ("", _ALIKE):
             initializers[place] = None
     plans = _plans(weights, initializers, reasons, _Seeds(seed, own_ones_count=False))
-    for reason in (_UNKNOWN, _PERHAPS, _ASSIGNED, _ALIKE):
-        is_certain = reason in (_ASSIGNED, _ALIKE)
-        names = [
-            printable(row.path)
-            for _, row, _ in plans
-            if row.reason == reason and not (is_certain and row.role == Role.STATE)
-        ]
-        if names and not dry_run:
-            warnings.warn(f"kept, as {reason}: {', '.join(names)}", stacklevel=2)
-    return _start(
-        model, weights, initializers, plans, seed, dry_run, reset_optimizer, learning_rate
-    )
+    said = [
+        plan.row
+        for plan in plans
+        if plan.row.reason in (_UNKNOWN, _PERHAPS)
+        or (plan.row.reason in (_ASSIGNED, _ALIKE) and plan.row.role != Role.STATE)
+    ]
+    for same in group_by([] if dry_run else said, operator.attrgetter("reason")):
+        names = ", ".join(printable(row.path) for row in same)
+        warnings.warn(f"kept, as {same[0].reason}: {names}", stacklevel=2)
+    return _start(model, plans, seed, dry_run, reset_optimizer, learning_rate)
 
 
 def _why_kept(owned: OwnedWeight, met: Sequence[Rule]) -> str:
@@ -537,8 +522,6 @@ def _checked_seed(seed: Any, dry_run: bool) -> int:
 @random_state_kept()
 def _start(
     model: keras.Layer,
-    weights: Sequence[OwnedWeight],
-    initializers: Sequence[Any],
     plans: Sequence[_Plan],
     seed: int,
     dry_run: bool,
@@ -548,22 +531,27 @@ def _start(
     """Fills the weights, and makes of the rest of the model that of a new one."""
     kept_rate = _learning_rate(model) if learning_rate is None else None
     if dry_run:
+        # Other people's initializers are tried, one at a time.
+        for plan in plans:
+            if plan.fill is not None and plan.row.std_asked is None:
+                plan.fill()
         rows = [plan.row for plan in plans]
         return StartReport(rows, seed, name=model.name, kept_learning_rate=kept_rate)
     layers = dict.fromkeys(
         holder
-        for owned, plan in zip(weights, plans, strict=True)
+        for plan in plans
         if plan.fill is not None
-        for holder in owned.holders
+        for holder in plan.owned.holders
         if isinstance(holder, keras.layers.RNN) and holder.stateful
     )
     # What these remember was of other weights. `reset_state` fails on JAX in Keras 3.8.
     states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
+    weights = [plan.owned for plan in plans]
     optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
     _new_state(optimizer)  # an error goes before everything
 
     def finish() -> None:
-        replace(weights, initializers)
+        replace(weights, [plan.initializer for plan in plans])
         for state in states:
             state.assign(keras.ops.zeros(state.shape, state.dtype))
         for variable, value in _new_state(optimizer):
@@ -607,10 +595,10 @@ def _carried_out(plans: Sequence[_Plan]) -> list[WeightStart]:
         ) as progress,
     ):
         task = progress.add_task("weights", total=sum(elements))
-        for (variable, row, fill), advance in zip(plans, elements, strict=True):
+        for (owned, _, row, fill), advance in zip(plans, elements, strict=True):
             if fill is not None:
-                write(variable, fill())
-            std = pooled(map(moments, local_parts(variable.value))).std
+                write(owned.variable, fill())
+            std = pooled(map(moments, local_parts(owned.variable.value))).std
             rows.append(row._replace(std=std))
             progress.advance(task, advance)
     return rows

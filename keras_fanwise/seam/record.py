@@ -17,6 +17,7 @@ from keras_fanwise.backends.private_keras import (
     lists_layers,
     unfilled_variables,
 )
+from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.counterparts import contents, random_inside
 from keras_fanwise.seam.weights import OwnedWeight, is_of_keras
 
@@ -54,11 +55,12 @@ def _held(initializer: Any) -> Iterable[Any]:
     return getattr(initializer, "__dict__", {}).values()
 
 
-def is_replaced(variable: keras.Variable) -> bool:
+def _is_replaced(variable: keras.Variable) -> bool:
     """Whether a weight has another initializer than when its layer was built."""
     return getattr(variable, _REPLACED, False)
 
 
+@random_state_kept()
 def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
     """The initializer that fills each weight; `None` where nobody knows it."""
     twin = functools.cache(_twin)
@@ -84,7 +86,7 @@ def assigned_when_built(weights: Sequence[OwnedWeight]) -> list[bool | None]:
     for owned in weights:
         # A layer may assign to the weights of those inside it.
         inside = owned.holders[owned.holders.index(_saved(owned)) :]
-        if all(map(is_of_keras, inside)):
+        if _is_replaced(owned.variable) or all(map(is_of_keras, inside)):
             answers.append(False)
             continue
         place = id(owned.variable)
@@ -206,7 +208,7 @@ def unsaved(weights: Sequence[OwnedWeight]) -> dict[str, str]:
     """
     twin = functools.cache(_twin)
     reasons = {}
-    for owned in filter(lambda owned: is_replaced(owned.variable), weights):
+    for owned in filter(lambda owned: _is_replaced(owned.variable), weights):
         layer, initializer = _saved(owned), recorded(owned.variable)
         is_whole = layer is owned.layer and is_of_keras(layer)
         if is_whole and attributes_holding(layer, initializer):

@@ -266,7 +266,7 @@ def test_a_plan_that_were_carried_out_at_once_would_be_seen(monkeypatch):
     def hasty(*arguments):
         weight = planned(*arguments)
         if weight.fill:
-            weight.variable.assign(weight.fill())
+            weight.owned.variable.assign(weight.fill())
         return weight
 
     monkeypatch.setattr(plan, "_planned", hasty)
