@@ -62,6 +62,10 @@ def global_state_now():
     return state
 
 
+# What a model's own call, by anybody, sets.
+_BY_A_CALL = {"_called", "_modules", "_parent_path"}
+
+
 def model_now(model):
     """What a model keeps beside its weights."""
     inside = model._flatten_layers()
@@ -73,7 +77,7 @@ def model_now(model):
             {
                 name: frozen(value)
                 for name, value in vars(layer).items()
-                if "init" not in name and name != "_called"  # as it was
+                if "init" not in name and name not in _BY_A_CALL
             }
             for layer in model._flatten_layers()
         ],
@@ -151,6 +155,10 @@ CALLS = {
         lambda model: kf.calibrate(model, X, by="unit", dry_run=True),
     ],
     "criticality": [lambda _: kf.criticality("tanh", q=0.1)],
+    "diagnose": [
+        kf.diagnose,
+        lambda model: kf.diagnose(model, X, Y, steps=1),
+    ],
     "fans_table": [kf.fans_table],
     "gain": [lambda _: kf.gain("gelu")],
     "initialize": [

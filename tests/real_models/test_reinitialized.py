@@ -18,8 +18,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 # One more size of families whose sizes differ in more than width and depth.
 SIZES = ["DenseNet169", "EfficientNetB1", "EfficientNetV2B1", "MobileNetV3Large", "VGG19",
          "ResNet101"]  # fmt: skip
-# What their layers assign when they are built, or an initializer computes.
+_ADAPTED = {"mean", "variance", "count"}
+# What their layers adapt to data or assign when they are built, or an initializer computes.
 KEPT = {
+    "EfficientNetB0": _ADAPTED,
+    "EfficientNetB1": _ADAPTED,
     "DINOV2Backbone": {"interpolated_position_embeddings"},
     "MoonshineBackbone": {"inv_freq"},
     "SigLIPBackbone": {"position_ids"},
