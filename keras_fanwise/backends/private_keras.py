@@ -49,7 +49,6 @@ import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 from keras.src.models.functional import Functional
-from keras.src.random.seed_generator import global_seed_generator
 from keras.src.trainers.compile_utils import get_loss
 
 # The versions of Keras with which the tests were run.
@@ -219,6 +218,12 @@ def random_numbers_from(seed: int) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
+def seed_generator_state() -> list[keras.Variable]:
+    """That of Keras's own generator, if there is one."""
+    generator = get_global_attribute("global_seed_generator")
+    return [] if generator is None else [generator.state]
+
+
 def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
     """What the layer takes in all of its calls of functional models."""
     return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
@@ -272,29 +277,6 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
     finally:
         for kept, count in nodes:
             del kept[count:]
-
-
-_GENERATOR = "global_seed_generator"
-
-
-@contextlib.contextmanager
-def kept_seed_generator() -> Iterator[None]:
-    """Keras's own generator is there, and in the end as before, or gone as before."""
-    before = get_global_attribute(_GENERATOR)
-    with kept_names():
-        state = global_seed_generator().state
-    value = state.value
-    try:
-        yield
-    finally:
-        state.assign(value)
-        set_global_attribute(_GENERATOR, before)
-
-
-def seed_generator_state() -> list[keras.Variable]:
-    """That of Keras's own generator, if there is one."""
-    generator = get_global_attribute(_GENERATOR)
-    return [] if generator is None else [generator.state]
 
 
 # How many blocks there are in all threads, and the backend's operations before the first.

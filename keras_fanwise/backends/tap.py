@@ -22,7 +22,7 @@ import numpy as np
 from keras_fanwise.backends.private_keras import (
     all_layers,
     kept_losses,
-    kept_seed_generator,
+    random_numbers_from,
     seed_generator_state,
 )
 
@@ -37,20 +37,16 @@ def kept_state(model: keras.Layer) -> Iterator[None]:
     normalization, are no variables of Keras, and calling them sets whether they are in
     training.
     """
-    is_torch = keras.backend.backend() == "torch"
-    modules = _kept_modules(model) if is_torch else contextlib.nullcontext()
-    restore = random_state(())
-    try:
-        random.seed(0)
-        np.random.seed(0)
-        if is_torch:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_losses(model))
+        stack.enter_context(random_numbers_from(0))
+        if keras.backend.backend() == "torch":
             import torch
 
+            stack.enter_context(_kept_modules(model))
+            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
             torch.manual_seed(0)
-        with kept_losses(model), kept_seed_generator(), modules:
-            yield
-    finally:
-        restore()
+        yield
 
 
 def random_state(variables: Iterable[keras.Variable]) -> Callable[[], None]:
