@@ -423,7 +423,7 @@ def training_aside(model: keras.Model) -> Iterator[None]:
     }
     before = {name: getattr(model, name) for name in aside}
     try:
-        with new_compiled_loss(model):
+        with new_compiled_loss(model), kept_names():
             for name, value in aside.items():
                 object.__setattr__(model, name, value)
             yield
