@@ -160,11 +160,11 @@ class _MeasuredCall:
     path: str
     number: int
     depth: int
+    taken: list[Moments]
+    sent_back: list[Moments]
     shape: tuple[int, ...] = ()
     forward: list[Moments] = field(default_factory=list)
     backward: list[Moments] = field(default_factory=list)
-    taken: list[Moments] = field(default_factory=list)
-    sent_back: list[Moments] = field(default_factory=list)
 
     def _unit_axis(self, rank: int) -> int:
         return unit_axes(self.layer, None, rank)[0]
@@ -216,18 +216,15 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_Measured
 
         taken: list[Moments] = []
         sent_back: list[Moments] = []
-        if call.args and any(
-            isinstance(one, keras.layers.RNN) for one in all_layers(layer)
-        ):
-            first = watched(
-                call.args[0], lambda tensor: taken.append(moments(tensor)), sent_back.append
-            )
-            call = call._replace(args=(first, *call.args[1:]))
+        inner = all_layers(layer) if call.args else []
+        if any(isinstance(one, keras.layers.RNN) for one in inner):
+            first, *others = call.args
+            first = watched(first, lambda one: taken.append(moments(one)), sent_back.append)
+            call = call._replace(args=(first, *others))
         output = call.output()
         numbers[layer] += 1
         depth = (calls[-1].depth if calls else 0) + has_kernel(layer)
-        seen = _MeasuredCall(layer, paths[layer], numbers[layer], depth)
-        seen.taken, seen.sent_back = taken, sent_back
+        seen = _MeasuredCall(layer, paths[layer], numbers[layer], depth, taken, sent_back)
         calls.append(seen)
         return watched(output, seen.see, seen.backward.append)
 

@@ -316,14 +316,6 @@ class Graph:
                 return None
         return call
 
-    def activation_before(self, call: Call) -> Call | None:
-        """The call whose activation gives what a call takes; `None` as there."""
-        while len(call.signals) == 1:
-            (call,) = call.signals
-            if call.activation or call.kernels:
-                return call if call.activation else None
-        return None
-
 
 def _is_normalization(operation: Any) -> bool:
     # By name: other packages have their own, and Keras some as operations. What has a

@@ -349,16 +349,6 @@ def test_whose_activation_comes_after(make, name):
     assert (found.activation if found else "") == name
 
 
-def test_whose_activation_comes_before():
-    model = chain(InCall(ops.relu, name="in_call"), layers.ReLU(name="last"))
-    graph = Graph(model)
-    (other,) = graph.calls_of(weight_of(model, "other"))
-    assert graph.activation_before(other).activation == "relu"
-    assert graph.activation_before(other).holders[-1].name == "in_call"
-    (it,) = graph.calls_of(weight_of(model, "in_call/it"))
-    assert graph.activation_before(it) is None
-
-
 def test_inside_which_layers_a_call_happens():
     model = RESIDUAL["transformer"]()[0]
     graph = Graph(model)
