@@ -44,7 +44,8 @@ def output_bias(
 
     The best constants are known of all regression losses of Keras, of its cross-entropies
     (focal ones and smoothed labels too), the Kullback-Leibler divergence, Poisson and the
-    hinge losses. A class that `y` does not hold is given half a sample.
+    hinge losses. A class that `y` does not hold is given half a sample. Positions that a
+    mask of the model leaves out count too: give them a weight of 0.
 
     Nothing is written before all is known; the kernels and the state of an optimizer are
     left alone.
