@@ -62,6 +62,8 @@ _TESTS = 9
 def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> AuditReport:
     """Checks whether the weights of a model meet the four conditions of a good start.
 
+    It speaks of weights alone; what becomes of a signal is measured by `signal`.
+
     - Symmetry is broken: no kernel is constant, no two of its units are equal or
       correlated, and no two weights begin with equal values, also if one is transposed
       or multiplied by a factor.
@@ -82,14 +84,21 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
     that a weight is not what its own initializer draws: by its mean, its deviation or the
-    shape of its distribution. A model that was trained is no longer at its start, and may
-    have findings of any kind: they are no reason to draw it anew.
+    shape of its distribution.
 
-    Errors are findings with which the network will not start well. Notes are those with
-    which it may: Keras counts other fans, by a factor that does no harm or that a
-    normalization undoes; zeros that somebody chose, for the last layer of a branch or of
-    the model. Tolerances come from the sizes of the weights: of a thousand well-started
-    models about one has a finding.
+    With errors the network will not train as it is, with warnings slowly, or at few
+    learning rates; notes do no harm. A scale weighs by what the kernels of one path do
+    together, with the activations between them (E[φ²] of a signal and E[φ'²] of
+    gradients), between normalizations, ends, and functions whose gain nobody knows: an
+    error if gradients become less than 1/10,000 or more than 300 times as large, a warning
+    if they or the signal are beyond 1/100 and 100, or if one kernel multiplies a variance
+    by more than 20. What a normalization undoes, what is small in a residual branch, zeros
+    that somebody chose for the end of a branch or of the model, and other fans of Keras's
+    that do no harm, are notes. Of a trained model, whose kernels and biases mostly are not
+    what their initializers draw, all is a note that is finite.
+
+    Tolerances come from the sizes of the weights: of a thousand well-started models about
+    one has a finding.
 
     Args:
         model: a built model, or a built layer.
@@ -98,21 +107,22 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
 
     Returns:
         An `AuditReport` of every weight of a float type that has values: print it, or
-        read its `errors`, `notes` and `rows`.
+        read its `errors`, `warnings`, `notes` and `rows`.
 
     Raises:
         TypeError: `model` is not a Keras model or layer, or `ignore` no glob.
         ValueError: `model` has no weights yet, or a glob meets no weight.
 
     Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
-    equations 10 to 12.
+    equations 10 to 12; of signals through an activation, Schoenholz et al. 2017,
+    <https://arxiv.org/abs/1611.01232>.
 
     Example:
 
     >>> import keras
     >>> layer = keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal")
     >>> layer.build((None, 8, 8, 256))
-    >>> [(finding.condition.label, finding.replacement) for finding in audit(layer).errors]
+    >>> [(found.condition.label, found.replacement) for found in audit(layer).findings]
     [('scale', 'fanwise_he_normal')]
     """
     weights = owned_weights(model)
