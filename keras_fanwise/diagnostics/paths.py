@@ -13,7 +13,7 @@ Reference: Poole et al. 2016, <https://arxiv.org/abs/1606.05340>; Schoenholz et 
 import enum
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -79,14 +79,19 @@ class Total(NamedTuple):
     steps: tuple[float, ...]  # by what each of them, with its activation, multiplies
 
     @property
-    def explodes(self) -> bool:
-        return self.total > 1
-
-    @property
     def worst(self) -> keras.Variable:
         """The kernel that does most of it."""
-        furthest = max if self.explodes else min
+        furthest = max if self.total > 1 else min
         return self.kernels[self.steps.index(furthest(self.steps))]
+
+
+class _End(NamedTuple):
+    """A call of a kernel, and what becomes of a signal or a gradient up to there."""
+
+    call: Call
+    level: str
+    direction: str
+    total: float
 
 
 class _Flow:
@@ -100,6 +105,9 @@ class _Flow:
         self.is_cut = kind in _ENDS  # whether what comes after it begins anew
         self.raw_gradient = 1.0  # the mean square of the gradient that arrives before it
         self.is_own = False  # whether that is for a function that Keras does not have
+        # The call that gives most of what comes, and the first kernel of the path.
+        self.before: Call | None = None
+        self.start: Call | None = None
         self.followers: list[Call] = []
         self.has_kernel_after = False
         # Of how large its result is: whether it stays so, or a normalization undoes it;
@@ -129,18 +137,18 @@ class Paths:
 
     def level(self, kernel: keras.Variable, explodes: bool) -> str:
         """How much the worst total weighs that a kernel has a part in; "" if none does."""
-        levels = {
-            total.level
-            for total in self.totals
-            if total.explodes == explodes and any(kernel is one for one in total.kernels)
-        }
-        return next((level for level in LEVELS if level in levels), "")
+        return self._levels.get((id(kernel), explodes), "")
 
     def worst(self, explodes: bool) -> Total | None:
-        """The total that is furthest from 1 on one side."""
-        totals = [total for total in self.totals if total.explodes == explodes]
-        furthest = max if explodes else min
-        return furthest(totals, key=lambda total: total.total, default=None)
+        """The total that is furthest from 1 on one side, if it weighs anything."""
+        ends = [end for end in self._far if (end.total > 1) == explodes]
+        if not ends:
+            return None
+        end = (max if explodes else min)(ends, key=lambda end: end.total)
+        path, is_forward = list(self._way(end)), end.direction == "forward"
+        kernels = [kernel for call in path for kernel in call.kernels]
+        steps = [step for call in path for step in self._flows[call].steps(is_forward)]
+        return Total(end.level, end.direction, end.total, tuple(kernels), tuple(steps))
 
     def is_undone(self, kernel: keras.Variable) -> bool:
         """Whether normalizations undo how large its products are, on all ways."""
@@ -173,57 +181,60 @@ class Paths:
         return [flow for flow in flows if flow.kind is _Kind.KERNEL]
 
     @functools.cached_property
-    def totals(self) -> list[Total]:
-        """Those that weigh anything."""
-        totals = []
+    def _far(self) -> list[_End]:
+        """Where signals, or gradients, are far from their size; errors first."""
+        far = []
         for call, flow in self._flows.items():
             if flow.kind is not _Kind.KERNEL or not flow.is_multiplied:
                 continue
             is_small = not any(map(self.is_in_branch, call.kernels))
-            for direction, square in (
-                ("forward", flow.raw), ("backward", flow.raw_gradient)
-            ):  # fmt: skip
-                total = math.sqrt(square)
+            forward, backward = math.sqrt(flow.raw), math.sqrt(flow.raw_gradient)
+            # Gates, say, make a signal small of which gradients come back.
+            start = math.sqrt(self._flows[flow.start or call].raw_gradient)
+            most = ERROR if level_of(start) == ERROR else WARNING
+            for total, direction in ((forward, "forward"), (backward, "backward")):
                 level = level_of(total)
-                if not level or (total < 1 and not is_small):
-                    continue
-                path = self._up(call) if direction == "forward" else self._down(call)
-                if direction == "forward":  # gates, say: gradients come back
-                    start = math.sqrt(self._flows[path[-1]].raw_gradient)
-                    level = ERROR if level_of(start) == ERROR else WARNING
-                kernels = [kernel for one in path for kernel in one.kernels]
-                steps = [
-                    step
-                    for one in path
-                    for step in self._flows[one].steps(direction == "forward")
-                ]
-                totals.append(Total(level, direction, total, tuple(kernels), tuple(steps)))
-        return totals
+                level = most if level and direction == "forward" else level
+                if level and (total > 1 or is_small):
+                    far.append(_End(call, level, direction, total))
+        return sorted(far, key=lambda end: LEVELS.index(end.level))
 
-    def _up(self, call: Call) -> list[Call]:
-        """The kernels of the path to a call, from there on, that itself first."""
-        path = [call]
-        while call.signals:
-            call = max(call.signals, key=lambda one: self._flows[one].gives)
-            if self._flows[call].is_cut:
-                break
-            if self._flows[call].kind is _Kind.KERNEL:
-                path.append(call)
-        return path
+    @functools.cached_property
+    def _levels(self) -> dict[tuple[int, bool], str]:
+        levels: dict[tuple[int, bool], str] = {}
+        seen = set()
+        for end in self._far:
+            for call in self._way(end):
+                place = call, end.direction, end.total > 1
+                if place in seen:
+                    break
+                seen.add(place)
+                for kernel in call.kernels:
+                    levels.setdefault((id(kernel), end.total > 1), end.level)
+        return levels
 
-    def _down(self, call: Call) -> list[Call]:
-        """The kernels of the path by which most of its gradient comes to a call."""
-        path: list[Call] = []
-        begin = call
-        while followers := self._flows[call].followers:
-            counted = [one for one in followers if self._is_counted(self._flows[one])]
-            if not counted:
-                break
-            call = max(counted, key=lambda one: self._flows[one].back())
-            flow = self._flows[call]
-            if flow.kind is _Kind.KERNEL:
-                path.append(call)
-        return path or [begin]
+    def _way(self, end: _End) -> Iterator[Call]:
+        """The kernels of the path by which most comes to an end, from there on."""
+        call: Call | None = end.call
+        if end.direction == "forward":
+            while call is not None:
+                if self._flows[call].kind is _Kind.KERNEL:
+                    yield call
+                call = self._flows[call].before
+            return
+        is_first = True
+        while call is not None:
+            followers = [
+                one
+                for one in self._flows[call].followers
+                if self._is_counted(self._flows[one])
+            ]
+            call = max(followers, key=lambda one: self._flows[one].back(), default=None)
+            if call is None and is_first:
+                yield end.call
+            elif call is not None and self._flows[call].kind is _Kind.KERNEL:
+                yield call
+                is_first = False
 
     @functools.cached_property
     def _flows(self) -> dict[Call, _Flow]:
@@ -237,6 +248,11 @@ class Paths:
                 flow.factors = [self._factors(kernel) for kernel in call.kernels]
             if flow.kind not in _ENDS:
                 _go_forward(call, flow, [flows[one].gives for one in call.signals])
+                main = max(call.signals, key=lambda one: flows[one].gives)
+                if not flows[main].is_cut:
+                    flow.before, flow.start = main, flows[main].start
+                if flow.start is None and flow.kind is _Kind.KERNEL:
+                    flow.start = call
             flow.is_own = flow.is_cut and _is_somebodys(call)
         for flow in reversed(flows.values()):
             self._go_back(flow, [flows[one] for one in flow.followers])
@@ -262,7 +278,7 @@ class Paths:
             return
         counted = [one for one in after if self._is_counted(one)]
         gradient = sum(one.back() for one in counted) + (len(counted) < len(after))
-        flow.raw_gradient = gradient * flow.slope
+        flow.raw_gradient = _finite(gradient * flow.slope)
         for one in after:
             if one.kind is _Kind.UNKNOWN:
                 flow.is_kept, flow.is_judged = True, flow.is_judged or not one.is_own
@@ -298,13 +314,19 @@ class Paths:
         return _Kind.PASS if passes else _Kind.UNKNOWN
 
 
+def _finite(square: float) -> float:
+    """A mean square that can be multiplied and divided on."""
+    return min(max(square, 1e-150), 1e150)
+
+
 def _go_forward(call: Call, flow: _Flow, comes: Sequence[float]) -> None:
     is_mean = isinstance(call.operation, keras.layers.Average)
     if flow.kind is _Kind.SUM:
         flow.comes = sum(comes) / (len(comes) ** 2 if is_mean else 1)
     else:
         flow.comes = sum(comes) / len(comes)
-    flow.raw = flow.gives = flow.comes * math.prod(forward for forward, _ in flow.factors)
+    factor = math.prod(forward for forward, _ in flow.factors)
+    flow.raw = flow.gives = _finite(flow.comes * factor)
     if call.activation:
         function = _function(call)
         moments = function and second_moments(function, flow.raw)
