@@ -24,7 +24,7 @@ from keras_fanwise.diagnostics.statistics import (
     shape_tail,
     variance_deviation,
 )
-from keras_fanwise.diagnostics.verdicts import own_gain
+from keras_fanwise.diagnostics.verdicts import fitting, flat_remedy, own_gain
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
 from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
@@ -327,11 +327,7 @@ class _Conditions:
             condition, severity = Condition.GLOROT, NOTE
         else:
             return
-        fans, variance = weight.site.fans, weight.evidence.std**2
-        numbers = f"variance × {fans.fan_in * variance:.3g} forward, "
-        numbers += f"× {fans.fan_out * variance:.3g} backward"
-        if weight.factor is not None:
-            numbers = f"std × {weight.factor:.3g}, {numbers}"
+        fans, numbers = weight.site.fans, _scale_text(weight)
         if is_miscounted:
             theirs = keras_fans(weight.owned.layer, weight.site.name, weight.site.shape)
             numbers += f"; fans {theirs.fan_in:g} and {theirs.fan_out:g} in place of "
@@ -373,14 +369,32 @@ class _Conditions:
                 for finding in findings[place]
             ):
                 continue
-            numbers = f"{_total_text(total)} over {len(on_path)} kernels, from "
-            numbers += f"{weights[on_path[-1]].path} to {weights[on_path[0]].path}"
-            place = places[id(total.worst)]
-            cause = "the kernels of that path together, none of them alone"
-            yield (
-                place,
-                _finding(weights[place], Condition.SCALE, total.level, numbers, cause),
-            )
+            cause = f"{_total_text(total)} over {len(on_path)} kernels, from "
+            cause += f"{weights[on_path[-1]].path} to {weights[on_path[0]].path}, of which "
+            cause += "none is far off by itself"
+            for place in on_path:
+                weight = weights[place]
+                finding = _finding(
+                    weight, Condition.SCALE, total.level, _scale_text(weight), cause
+                )
+                new, remedy = self._by_activation(weight)
+                yield place, finding._replace(replacement=new, remedy=remedy)
+
+    def _by_activation(self, weight: MeasuredWeight) -> tuple[Any, str]:
+        """What gives a kernel the scale of its activation, if anything does, in words."""
+        found = [
+            self._graph.activation_after(call)
+            for call in self._graph.calls_of(weight.owned.variable)
+        ]
+        activation = next((one.activation for one in found if one), "linear")
+        new = fitting(activation)
+        if new is None and own_gain(activation):
+            return None, "let calibrate(model, x) scale the kernels"
+        if new is None:
+            return None, flat_remedy(activation)
+        argument = initializer_argument(weight.owned)
+        shown = f'"{new}"' if isinstance(new, str) else repr(new)
+        return new, f"write {argument or 'initializer'}={shown}"
 
     def looks_trained(self, weights: Sequence[MeasuredWeight]) -> bool:
         """Whether most kernels, and most constant vectors, are no longer at their start."""
@@ -474,6 +488,13 @@ class _Conditions:
             is_zeros = isinstance(weight.initializer, keras.initializers.Zeros)
             cause = _cause(weight, is_replaced=is_zeros)
             yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
+
+
+def _scale_text(weight: MeasuredWeight) -> str:
+    fans, variance = weight.site.fans, weight.evidence.std**2
+    numbers = f"variance × {fans.fan_in * variance:.3g} forward, "
+    numbers += f"× {fans.fan_out * variance:.3g} backward"
+    return numbers if weight.factor is None else f"std × {weight.factor:.3g}, {numbers}"
 
 
 def _total_text(total: Total) -> str:

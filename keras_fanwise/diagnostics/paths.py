@@ -76,13 +76,6 @@ class Total(NamedTuple):
     direction: str  # "forward" or "backward"
     total: float
     kernels: tuple[keras.Variable, ...]
-    steps: tuple[float, ...]  # by what each of them, with its activation, multiplies
-
-    @property
-    def worst(self) -> keras.Variable:
-        """The kernel that does most of it."""
-        furthest = max if self.total > 1 else min
-        return self.kernels[self.steps.index(furthest(self.steps))]
 
 
 class _End(NamedTuple):
@@ -145,10 +138,8 @@ class Paths:
         if not ends:
             return None
         end = (max if explodes else min)(ends, key=lambda end: end.total)
-        path, is_forward = list(self._way(end)), end.direction == "forward"
-        kernels = [kernel for call in path for kernel in call.kernels]
-        steps = [step for call in path for step in self._flows[call].steps(is_forward)]
-        return Total(end.level, end.direction, end.total, tuple(kernels), tuple(steps))
+        kernels = [kernel for call in self._way(end) for kernel in call.kernels]
+        return Total(end.level, end.direction, end.total, tuple(kernels))
 
     def is_undone(self, kernel: keras.Variable) -> bool:
         """Whether normalizations undo how large its products are, on all ways."""

@@ -390,26 +390,22 @@ class _Profile:
         del activations["linear"]
         name = activations.most_common(1)[0][0] if activations else "linear"
         if name in _FLAT:
-            remedy = (
-                f"put a normalization behind the layers with {name}, or choose another "
-                "activation: what it gives is nearly constant, whatever the weights"
-            )
-            return remedy, {}
-        if not _fitting(name):
+            return flat_remedy(name), {}
+        if not fitting(name):
             remedy = "let calibrate(model, x) scale the kernels"
             if own_gain(name):
                 remedy += (
                     f", or give the hidden layers FanwiseVarianceScaling({own_gain(name)})"
                 )
             return f"{remedy}: nobody knows what their activation, {name}, does", {}
-        fitting = {name: _fitting(name) for _, name in kernels}
+        given = {name: fitting(name) for _, name in kernels}
         replacements = {
-            owned.variable.path: fitting[name] for owned, name in kernels if fitting[name]
+            owned.variable.path: given[name] for owned, name in kernels if given[name]
         }
         written = Counter(
             f"{argument}={_written(name)}"
             for owned, name in kernels
-            if fitting[name] and (argument := initializer_argument(owned))
+            if given[name] and (argument := initializer_argument(owned))
         )
         arguments = " and ".join(dict(written.most_common(_MOST)))
         write = f"write {arguments} for the hidden layers, or " if arguments else ""
@@ -464,7 +460,15 @@ def _written(activation: str) -> str:
     return _NAMED.get(activation, f'FanwiseVarianceScaling(gain("{activation}") ** 2)')
 
 
-def _fitting(activation: str) -> Any:
+def flat_remedy(activation: str) -> str:
+    """What helps where no scale does."""
+    return (
+        f"put a normalization after the layers with {activation}, or choose another "
+        "activation: what it gives is nearly constant, whatever the weights"
+    )
+
+
+def fitting(activation: str) -> Any:
     """An initializer by the gain of an activation; `None` if there is none, or no use."""
     if activation in _NAMED:
         return _NAMED[activation].strip('"')

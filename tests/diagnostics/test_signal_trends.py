@@ -248,7 +248,7 @@ def test_no_gain_helps_what_is_flat():
     for scale in (1.0, gain("sigmoid") ** 2):
         report = kf.signal(deep("sigmoid", FanwiseVarianceScaling(scale, "fan_in")))
         assert labels(report) == [("vanishing", "backward")]
-        assert "normalization behind the layers with sigmoid" in report.findings[0].remedy
+        assert "normalization after the layers with sigmoid" in report.findings[0].remedy
     normalized = deep(
         "sigmoid", "fanwise_lecun_normal", lambda: [layers.LayerNormalization()]
     )
