@@ -16,6 +16,7 @@ from keras_fanwise.diagnostics.measured import (
     equal_beginnings,
     equal_bits,
     equal_units,
+    is_fixed,
 )
 from keras_fanwise.diagnostics.paths import Paths, Total
 from keras_fanwise.diagnostics.statistics import (
@@ -30,6 +31,7 @@ from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
 from keras_fanwise.initializers.counterparts import counterpart
 from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseVarianceScaling,
     effective_fan,
@@ -165,7 +167,7 @@ def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudi
     return WeightAudit(
         path=weight.path,
         layer=type(weight.owned.layer).__name__,
-        shape=weight.site.shape,
+        shape=tuple(weight.owned.variable.shape),
         fans=fans,
         initializer=initializer_name(weight.initializer) if known else "",
         mean=found.mean,
@@ -252,7 +254,7 @@ class _Conditions:
             return
         elif values.min() == values.max():
             yield self._constant(weight)
-        elif not isinstance(weight.initializer, keras.initializers.Identity):
+        elif not is_fixed(weight.initializer):
             yield from self._equal_units(weight)
             found = [*self._balance(weight), *self._scale(weight)]
             yield from found
@@ -310,6 +312,8 @@ class _Conditions:
         if not weight.is_kernel and weight.values.ndim < 2:
             return
         departed = self._departed(weight)
+        if isinstance(weight.initializer, FanwiseSiren) and not departed:
+            return  # its sine multiplies by omega
         is_miscounted = not departed and abs(math.log(weight.miscount)) > _MISCOUNT
         cause = _cause(weight, departed)
         is_large = self._outside(weight, 0.0, _LARGEST)

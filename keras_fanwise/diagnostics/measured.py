@@ -22,6 +22,7 @@ from keras_fanwise.initializers.base import (
 )
 from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
+from keras_fanwise.initializers.structured import FanwiseSubpixel
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.seam.weights import OwnedWeight, Role, role
 
@@ -49,7 +50,11 @@ class MeasuredWeight(NamedTuple):
         variable = owned.variable
         values = keras.ops.convert_to_numpy(variable.value)
         site = Site.of(owned.layer, variable.name, variable.shape)
-        draws = drawn_as(initializer)
+        is_subpixel = isinstance(initializer, FanwiseSubpixel)
+        if is_subpixel and (one := initializer.one_phase(values, site)):
+            # Equal phases are meant so: one of them is what was drawn.
+            (values, site), initializer = one, initializer.initializer
+        draws = None if is_fixed(initializer) else drawn_as(initializer)
         counts = draws
         if not isinstance(initializer, FanwiseInitializer):
             counts = counterpart(initializer, axes=False) or draws
@@ -142,6 +147,13 @@ class MeasuredWeight(NamedTuple):
 
 # Binary digits of a value that are random in a draw, less a few.
 _DIGITS = {"float16": 8, "bfloat16": 5, "float32": 20, "float64": 48}
+
+
+def is_fixed(initializer: Any) -> bool:
+    """Whether it gives values that are not random, and are no constant."""
+    return isinstance(initializer, keras.initializers.Identity) or (
+        isinstance(initializer, FanwiseInitializer) and initializer.is_fixed
+    )
 
 
 def drawn_as(initializer: Any) -> FanwiseInitializer | None:

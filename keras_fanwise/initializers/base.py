@@ -268,6 +268,9 @@ class FanwiseInitializer(keras.initializers.Initializer):
     >>> layer.build((None, 4))
     """
 
+    # Whether it gives the same values whatever the seed.
+    is_fixed = False
+
     def __init__(self, seed: Seed = None, *, sampler: str = "portable") -> None:
         self.sampler = choice("sampler", sampler, SAMPLERS)
         if self.sampler == "backend" and _has_own_sample(type(self)):

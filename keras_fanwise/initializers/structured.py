@@ -60,8 +60,10 @@ class FanwiseDirac(FanwiseInitializer):
     True
     """
 
+    is_fixed = True
+
     def __init__(self, gain: float = 1.0) -> None:
-        super().__init__(0)  # nothing is random
+        super().__init__(0)
         self.gain = real("gain", gain)
         if self.gain == 0.0:
             raise fail(ValueError, "gain", "a number other than 0", gain)
@@ -151,8 +153,10 @@ class FanwiseUpsampling(FanwiseInitializer):
     True
     """
 
+    is_fixed = True
+
     def __init__(self, interpolation: str = "bilinear") -> None:
-        super().__init__(0)  # nothing is random
+        super().__init__(0)
         self.interpolation = choice("interpolation", interpolation, INTERPOLATIONS)
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
@@ -286,11 +290,23 @@ class FanwiseSubpixel(FanwiseInitializer):
         one, place = self._phase(shape, site)
         drawn = self.initializer.expected(one, place)
         phase = self.initializer.sample(stream, drawn, one, dtype, None, place)
-        count = shape[-1] // max(1, one[-1])
-        layer = site and site.layer
-        if getattr(layer, "data_format", None) == "channels_first":
-            return _part(np.repeat(phase, count, axis=-1), index)
-        return _part(np.concatenate([phase] * count, axis=-1), index)
+        several = np.broadcast_to(phase, (shape[-1] // max(1, one[-1]), *one))
+        values = np.moveaxis(several, 0, _phase_axis(site)).reshape(shape)
+        return _part(values, index)
+
+    def one_phase(self, values: np.ndarray, site: Site) -> tuple[np.ndarray, Site] | None:
+        """What all phases of a weight are, as a weight of its own; `None` if they differ.
+
+        Args:
+            values: of the weight.
+            site: of the weight.
+        """
+        one, place = self._phase(values.shape, site)
+        axis, count = _phase_axis(site), values.shape[-1] // max(1, one[-1])
+        split = (one[-1], count) if axis == -1 else (count, one[-1])
+        phases = np.moveaxis(values.reshape(*one[:-1], *split), axis, 0)
+        is_one = place is not None and bool(np.all(phases == phases[0]))
+        return (phases[0], place) if is_one and place else None
 
     def get_config(self) -> dict[str, Any]:
         inner = keras.saving.serialize_keras_object(self.initializer)
@@ -325,6 +341,12 @@ class FanwiseSubpixel(FanwiseInitializer):
             return one, None
         place = Site.of(site.layer, site.name, one, site.key)
         return one, place._replace(path=site.path)
+
+
+def _phase_axis(site: Site | None) -> int:
+    """Where the phases are in the order of the outputs: before the channels, or after."""
+    layer = site and site.layer
+    return -1 if getattr(layer, "data_format", None) == "channels_first" else -2
 
 
 class FanwiseChronoBias(FanwiseInitializer):

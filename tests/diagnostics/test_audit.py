@@ -724,3 +724,38 @@ def test_arguments():
         kf.audit("model.keras")
     with pytest.raises(ValueError, match="`model` must be built"):
         kf.audit(keras.Sequential([layers.Dense(3)]))
+
+
+def structured_model():
+    """Each structured start in the layer that it is for, and kernels that hold them."""
+    he = "fanwise_he_normal"
+    x = image = keras.Input((8, 8, 4))
+    for name in ("same", "too"):
+        x = layers.Conv2D(
+            4, 3, padding="same", kernel_initializer="fanwise_dirac", name=name
+        )(x)
+    x = layers.Conv2DTranspose(
+        4, 4, 2, "same", kernel_initializer="fanwise_upsampling", name="larger"
+    )(x)
+    x = layers.Conv2D(8, 3, activation="relu", kernel_initializer=he, name="hidden")(x)
+    phases = kf.FanwiseSubpixel()
+    x = layers.Conv2D(4 * 4, 3, kernel_initializer=phases, name="phases")(x)
+    place = keras.Input((2,))
+    sine = keras.ops.sin(
+        30.0 * layers.Dense(64, kernel_initializer=kf.FanwiseSiren(first=True))(place)
+    )
+    sine = keras.ops.sin(30.0 * layers.Dense(64, kernel_initializer="fanwise_siren")(sine))
+    x = layers.concatenate([layers.GlobalAveragePooling2D()(x), sine])
+    return keras.Model([image, place], layers.Dense(1, kernel_initializer=he)(x))
+
+
+def test_structures_are_meant_so():
+    model = structured_model()
+    assert kf.audit(model).findings == []
+    # Planted: the phases are drawn independently, and units are equal within one phase.
+    kernel = weight_of(model, "phases/kernel")
+    one = keras.ops.convert_to_numpy(kernel)[..., :4].copy()
+    one[..., 1] = one[..., 0]
+    kernel.assign(np.concatenate([one] * 4, axis=-1))
+    (found,) = kf.audit(model).errors
+    assert (found.path, found.condition.label) == ("phases/kernel", "symmetry")
