@@ -216,7 +216,13 @@ def test_no_function_leaves_anything_behind(name, model):
 
 def test_what_is_left_behind_is_seen(model):
     """By things that do so."""
+
+    def variable_for_later():
+        with keras.StatelessScope(initialize_variables=False):
+            keras.Variable("zeros", shape=(), name="later")
+
     for leave in (
+        variable_for_later,
         lambda: layers.Dense(1),
         random.random,
         np.random.random,

@@ -547,11 +547,12 @@ def _start(
     # What these remember was of other weights. `reset_state` fails on JAX in Keras 3.8.
     states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
     weights = [plan.owned for plan in plans]
+    initializers = [None if plan.row.reason else plan.initializer for plan in plans]
     optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
     _new_state(optimizer)  # an error goes before everything
 
     def finish() -> None:
-        replace(weights, [plan.initializer for plan in plans])
+        replace(weights, initializers)
         for state in states:
             state.assign(keras.ops.zeros(state.shape, state.dtype))
         for variable, value in _new_state(optimizer):

@@ -22,6 +22,7 @@ from support.models import (
 )
 from support.processes import (
     fewer_by_default,
+    needs,
     on_others,
     run_python,
 )
@@ -660,6 +661,24 @@ def test_values_that_no_seed_changes_are_told_of(filler):
         report = kf.reinitialize(model, seed=1)
     assert report.rows[0].reason == "its initializer gives the same values with every seed"
     assert equal(before, arrays(model)) == [True]  # as in a new model
+
+
+@needs("jax")
+def test_the_values_of_a_jax_layer_are_told_of():
+    """They are drawn outside Keras, by a seed that nobody knows."""
+    import jax
+
+    layer = layers.JaxLayer(
+        lambda params, inputs: inputs @ params,
+        lambda rng, inputs: jax.random.normal(rng, (3, 4)),
+    )
+    layer.build((None, 3))
+    before = arrays(layer)
+    with pytest.warns(UserWarning, match="same values with every seed"):
+        report = kf.reinitialize(layer, seed=1)
+    assert report.rows[0].status == "kept"
+    assert not report.unsaved
+    assert equal(before, arrays(layer)) == [True]
 
 
 def test_constants_of_layers_of_ones_own_are_for_no_recipe():
