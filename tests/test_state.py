@@ -77,7 +77,7 @@ def model_now(model):
             {
                 name: frozen(value)
                 for name, value in vars(layer).items()
-                if "init" not in name and name not in _BY_A_CALL
+                if "init" not in name and name not in _BY_A_CALL and value is not None
             }
             for layer in model._flatten_layers()
         ],

@@ -420,8 +420,9 @@ def training_aside(model: keras.Model) -> Iterator[None]:
         "train_function": None,
         "_compile_metrics": None,
         "_run_eagerly": True,
+        "_jax_state": None,  # on JAX, the arrays of all variables after a step
     }
-    before = {name: getattr(model, name) for name in aside}
+    before = {name: getattr(model, name, None) for name in aside}
     try:
         with new_compiled_loss(model), kept_names():
             for name, value in aside.items():
