@@ -405,7 +405,7 @@ class _Conditions:
         kernels = [
             any(self._initializer(weight))
             for weight in weights
-            if weight.is_kernel and weight.drawn is not None and weight.drawn.std
+            if weight.is_kernel and math.isfinite(weight.evidence.std) and weight.drawn
         ]
         vectors = [
             bool(weight.values.min() != weight.values.max())

@@ -184,6 +184,13 @@ def test_a_trained_model_looks_trained():
     assert [f.path for f in kf.audit(model).errors] == [kernel.path]
 
 
+def test_an_orthogonal_kernel_that_is_not_finite_is_an_error():
+    dense = layers.Dense(8, kernel_initializer="orthogonal")
+    dense.build((None, 8))
+    dense.kernel.assign(dense.kernel * np.nan)
+    assert [f.path for f in kf.audit(dense).errors] == [dense.kernel.path]
+
+
 def test_kernels_that_are_spoilt_do_not_look_trained():
     model = chain("he_normal", 3, 32)
     for layer in model.layers[1:]:
