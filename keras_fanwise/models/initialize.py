@@ -341,10 +341,12 @@ def initialize(
     [('kernel', 'FanwiseHeNormal()'), ('bias', 'Zeros')]
     """
     seed = _checked_seed(seed, dry_run)
-    plans, notes = _asked(model, recipe, seed, residual)
-    for note in notes:
+    plans, subject = _asked(model, recipe, seed, residual)
+    for note in subject.notes:
         warnings.warn(note, stacklevel=2)
-    return _start(model, plans, seed, dry_run, reset_optimizer)
+    report = _start(model, plans, seed, dry_run, reset_optimizer)
+    report.remarks = [*subject.notes, *subject.remarks]
+    return report
 
 
 def start_values(
@@ -358,8 +360,8 @@ def start_values(
 
 def _asked(
     model: keras.Layer, recipe: Any, seed: int, residual: str | None
-) -> tuple[list[_Plan], list[str]]:
-    """The plans for the weights of a model, and notes."""
+) -> tuple[list[_Plan], Subject]:
+    """The plans for the weights of a model, and what rules had to tell of it."""
     if residual not in (None, *RESIDUAL):
         allowed = f"None or one of {', '.join(map(repr, RESIDUAL))}"
         raise fail(ValueError, "residual", allowed, residual)
@@ -398,7 +400,7 @@ def _asked(
             if reason not in ("", _UNKNOWN) and is_for_good and not reasons[place]:
                 initializers[place], reasons[place] = None, reason
     plans = _plans(weights, initializers, reasons, _Seeds(seed, own_ones_count=True))
-    return plans, list(subject.notes)
+    return plans, subject
 
 
 def reinitialize(

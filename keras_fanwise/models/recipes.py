@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.fans.layers import layer_matrices
+from keras_fanwise.diagnostics.paths import Paths
+from keras_fanwise.fans.layers import layer_fans, layer_matrices
 from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.activations import (
     Criticality,
@@ -28,6 +29,7 @@ from keras_fanwise.initializers.orthogonal import (
 from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved, zero_rule
+from keras_fanwise.seam.weights import role
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -120,7 +122,7 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
 
     Example:
 
-    >>> recipes()["dcgan"][4]
+    >>> recipes()["dcgan"][5]
     Rule('fanwise_gamma_noise', weight='gamma', optional=True)
     """
     return {name: [*make()] for name, make in _RECIPES.items()}
@@ -145,9 +147,33 @@ def _vectors(initializer: Any) -> list[Rule]:
     return [Rule(initializer, weight=glob, optional=True) for glob in globs]
 
 
-def _gpt2() -> list[Rule]:
-    normal = FanwiseNormal(stddev=0.02)
-    return [*_vectors(normal), *_all_kernels(normal)]
+_LITERAL = 0.02
+
+
+def literal_rules(subject: Subject) -> list[Rule]:
+    """None, but a remark on what N(0, 0.02²) means at the widths of the model."""
+    matrices = [owned for owned in subject.weights if role(owned).is_matrix]
+    fans = {
+        id(owned.variable): layer_fans(
+            owned.layer, owned.variable.name, owned.variable.shape
+        )
+        for owned in matrices
+    }
+    paths = Paths(subject.graph, dict.fromkeys(fans, _LITERAL**2), fans)
+    if total := paths.worst(explodes=False):
+        names = [kernel.path for kernel in total.kernels]
+        ends = f"{len(names)} kernels, {names[-1]} to {names[0]}"
+        what = "a signal" if total.direction == "forward" else "a gradient"
+        subject.remarks.append(
+            f"N(0, {_LITERAL}²) whatever the width makes {what} × {total.total:.2g} over "
+            f"{ends}: a recipe that goes by the fans, such as 'he', keeps it"
+        )
+    return []
+
+
+def _gpt2() -> list[Rule | ModelRules]:
+    normal = FanwiseNormal(stddev=_LITERAL)
+    return [literal_rules, *_vectors(normal), *_all_kernels(normal)]
 
 
 def width_rules(subject: Subject) -> list[Rule]:
@@ -190,8 +216,9 @@ def deepnorm_rules(subject: Subject) -> list[Rule]:
         )
     )
     count = len(branches)
-    factor = f"{count**0.25:.4g} * x + f(x)"
-    subject.note(f"{count} residual additions that 'deepnorm' wants as", [factor])
+    subject.remarks.append(
+        f"each of the {count} residual additions is to be {count**0.25:.4g} * x + f(x)"
+    )
     scale = (4 * count) ** -0.5
     given = FanwiseVarianceScaling(scale, "fan_avg", "truncated_normal")
     return [Rule(given, weight=scaled)]
@@ -387,9 +414,12 @@ def fixup_rules(subject: Subject) -> list[Rule]:
 
 
 _RECIPES: dict[str, Callable[[], Sequence[Rule | ModelRules]]] = {
-    "dcgan": lambda: _beside_recurrence("fanwise_normal", "fanwise_gamma_noise"),
+    "dcgan": lambda: [
+        literal_rules,
+        *_beside_recurrence("fanwise_normal", "fanwise_gamma_noise"),
+    ],
     "kaiming": lambda: _beside_recurrence("fanwise_he_normal"),
-    "normal": lambda: _beside_recurrence("fanwise_normal"),
+    "normal": lambda: [literal_rules, *_beside_recurrence("fanwise_normal")],
     "glorot": lambda: [*_embeddings(), *_all_kernels("fanwise_glorot_uniform")],
     "he": lambda: [*_embeddings(), *_all_kernels("fanwise_he_normal")],
     "lecun": lambda: [*_embeddings(), *_all_kernels("fanwise_lecun_normal")],

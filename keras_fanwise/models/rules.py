@@ -36,8 +36,9 @@ class Subject:
     def __init__(self, model: keras.Layer) -> None:
         self.model = model
         self.weights = owned_weights(model)
-        # What rules have to tell of the model, each once.
+        # What rules have to tell of the model, each once; of remarks nobody is warned.
         self.notes: dict[str, None] = {}
+        self.remarks: list[str] = []
 
     @functools.cached_property
     def graph(self) -> Graph:

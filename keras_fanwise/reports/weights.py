@@ -138,6 +138,7 @@ class StartReport(Report[WeightStart, Any]):
             `reinitialize` draws them by the initializer of before.
         kept_learning_rate: of a compiled model, where its optimizer keeps it; `None` if
             it was set, is a schedule, or there is none.
+        remarks: what the recipe has to say of this model.
     """
 
     _title = "Start of"
@@ -148,6 +149,7 @@ class StartReport(Report[WeightStart, Any]):
     seed: int
     unsaved: dict[str, str] = field(default_factory=dict)
     kept_learning_rate: float | None = None
+    remarks: list[str] = field(default_factory=list)
 
     def _verdict(self) -> str:
         count = sum(row.status == "set" for row in self.rows)
@@ -168,6 +170,7 @@ class StartReport(Report[WeightStart, Any]):
             yield [f"initializers not saved: {paths}: {self.unsaved[lost[0]]}"]
         if self.kept_learning_rate is not None:
             yield [f"the optimizer keeps its learning rate, {self.kept_learning_rate:.4g}"]
+        yield from ([remark] for remark in self.remarks)
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.std_asked]

@@ -225,10 +225,26 @@ def test_the_transformer_recipe_without_a_stream_goes_by_fan_in():
     assert values.std() == pytest.approx(math.sqrt(0.4 / 50), rel=4 / math.sqrt(2 * 20_000))
 
 
+def test_a_literal_recipe_says_what_it_means_at_the_widths_of_the_model():
+    def chain(width, depth=6):
+        dense = [layers.Dense(width, "relu") for _ in range(depth)]
+        return keras.Sequential([keras.Input((width,)), *dense, layers.Dense(3)])
+
+    (remark,) = kf.initialize(chain(32), "normal", seed=0).remarks
+    # By 0.02 sqrt(32 / 2) = 0.08 a layer, after the first.
+    assert "over 6 kernels, " in remark
+    assert 0.1 < float(remark.split("× ")[1].split(" ")[0]) / 0.08**6 < 10
+    assert kf.initialize(chain(32), "he", seed=0).remarks == []
+    # At width 5,000 the same start is He's; there it is in the limits.
+    assert kf.initialize(chain(5000, depth=2), "normal", seed=0).remarks == []
+    assert kf.initialize(attention_blocks((64,)), "gpt2", seed=0).remarks == []
+
+
 def test_deepnorm_scales_what_the_branches_give_and_says_the_constant():
     model = attention_blocks((64,), count=4)  # of 8 branches
-    with pytest.warns(UserWarning, match=r"8 residual additions.*1\.682 \* x \+ f\(x\)"):
-        kf.initialize(model, "deepnorm", seed=0)
+    report = kf.initialize(model, "deepnorm", seed=0)
+    assert "each of the 8 residual additions is to be 1.682 * x + f(x)" in report.remarks
+    assert "1.682 * x + f(x)" in report.text()
     factor = 32**-0.25
     for path, gain in {
         "attention_64_1/query": 1,
