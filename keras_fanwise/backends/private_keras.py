@@ -447,7 +447,7 @@ class _Recorder(keras.losses.Loss):
     """In the place of a loss: notes what it is called with, and compares nothing."""
 
     def __init__(self, identifier: Any, calls: list[Any]) -> None:
-        super().__init__(name="recorder")
+        super().__init__(name="output")  # which Keras shows if outputs have no names
         self._identifier = identifier
         self._calls = calls
 

@@ -67,7 +67,7 @@ _RATIOS = (
 class FansTable(Report[WeightFans, Any]):
     """The weights of a model, a `WeightFans` for each in the order of the layers.
 
-    Printed, it tells how many kernels Keras counts otherwise, then gives the kernels, or
+    Printed, it tells for how many kernels Keras counts different fans, then gives them, or
     their kinds if there are more than 20.
 
     Attributes:
@@ -82,8 +82,8 @@ class FansTable(Report[WeightFans, Any]):
 
     def _verdict(self) -> str:
         kernels = self._shown()
-        otherwise = sum(row.fans != row.keras_fans for row in kernels)
-        return f"Keras counts {otherwise} of {len(kernels)} kernels otherwise."
+        different = sum(row.fans != row.keras_fans for row in kernels)
+        return f"Keras counts different fans for {different} of {len(kernels)} kernels."
 
     def _kind(self, row: WeightFans) -> Hashable:
         return super()._kind(row), row.fans == row.keras_fans
