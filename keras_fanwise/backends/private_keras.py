@@ -436,18 +436,22 @@ def training_aside(model: keras.Model) -> Iterator[None]:
 class Comparison(NamedTuple):
     """What one of the losses of a model is called with."""
 
-    output: str  # the name that Keras gives its loss
+    output: str  # the name that Keras gives its loss, or else that of the model
     loss: keras.losses.Loss
     y_true: Any
     y_pred: Any
     sample_weight: Any
 
 
+# What Keras names the loss of an output by, if the output has no name.
+_UNNAMED = "unnamed"
+
+
 class _Recorder(keras.losses.Loss):
     """In the place of a loss: notes what it is called with, and compares nothing."""
 
     def __init__(self, identifier: Any, calls: list[Any]) -> None:
-        super().__init__(name="output")  # which Keras shows if outputs have no names
+        super().__init__(name=_UNNAMED)
         self._identifier = identifier
         self._calls = calls
 
@@ -468,9 +472,12 @@ def comparisons(
     )
     new = type(before)(losses, before._user_loss_weights, output_names=before.output_names)
     new(y, outputs, sample_weight)
+    names = [flat.name for flat in new._flat_losses]
+    several = [f"{model.name}[{number}]" for number in range(len(names))]
+    ours = several if len(names) > 1 else [model.name]
     return [
-        Comparison(flat.name, *call)
-        for flat, call in zip(new._flat_losses, calls, strict=True)
+        Comparison(own if name == _UNNAMED else name, *call)
+        for name, own, call in zip(names, ours, calls, strict=True)
     ]
 
 

@@ -270,9 +270,9 @@ def _targets(one: Compared) -> Iterator[DiagnosisFinding]:
 
 def _for_targets(one: Compared) -> str:
     """How targets and loss that do not fit are brought together."""
-    low, high = np.nanmin(one.targets), np.nanmax(one.targets)
     if not np.isfinite(one.targets).all():
         return "remove the samples whose target is not finite"
+    low, high = one.targets.min(), one.targets.max()
     if one.is_sparse and low >= 0:
         return f"let the head have {high + 1:.0f} units, or count classes from 0 on"
     if one.takes in (PROBABILITY, LOGITS) and low >= 0 and one.shape[-1] == 1:

@@ -10,7 +10,7 @@ from keras import layers
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.reports.diagnosis import Fault
 
-set_ups = pytest.importorskip("support.set_ups", exc_type=ImportError)
+from support import set_ups
 
 
 def findings(make, seed=0):
@@ -79,3 +79,14 @@ def test_a_loss_of_ones_own_is_not_judged():
     model, x, y = set_ups.SOUND["diabetes, squares"]()
     model.compile(loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p), axis=-1))
     assert training_findings(model, x, 1000 * y) == []
+
+
+def test_an_output_has_the_name_of_its_layer_or_of_the_model():
+    """Keras names the loss of an output by the loss where the output has no name."""
+    x, y = np.zeros((4, 3), "float32"), np.full((4, 1), np.nan, "float32")
+    inputs = keras.Input((3,))
+    named = keras.Model(inputs, keras.layers.Dense(1, name="price")(inputs))
+    unnamed = keras.Sequential([inputs, keras.layers.Dense(1)], name="prices")
+    for model, name in ((named, "price"), (unnamed, "prices")):
+        model.compile("adam", "mse")
+        assert name in {one.path for one in training_findings(model, x, y)}
