@@ -8,6 +8,7 @@ Other initializers pass through that untouched.
 from importlib.metadata import version as _version
 
 from keras_fanwise.diagnostics.audit import audit, fans_table
+from keras_fanwise.diagnostics.history import SignalHistory
 from keras_fanwise.diagnostics.signal import signal
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans, register_fans
@@ -56,6 +57,7 @@ from keras_fanwise.reports.diagnosis import (
     Verdict,
     WeightAudit,
 )
+from keras_fanwise.reports.history import HistoryFinding, LayerHistory, Learning
 from keras_fanwise.reports.weights import (
     CalibratedWeight,
     CalibrationReport,
@@ -103,13 +105,17 @@ __all__ = [
     "FanwiseUpsampling",
     "FanwiseVarianceScaling",
     "Fault",
+    "HistoryFinding",
+    "LayerHistory",
     "LayerSignal",
+    "Learning",
     "OutputBias",
     "OutputBiasReport",
     "ResidualBranch",
     "ResidualReport",
     "Rule",
     "SignalFinding",
+    "SignalHistory",
     "SignalReport",
     "Site",
     "StartReport",

@@ -248,6 +248,17 @@ def pooled(parts: Iterable[Moments]) -> Moments:
     )
 
 
+def spaced(tensor: Any, most: int) -> np.ndarray:
+    """A copy, on the host and in float64, of at most so many values, evenly spaced."""
+    tensor = _where_it_is(tensor)
+    flat = tensor.reshape(-1) if _on_host(tensor) else keras.ops.reshape(tensor, (-1,))
+    # An odd step meets every column of a matrix, whose sizes are often powers of two.
+    step = math.ceil(math.prod(tensor.shape) / most) | 1
+    values = flat[::step]
+    values = values if _on_host(values) else keras.ops.convert_to_numpy(values)
+    return np.array(values, np.float64)
+
+
 def _where_it_is(tensor: Any) -> Any:
     """An array, where that needs no copy; or else the tensor."""
     backend = keras.backend.backend()

@@ -25,9 +25,10 @@ from keras_fanwise.backends.tap import (
     tapped,
 )
 from keras_fanwise.diagnostics.batches import batch_for, given, normal_values, sizes
+from keras_fanwise.diagnostics.training import activation_slopes
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.fans.layers import unit_axes
-from keras_fanwise.graph.graph import Arguments, Graph
+from keras_fanwise.graph.graph import Arguments, Graph, activation_of
 from keras_fanwise.reports.diagnosis import LayerSignal, SignalReport
 from keras_fanwise.seam.weights import NOT_BUILT, all_weights, has_kernel
 
@@ -86,6 +87,11 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     >>> round(report.forward.rate ** 2, 1), round(report.backward.rate ** 2, 1)
     (0.5, 0.5)
     """
+    return measured_signal(checked(model, x, y), x, y)
+
+
+def checked(model: Any, x: Any, y: Any) -> Graph:
+    """The graph of a model that can be measured with these; see `signal` for errors."""
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not model.built:
@@ -98,16 +104,25 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             f"`model` must be compiled with a loss, whose gradient `y` asks for. Received: "
             f"model={model}"
         )
+    return Graph(model)
+
+
+def measured_signal(graph: Graph, x: Any = None, y: Any = None) -> SignalReport:
+    """What `signal` gives for the model of a graph, which takes a while to make."""
+    model = graph.model
+    loss = None
     with kept_state(model):
         if x is None:
             calls = _sent_drawn(model)
         else:
             with contextlib.nullcontext() if y is None else new_compiled_loss(model):
-                calls = _sent(model, Arguments((given(model, x),), {}), y)
+                calls, loss = _sent(model, Arguments((given(model, x),), {}), y)
         calls = [call for call in calls if call.forward]
         rows = [call.row() for call in calls]
         layers = [call.layer for call in calls]
-        return judge(rows, layers, Graph(model), name=model.name)
+        report = judge(rows, layers, graph, name=model.name)
+        report.loss = loss
+        return report
 
 
 def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
@@ -115,7 +130,7 @@ def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
     first, *others = sizes(model)
     try:
         with batch_for(model, first) as batch:
-            calls = _sent(model, batch)
+            calls, _ = _sent(model, batch)
         # Of what is too short for a filter Keras 3.8 gives nothing, without an error.
         if not others or any(call.forward for call in calls):
             return calls
@@ -123,7 +138,7 @@ def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
     except Exception as error:
         for size in others:
             with contextlib.suppress(Exception), batch_for(model, size) as batch:
-                return _sent(model, batch)
+                return _sent(model, batch)[0]
         note = "`x` was not given: the batch that was drawn may not suit the model"
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)
@@ -165,6 +180,7 @@ class _MeasuredCall:
     shape: tuple[int, ...] = ()
     forward: list[Moments] = field(default_factory=list)
     backward: list[Moments] = field(default_factory=list)
+    slopes: list[float] = field(default_factory=list)
 
     def _unit_axis(self, rank: int) -> int:
         return unit_axes(self.layer, None, rank)[0]
@@ -172,6 +188,10 @@ class _MeasuredCall:
     def see(self, tensor: Any) -> None:
         self.shape = self.shape or tuple(tensor.shape)
         self.forward.append(moments(tensor, self._unit_axis(len(tensor.shape))))
+        name = activation_of(self.layer)
+        if name != "softmax":  # which may choose one of its inputs on purpose
+            slopes = activation_slopes(name, tensor)
+            self.slopes += [] if slopes is None else [float(slopes.mean())]
 
     def row(self) -> LayerSignal:
         values, rank = pooled(self.forward), len(self.shape)
@@ -189,6 +209,7 @@ class _MeasuredCall:
             gradient_std=_std(self.backward),
             input_rms=taken and math.hypot(taken.mean, taken.std),
             input_gradient_std=_std(self.sent_back),
+            slope=sum(self.slopes) / len(self.slopes) if self.slopes else None,
         )
 
 
@@ -196,9 +217,12 @@ def _std(seen: list[Moments]) -> float | None:
     return pooled(seen).std if seen else None
 
 
-def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_MeasuredCall]:
+def _sent(
+    model: keras.Layer, batch: Arguments, y: Any = None
+) -> tuple[list[_MeasuredCall], float | None]:
     """The calls of the layers, in their order; with `y` what comes back is of the loss."""
     calls: list[_MeasuredCall] = []
+    loss: float | None = None
     targets = (
         None if y is None else keras.tree.map_structure(keras.ops.convert_to_tensor, y)
     )
@@ -237,7 +261,9 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_Measured
             return [model.compute_loss(x=batch.positional[0], y=targets, y_pred=outputs)]
 
     def cotangents(results: Any) -> list[Any]:
+        nonlocal loss
         if y is not None:
+            loss = float(keras.ops.convert_to_numpy(results[0]))
             return [keras.ops.ones_like(results[0])]
         return [
             normal_values(tuple(result.shape), dtype_name(result), f"cotangent {number}")
@@ -245,7 +271,7 @@ def _sent(model: keras.Layer, batch: Arguments, y: Any = None) -> list[_Measured
         ]
 
     forward_and_back(run, cotangents)
-    return calls
+    return calls, loss
 
 
 def _is_float(tensor: Any) -> bool:

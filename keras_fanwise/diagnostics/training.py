@@ -40,7 +40,7 @@ _OFF, _FAR_OFF, _WIDE, _NARROW = 1.0, 3.0, 10.0, 1 / 30
 _LARGE, _SMALL, _UNEVEN = 10.0, 0.01, 30.0
 # What is left of the slope of an activation on average, below which it is saturated, and
 # below which a single value is at an end.
-_SLOPE, _END = 0.1, 0.05
+SLOPE, _END = 0.1, 0.05
 # The share of targets that a head may be unable to give.
 _BEYOND = 0.05
 
@@ -75,7 +75,7 @@ def _softmax_slopes(y: Array) -> Array:
         return np.ones(y.shape[:-1])
     counts = (y > 0).sum(-1)
     open_ = counts > 1
-    if open_.mean() < _SLOPE:  # the others are too near 0 for a float
+    if open_.mean() < SLOPE:  # the others are too near 0 for a float
         return open_
     counts = counts[open_]
     return (1 - (y[open_] ** 2).sum(-1)) / (1 - 1 / counts)
@@ -154,9 +154,10 @@ def _seen(model: keras.Model, x: Any, graph: Graph) -> _Seen:
                 output = output, values
         else:
             output = values = call.output()
-        name = _activation(layer)
-        if name in _SLOPES and keras.ops.is_tensor(values) and is_concrete(values):
-            slopes[layer] = np.asarray(_SLOPES[name](_array(values)), np.float64)
+        if keras.ops.is_tensor(values) and is_concrete(values):
+            left = activation_slopes(_activation(layer), values)
+            if left is not None:
+                slopes[layer] = left
         return output
 
     layers = [
@@ -167,6 +168,12 @@ def _seen(model: keras.Model, x: Any, graph: Graph) -> _Seen:
     with keras.StatelessScope(), tapped(layers, called):
         outputs = model(x, training=True)
     return _Seen(outputs, entries, slopes)
+
+
+def activation_slopes(name: str, values: Any) -> Array | None:
+    """What is left of the slope of an activation that gives these; `None` if unknown."""
+    slope = _SLOPES.get(name)
+    return slope and np.asarray(slope(_array(values)), np.float64)
 
 
 def _activation(layer: keras.Layer) -> str:
@@ -183,7 +190,7 @@ def _array(tensor: Any) -> Array:
 def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
     for layer, slopes in seen.slopes.items():
         left = float(slopes.mean())
-        if left < _SLOPE:
+        if left < SLOPE:
             share = (slopes < _END).mean()
             numbers = (
                 f"{share:.0%} of what {_activation(layer)} gives is at its ends, which "

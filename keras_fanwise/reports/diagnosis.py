@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import ERROR, Group, Report
+from keras_fanwise.reports.report import ERROR, Finding, Group, Report, Row
 from keras_fanwise.reports.tables import (
     FANS,
     KERNEL,
@@ -46,7 +46,7 @@ class FindingKind(enum.Enum):
         return member
 
 
-def _labels(value: str) -> Column:
+def labels(value: str) -> Column:
     """A column of kinds of findings, each once."""
     kinds = operator.attrgetter(value)
     return words("", lambda row: ", ".join(dict.fromkeys(one.label for one in kinds(row))))
@@ -138,7 +138,7 @@ _MEASURED = (
     STD,
     numbers("forward", "forward", ".3g"),
     numbers("backward", "backward", ".3g"),
-    _labels("findings"),
+    labels("findings"),
 )
 
 
@@ -351,6 +351,8 @@ class LayerSignal(NamedTuple):
         input_rms, input_gradient_std: of a recurrent layer the root of the mean square of
             what it takes, and the standard deviation of the gradient that it sends back;
             `None` for others.
+        slope: what is left on average of the slope of its activation, such as tanh, whose
+            largest is 1; `None` for activations without ends.
     """
 
     path: str
@@ -366,6 +368,7 @@ class LayerSignal(NamedTuple):
     verdicts: tuple[Verdict, ...] = ()
     input_rms: float | None = None
     input_gradient_std: float | None = None
+    slope: float | None = None
 
     @property
     def name(self) -> str:
@@ -379,13 +382,46 @@ _SIGNAL = (
     numbers("std", "std", ".3g"),
     numbers("dead", "dead", ".0%"),
     numbers("gradient\nstd", "gradient_std", ".3g"),
-    _labels("verdicts"),
+    labels("verdicts"),
 )
-_NAME = words("layer", "name", shrinks=True)
+NAME = words("layer", "name", shrinks=True)
 
 
 @dataclass(eq=False, repr=False)
-class SignalReport(Report[LayerSignal, SignalFinding]):
+class LayerReport(Report[Row, Finding]):
+    """A report with a row for each call of a layer, that shows those with kernels."""
+
+    def _kernels(self) -> list[int]:
+        """The numbers of the rows of layers with kernels."""
+        rows: list[Any] = self.rows
+        depths = [0, *(row.depth for row in rows)]
+        return [i for i, row in enumerate(rows) if row.depth > depths[i]]
+
+    def _shown(self) -> list[Row]:
+        return [self.rows[i] for i in sorted(self._places())]
+
+    def _places(self) -> set[int]:
+        """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
+        rows: list[Any] = self.rows
+        kernels = self._kernels()
+        count = min(len(kernels), MOST_KERNELS)
+        step = (len(kernels) - 1) / max(1, count - 1)
+        shown = {kernels[round(i * step)] for i in range(count)}
+        last_first = reversed(list(enumerate(rows)))
+        firsts = {verdict: i for i, row in last_first for verdict in row.verdicts}
+        return shown | set(firsts.values())
+
+    def _left_out(self, verbose: bool) -> Iterator[Group]:
+        kernels = self._kernels()
+        if len(kernels) > MOST_KERNELS and not verbose:
+            count = (
+                f"{len(self._places() & {*kernels})} of {len(kernels)} layers with kernels"
+            )
+            yield [f"{count} follow; text(verbose=True), or --verbose, gives every layer"]
+
+
+@dataclass(eq=False, repr=False)
+class SignalReport(LayerReport[LayerSignal, SignalFinding]):
     """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
     Printed, it gives the verdict, then trends and findings, then the layers with kernels,
@@ -407,15 +443,17 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
         name: of the model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of the gradients, from the last layer to the first.
+        loss: of the batch, if there were targets.
         findings: list of `SignalFinding`, also as `errors` and `warnings`.
     """
 
     _title = "Signal in"
-    _every = _NAME, words("class", "layer"), SHAPE, *_SIGNAL
-    _short = _NAME, *_SIGNAL
+    _every = NAME, words("class", "layer"), SHAPE, *_SIGNAL
+    _short = NAME, *_SIGNAL
 
     forward: Trend | None
     backward: Trend | None
+    loss: float | None = field(default=None, kw_only=True)
 
     def remedies(self) -> dict[str, Any]:
         """For the path of each kernel whose scale is to be changed, an initializer.
@@ -440,30 +478,7 @@ class SignalReport(Report[LayerSignal, SignalFinding]):
             label = f"{finding.severity}: {finding.verdict.label} {finding.direction}"
             head = f"{label}: {finding.numbers}, at {finding.path}"
             yield [head, f"Remedy: {finding.remedy}"]
-        kernels, shown = self._kernels(), self._places()
-        if len(kernels) > MOST_KERNELS and not verbose:
-            count = (
-                f"{len(shown & {*kernels})} of {len(kernels)} layers with kernels follow"
-            )
-            yield [f"{count}; text(verbose=True), or --verbose, gives every layer"]
-
-    def _kernels(self) -> list[int]:
-        """The numbers of the rows of layers with kernels."""
-        depths = [0, *(row.depth for row in self.rows)]
-        return [i for i, row in enumerate(self.rows) if row.depth > depths[i]]
-
-    def _shown(self) -> list[LayerSignal]:
-        return [self.rows[i] for i in sorted(self._places())]
-
-    def _places(self) -> set[int]:
-        """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
-        kernels = self._kernels()
-        count = min(len(kernels), MOST_KERNELS)
-        step = (len(kernels) - 1) / max(1, count - 1)
-        shown = {kernels[round(i * step)] for i in range(count)}
-        last_first = reversed(list(enumerate(self.rows)))
-        firsts = {verdict: i for i, row in last_first for verdict in row.verdicts}
-        return shown | set(firsts.values())
+        yield from self._left_out(verbose)
 
     def _panels(self) -> list[Panel]:
         marks = []

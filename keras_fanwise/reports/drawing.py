@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from keras_fanwise.arguments import fail, printable
@@ -92,7 +93,37 @@ def _short(names: Sequence[str]) -> list[str]:
     return shorten(names, _LETTERS)
 
 
+def _draw_grid(axis: Axes, panel: Panel) -> None:
+    """Values as colours: a line for each label from below, a column for each name."""
+    rows = [[math.nan if one is None else one for one in v] for v in panel.series.values()]
+    values = np.array(rows, float).reshape(len(rows), len(panel.names))
+    if panel.limits:
+        norm: Normalize = Normalize(*panel.limits)
+    else:
+        known = values[np.isfinite(values) & (values > 0)]
+        low, high = (known.min(), known.max()) if known.size else (0.1, 1.0)
+        low, high = (low, high) if high > 1.1 * low else (low / 2, high * 2)
+        norm = LogNorm(low, high, clip=True)
+        values = np.where(values == 0, low, values)
+    shown = np.ma.masked_invalid(values)
+    places = np.arange(len(panel.names)), np.arange(len(rows))
+    mesh = axis.pcolormesh(*places, shown, norm=norm, cmap="viridis", shading="nearest")
+    axis.figure.colorbar(mesh, ax=axis, label=panel.label)
+    overflow = [
+        [one is not None and not math.isfinite(one) for one in v]
+        for v in panel.series.values()
+    ]
+    ys, xs = np.nonzero(np.array(overflow, bool).reshape(values.shape))
+    axis.plot(xs, ys, "x", color=_REGION)
+    every = max(1, math.ceil(len(rows) / 10))
+    axis.set_yticks(range(0, len(rows), every), list(panel.series)[::every])
+    axis.set_ylabel("epoch")
+
+
 def _draw(axis: Axes, panel: Panel) -> None:
+    if panel.is_grid:
+        _draw_grid(axis, panel)
+        return
     axis.set_yscale("log")
     axis.set_ylabel(panel.label)
     axis.grid(alpha=0.3)

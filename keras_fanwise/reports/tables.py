@@ -241,7 +241,10 @@ class Region(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What one panel of a figure shows: by label, a value for each name."""
+    """What one panel of a figure shows: by label, a value for each name.
+
+    The values are heights, or in a grid, whose lines are the labels, colours.
+    """
 
     label: str  # of the vertical axis
     names: Sequence[str]  # the same in all panels of a figure
@@ -250,6 +253,8 @@ class Panel(NamedTuple):
     regions: Sequence[Region] = ()
     is_joined: bool = False  # whether a line joins the points
     reference: float | None = None  # to compare with
+    is_grid: bool = False
+    limits: tuple[float, float] | None = None  # of colours, on a scale that is linear
 
     @classmethod
     def of(

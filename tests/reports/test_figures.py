@@ -214,7 +214,7 @@ def test_without_matplotlib(monkeypatch):
 def test_the_report_in_json_has_every_number():
     report = kf.signal(deep(12, kf.FanwiseVarianceScaling(0.2, "fan_in")))
     content = json.loads(report.to_json())
-    assert set(content) == {"name", "rows", "findings", "forward", "backward"}
+    assert set(content) == {"name", "rows", "findings", "forward", "backward", "loss"}
     assert len(content["rows"]) == len(report.rows)
     for row, found in zip(report.rows, content["rows"], strict=True):
         assert found.pop("verdicts") == [verdict.label for verdict in row.verdicts]

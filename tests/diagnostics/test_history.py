@@ -1,0 +1,305 @@
+"""`SignalHistory`: what it tells of a training, and that it leaves it alone."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fanwise as kf
+from keras_fanwise import Fault, Learning, Verdict
+
+from support.models import arrays, equal, values_of
+from support.processes import needs
+
+layers = keras.layers
+BACKEND = keras.backend.backend()
+
+
+def data(samples=64):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(samples, 6, 6, 1)).astype("float32")
+    return x, (x.mean((1, 2, 3)) > 0).astype("int32")
+
+
+def network(activation="relu"):
+    """With all that has a state: generators and moving statistics."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Conv2D(4, 3, name="conv"),
+         layers.BatchNormalization(), layers.ReLU(name="relu"), layers.Dropout(0.4),
+         layers.Flatten(), layers.Dense(16, activation, name="hidden"),
+         layers.Dense(2, "softmax", name="head")]
+    )  # fmt: skip
+
+
+def trained(model, optimizer=None, epochs=3, history=None, x=None, **settings):
+    inputs, y = data()
+    model.compile(optimizer or "adam", "sparse_categorical_crossentropy", **settings)
+    callbacks = [history] if history else []
+    return model.fit(
+        inputs if x is None else x, y, batch_size=8, epochs=epochs, verbose=0,
+        callbacks=callbacks,
+    )  # fmt: skip
+
+
+def watched(model, optimizer=None, epochs=3, **more):
+    x, y = data(32)
+    history = kf.SignalHistory(x, y, **more)
+    trained(model, optimizer, epochs, history)
+    return history
+
+
+def adam(rate, **more):
+    return keras.optimizers.Adam(rate, **more)
+
+
+SETTINGS = {
+    "plain": {},
+    "several steps at once": {"steps_per_execution": 3},
+    "gradients accumulated": {
+        "optimizer": lambda: adam(0.01, gradient_accumulation_steps=3)
+    },
+    "mixed precision": {"policy": "mixed_float16"},
+    "compiled": {"jit_compile": True},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_training_is_as_without_it(name):
+    """Bit for bit: weights, generators, statistics, the optimizer, and what `fit` tells."""
+    settings = dict(SETTINGS[name])
+    if BACKEND == "torch" and name in ("compiled", "several steps at once"):
+        pytest.skip("PyTorch has no such setting, or compiles for half a minute")
+    policy = settings.pop("policy", None)
+    optimizer = settings.pop("optimizer", lambda: "adam")
+    every = 2 if name == "plain" else 1
+    results = []
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        for history in (None, kf.SignalHistory(*data(16), every=every)):
+            model = network()
+            fitted = trained(model, optimizer(), 2, history, **settings)
+            told = {key: fitted.history[key] for key in ("loss",)}
+            state = [*arrays(model), *map(values_of, model.optimizer.variables)]
+            results.append((told, state, float(keras.random.normal(()))))
+    finally:
+        keras.config.set_dtype_policy(before)
+    (told, state, drawn), (other_told, other_state, other_drawn) = results
+    assert told == other_told
+    assert all(equal(state, other_state))
+    assert drawn == other_drawn
+    steps = [change.steps for one in history._measured for change in one.changes[:1]]
+    assert sum(steps) == {"gradients accumulated": 16 // 3}.get(name, 16)
+
+
+@needs("tensorflow")
+def test_under_a_strategy():
+    import tensorflow as tf
+
+    states = []
+    for history in (None, kf.SignalHistory(*data(16))):
+        with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+            model = network()
+        trained(model, "adam", 2, history)
+        states.append(arrays(model))
+    assert all(equal(*states))
+    assert list(history.reports) == [0, 1, 2]
+
+
+def test_a_sound_training_has_no_finding():
+    x, y = data(32)
+    history = kf.SignalHistory(x, y)
+    fitted = trained(network(), epochs=3, history=history)
+    assert history.findings == []
+    assert fitted.history["signal_findings"] == [0, 0, 0]
+    assert len(fitted.history["signal_dead"]) == 3
+    assert list(history.reports) == [0, 1, 2, 3]
+    assert history.reports[3].loss < history.reports[0].loss
+
+
+def faults(history):
+    return {finding.fault: finding for finding in history.findings}
+
+
+def test_kernels_that_change_too_fast():
+    found = faults(watched(network(), adam(3.0)))
+    assert found[Learning.FAST].epoch == 1
+    assert "of itself per step" in found[Learning.FAST].numbers
+
+
+def test_a_rate_that_is_too_low():
+    found = faults(watched(network(), adam(1e-8)))
+    assert list(found) == [Learning.SLOW]
+    assert "at a learning rate of 1e-08" in found[Learning.SLOW].numbers
+
+
+def test_a_rate_that_a_schedule_brings_to_nothing_is_none_too_low():
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([8], [1e-3, 1e-9])
+    assert not watched(network(), adam(rate)).findings
+
+
+def test_a_layer_that_is_frozen():
+    model = network()
+    model.get_layer("conv").trainable = False
+    (found,) = watched(model).findings
+    assert (found.fault, found.severity) == (Learning.FROZEN, "note")
+    assert found.path.endswith("conv")
+
+
+class Stop(layers.Layer):
+    def call(self, x):
+        return keras.ops.stop_gradient(x)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_layer_without_a_gradient():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(8, "relu", name="lost"),
+         Stop(), layers.Dense(2, "softmax")]
+    )  # fmt: skip
+    found = faults(watched(model))
+    assert found[Learning.STARVED].path.endswith("lost")
+
+
+class Kill(keras.callbacks.Callback):
+    """Sets a bias before an epoch."""
+
+    def __init__(self, name, value, epoch=1):
+        super().__init__()
+        self.name, self.value, self.epoch = name, value, epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            bias = self.model.get_layer(self.name).bias
+            bias.assign(np.full(bias.shape, self.value, "float32"))
+
+
+def with_bias(model, value, name="hidden"):
+    x, y = data(32)
+    history = kf.SignalHistory(x, y)
+    model.compile(adam(1e-4), "sparse_categorical_crossentropy")
+    callbacks = [Kill(name, value), history]
+    x, y = data()
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=callbacks)
+    return history
+
+
+def test_units_that_die():
+    found = faults(with_bias(network(), -100.0))[Verdict.DEAD]
+    assert found.path.endswith("hidden")
+    assert (found.epoch, found.severity, found.last) == (2, "error", None)
+    assert str(found).startswith("dead at sequential")
+    assert "since epoch 2: 100% of its units" in str(found)
+
+
+def test_units_at_the_ends_of_their_activation():
+    found = faults(with_bias(network("tanh"), 10.0))[Fault.SATURATION]
+    assert found.path.endswith("hidden")
+    assert found.epoch == 2
+
+
+def test_values_that_are_not_finite():
+    found = faults(with_bias(network(), math.nan, "conv"))
+    assert list(found) == [Verdict.NON_FINITE]
+    assert found[Verdict.NON_FINITE].epoch == 2
+
+
+def test_what_has_passed_is_a_note():
+    """Units that are dead after two of four epochs."""
+    model = network()
+    x, y = data(32)
+    history = kf.SignalHistory(x, y)
+    model.compile(adam(1e-4), "sparse_categorical_crossentropy")
+    bias = model.get_layer("hidden").bias
+    for epoch, value in enumerate((0.0, 0.0, -100.0, -100.0, 0.0)):
+        bias.assign(np.full(bias.shape, value, "float32"))
+        history.measure(model, epoch)
+    (found,) = history.findings
+    assert (found.epoch, found.last, found.severity) == (2, 3, "note")
+    assert "in epochs 2 to 3" in str(found)
+
+
+def test_a_signal_that_explodes():
+    model = network()
+    x, y = data(32)
+    history = kf.SignalHistory(x, y)
+    model.compile(adam(1e-4), "sparse_categorical_crossentropy")
+    hidden = model.get_layer("hidden").kernel
+    for epoch, factor in enumerate((1.0, 100.0, 100.0)):
+        hidden.assign(hidden * factor)
+        history.measure(model, epoch)
+    found = faults(history)[Verdict.EXPLODING]
+    assert found.path.endswith("hidden")
+    assert found.epoch == 2
+
+
+def test_what_is_wrong_before_the_first_step():
+    wide = keras.initializers.RandomNormal(stddev=3.0, seed=0)
+    hidden = [layers.Dense(32, "relu", kernel_initializer=wide) for _ in range(6)]
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Flatten(), *hidden,
+                              layers.Dense(2, "softmax")])  # fmt: skip
+    model.compile("adam", "sparse_categorical_crossentropy")
+    history = kf.SignalHistory(*data(32))
+    history.measure(model, 0)
+    assert any("exploding at" in str(one) and "from the start" in str(one)
+               for one in history.findings)  # fmt: skip
+
+
+def test_how_it_reads():
+    history = watched(network(), adam(3.0), every=2, epochs=4)
+    assert list(history.reports) == [0, 2, 4]
+    text = history.text()
+    assert text.startswith("The training is not healthy, after epoch 4:")
+    assert max(map(len, text.splitlines())) <= 80
+    assert str(history) == text
+    assert "<table>" in history._repr_html_()
+    plain = json.loads(json.dumps(history.to_dict()))
+    assert plain["epochs"] == [0, 2, 4]
+    conv = plain["rows"][0]
+    assert len(conv["std"]) == len(conv["change"]) == 3
+    assert conv["change"][0] is None
+    assert conv["change"][1] > 0
+
+
+def test_the_change_is_that_of_the_kernel():
+    model = network()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    history = kf.SignalHistory(*data(8))
+    history.measure(model, 0)
+    head = model.get_layer("head").kernel
+    head.assign(head * 1.25)
+    model.optimizer.iterations.assign(5)
+    history.measure(model, 1)
+    changes = [change for change in history._measured[1].changes if change.total]
+    assert [change.path.rpartition("/")[2] for change in changes] == ["head"]
+    assert math.isclose(changes[0].per_step, 0.05, rel_tol=1e-5)
+
+
+def test_its_figure():
+    pytest.importorskip("matplotlib")
+    history = watched(network(), adam(3.0), epochs=2)
+    figure = history.plot()
+    grids = [axis for axis in figure.axes if axis.get_ylabel() == "epoch"]
+    assert len(grids) == 4
+    drawn = grids[0].collections[0].get_array()
+    stds = [[row.std for row in report.rows] for report in history.reports.values()]
+    np.testing.assert_allclose(drawn, stds)
+    bars = {axis.get_ylabel() for axis in figure.axes} - {"epoch"}
+    assert bars == {"std", "gradient std", "dead units", "change per step"}
+
+
+def test_arguments():
+    x, y = data(8)
+    for every, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`every` must be a positive integer"):
+            kf.SignalHistory(x, y, every=every)
+    model = network()
+    with pytest.raises(ValueError, match="compiled with a loss"):
+        kf.SignalHistory(x, y).measure(model, 0)
+    with pytest.raises(ValueError, match="`x` must be a batch of shape"):
+        kf.SignalHistory(x[:, :5]).measure(model, 0)
+    assert "Nothing is measured yet" in kf.SignalHistory(x).text()
