@@ -21,7 +21,7 @@ from keras_fanwise.reports.history import (
     LayerHistory,
     Learning,
 )
-from keras_fanwise.reports.report import ERROR, NOTE, WARNING
+from keras_fanwise.reports.report import ERROR, LEVELS, NOTE, WARNING
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.seam.weights import role, weights_within
 
@@ -116,6 +116,9 @@ class SignalHistory(keras.callbacks.Callback):
     def measure(self, model: keras.Model, epoch: int) -> None:
         """Measures a model that a loop of one's own trains.
 
+        Where the optimizer of the model counts no steps, changes are those since the
+        measurement before, and are not judged.
+
         Args:
             model: the model, always the same.
             epoch: how many epochs it was trained; 0 before the first step.
@@ -144,15 +147,14 @@ class SignalHistory(keras.callbacks.Callback):
 
     @property
     def findings(self) -> list[HistoryFinding]:
-        return self._report().findings
+        return sorted(_findings(self._measured), key=lambda f: LEVELS.index(f.severity))
 
     def _report(self) -> HistoryReport:
         name = self._graph.model.name if self._graph else ""
         epochs = tuple(one.epoch for one in self._measured)
-        findings = _findings(self._measured)
-        return HistoryReport(
-            _rows(self._measured, findings), epochs, name=name, findings=findings
-        )
+        findings = self.findings
+        rows = _rows(self._measured, findings)
+        return HistoryReport(rows, epochs, name=name, findings=findings)
 
     def text(self, verbose: bool = False) -> str:
         """The verdict, the findings and a table of the layers, in 80 columns or more.
@@ -306,13 +308,14 @@ def _findings(measured: Sequence[_Measurement]) -> list[HistoryFinding]:
         for fault, alike in shown.items():
             run = runs.get(fault)
             first = next((one for one in alike if run and one.path == run.path), alike[0])
+            numbers, semicolon, cause = first.numbers.partition(";")
             more = f" (and at {len(alike) - 1} more)" if len(alike) > 1 else ""
             runs[fault] = HistoryFinding(
                 first.path,
                 run.epoch if run else now.epoch,
                 fault,
                 first.severity,
-                first.numbers + more,
+                f"{numbers}{more}{semicolon}{cause}",
                 first.remedy,
             )
     return [*found, *runs.values()]
@@ -336,7 +339,8 @@ def _compared(earlier: Sequence[_Measurement], now: _Measurement) -> _Measuremen
 def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
     """What a measurement shows."""
     rows = now.report.rows
-    changed = f"kernels changed by up to {now.pace:.2g} of themselves per step"
+    changed = f"; kernels changed by up to {now.pace:.2g} of themselves per step"
+    changed = changed if now.pace else ""
     is_fast = bool(now.fast)
 
     broken = [one.path for one in now.changes if math.isnan(one.total)]
@@ -346,7 +350,7 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
         what = "values that are not finite" if values else "gradients that are not finite"
         what = "kernels that are not finite" if broken else what
         if is_fast:
-            what, remedy = f"{what}; before that {changed}", Learning.FAST.remedy
+            what, remedy = f"{what}{changed}", Learning.FAST.remedy
         elif broken:
             remedy = (
                 "look for values in x and y that are not finite; if there are none, "
@@ -361,12 +365,12 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
     for row in rows:
         if Verdict.DEAD in row.verdicts and row.layer not in _SHAPES:
             is_dead = True
-            numbers = f"{row.dead:.0%} of its units are 0 for the whole batch; {changed}"
+            numbers = f"{row.dead:.0%} of its units are 0 for the whole batch{changed}"
             remedy = Learning.FAST.remedy if is_fast else Verdict.DEAD.remedy
             level = ERROR if row.dead == 1 else WARNING
             yield _Sign(Verdict.DEAD, level, row.name, numbers, remedy)
         elif row.slope is not None and row.slope < SLOPE and row.depth < rows[-1].depth:
-            numbers = f"its activation keeps {row.slope:.2g} of its slope; {changed}"
+            numbers = f"its activation keeps {row.slope:.2g} of its slope{changed}"
             remedy = Learning.FAST.remedy if is_fast else Fault.SATURATION.remedy
             yield _Sign(Fault.SATURATION, WARNING, row.name, numbers, remedy)
     for attribute, most in (("std", _SIGNAL_GREW), ("gradient_std", _GRADIENT_GREW)):
@@ -375,7 +379,7 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
             if was and (getattr(row, attribute) or 0.0) > most * was:
                 what = attribute.replace("_", " ")
                 numbers = f"{what} {getattr(row, attribute):.2g}, at the start {was:.2g} "
-                numbers += f"at most; {changed}"
+                numbers += f"at most{changed}"
                 remedy = Learning.FAST.remedy
                 yield _Sign(Verdict.EXPLODING, ERROR, row.name, numbers, remedy)
     # What a step too large has broken stays so, however small those after it are.
@@ -387,7 +391,7 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
         numbers = f"its kernel changed by {change.per_step:.2g} of itself per step"
         loss, least = now.report.loss, start.report.loss
         if loss is not None and least is not None:
-            numbers += f", and the loss of the batch went from {least:.3g} to {loss:.3g}"
+            numbers += f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
         yield _Sign(Learning.FAST, WARNING, path, numbers, Learning.FAST.remedy)
     for change in now.changes:
         if not change.is_trainable:

@@ -54,6 +54,7 @@ class HistoryFinding(NamedTuple):
         when = f"since epoch {self.epoch}" if self.epoch else "from the start"
         if self.last is not None:
             when = f"in epochs {self.epoch} to {self.last}"
+            when = f"in epoch {self.epoch}" if self.epoch == self.last else when
         return f"{self.fault.label} at {self.path} {when}: {self.numbers}"
 
 

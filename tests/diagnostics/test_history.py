@@ -92,7 +92,9 @@ def test_a_training_is_as_without_it(name):
     assert all(equal(state, other_state))
     assert drawn == other_drawn
     steps = [change.steps for one in history._measured for change in one.changes[:1]]
-    assert sum(steps) == {"gradients accumulated": 16 // 3}.get(name, 16)
+    skipped = 4 if policy else 0  # whose gradients overflow, until the scale is found
+    counted = 16 // 3 if name == "gradients accumulated" else 16
+    assert counted - skipped <= sum(steps) <= counted
 
 
 @needs("tensorflow")
