@@ -60,7 +60,6 @@ _SHARE = FALSE_ALARMS / 6
 _TESTS = 9
 
 
-@random_state_kept()
 def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> AuditReport:
     """Checks whether the weights of a model meet the four conditions of a good start.
 
@@ -127,7 +126,13 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
     >>> [(found.condition.label, found.replacement) for found in audit(layer).findings]
     [('scale', 'fanwise_he_normal')]
     """
-    weights = owned_weights(model)
+    return audit_of(Graph(model), ignore)
+
+
+@random_state_kept()
+def audit_of(graph: Graph, ignore: str | Sequence[str] | None = None) -> AuditReport:
+    """`audit` of a model whose wiring is known."""
+    weights = owned_weights(graph.model)
     paths = [owned.variable.path for owned in weights]
     globs = [] if ignore is None else globs_of("ignore", ignore, paths)
     measured = [
@@ -136,7 +141,7 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
     ]
-    conditions = _Conditions(Graph(model), measured)
+    conditions = _Conditions(graph, measured)
     findings = [list(conditions.of(weight)) for weight in measured]
     for index, finding in (*_copies(measured), *conditions.of_paths(measured, findings)):
         findings[index].append(finding)
@@ -157,7 +162,7 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
         heeded += own
         rows.append(_row(weight, own))
     return AuditReport(
-        rows, findings=heeded, ignored=ignored, is_trained=is_trained, name=model.name
+        rows, findings=heeded, ignored=ignored, is_trained=is_trained, name=graph.model.name
     )
 
 
@@ -238,6 +243,7 @@ class _Conditions:
         variances = {key: weight.evidence.std**2 for key, weight in matrices.items()}
         fans = {key: weight.site.fans for key, weight in matrices.items()}
         self._paths = Paths(graph, variances, fans)
+        self._departures: dict[int, list[AuditFinding]] = {}
 
     def of(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         """What is wrong with a weight."""
@@ -443,7 +449,14 @@ class _Conditions:
         deviation = variance_deviation((found.std / bound) ** 2, weight.values.size)
         return abs(deviation) > self._allowed
 
-    def _initializer(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def _initializer(self, weight: MeasuredWeight) -> list[AuditFinding]:
+        """That a weight is not what its initializer draws; sought once."""
+        key = id(weight.owned.variable)
+        if key not in self._departures:
+            self._departures[key] = list(self._departure(weight))
+        return self._departures[key]
+
+    def _departure(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         drawn, found = weight.drawn, weight.evidence
         if drawn is None or not drawn.std or weight.values.size < 2:
             return

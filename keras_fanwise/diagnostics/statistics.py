@@ -86,7 +86,7 @@ def _directions(rows: np.ndarray) -> np.ndarray:
 
 # Of a large weight so many values are looked at, evenly spread, and at so many of these
 # the distribution function is.
-_MOST_VALUES, _MOST_PLACES = 2**16, 2**10
+_MOST_VALUES, _MOST_PLACES = 2**16, 2**8
 # How often a value may lie outside the limits of its distribution. PyTorch's truncated
 # normal does so 4 times in a million, as Keras asks for it.
 _OUTSIDE = 1e-5

@@ -90,7 +90,11 @@ class _Seen(NamedTuple):
 
 
 def training_findings(
-    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    graph: Graph | None = None,
 ) -> list[DiagnosisFinding]:
     """What is wrong with the inputs, targets, head and loss of a training, and saturated.
 
@@ -99,6 +103,7 @@ def training_findings(
         x: a batch that the model takes.
         y: what `fit` takes with it.
         sample_weight: likewise.
+        graph: the wiring of the model, if it is known.
     """
     values = [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(x)]
     wrong = sum(int((~np.isfinite(one)).sum()) for one in values if one.dtype.kind == "f")
@@ -106,7 +111,7 @@ def training_findings(
         numbers = f"{wrong} values are not finite"
         remedy = "remove or replace them: np.nan_to_num(x), or drop the rows that have them"
         return [DiagnosisFinding("x", Fault.INPUTS, ERROR, numbers, remedy)]
-    graph = Graph(model)
+    graph = graph or Graph(model)
     with kept_state(model):
         seen = _seen(model, x, graph)
     findings: list[DiagnosisFinding] = []

@@ -13,12 +13,11 @@ from keras_fanwise.arguments import fail, glob_matches, integer
 from keras_fanwise.backends.arrays import snapshot
 from keras_fanwise.backends.private_keras import (
     has_compiled_loss,
-    new_compiled_loss,
     training_aside,
 )
 from keras_fanwise.backends.tap import kept_state
-from keras_fanwise.diagnostics.audit import audit
-from keras_fanwise.diagnostics.signal import signal
+from keras_fanwise.diagnostics.audit import audit_of
+from keras_fanwise.diagnostics.signal import measured_signal
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Graph
@@ -27,11 +26,13 @@ from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, start_values
 from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.reports.diagnosis import (
+    AuditFinding,
     AuditReport,
     Condition,
     Diagnosis,
     DiagnosisFinding,
     Fault,
+    SignalReport,
     Trend,
     Trial,
 )
@@ -115,10 +116,11 @@ def diagnose(
     if integer("steps", steps, 0, 2**31) and y is None:
         raise fail(ValueError, "steps", "0 without `y`", steps)
     case = _Case(model, *_few(x, y), ignore, steps)
-    audited = audit(model, ignore=ignore)
+    audited = audit_of(case.graph, ignore)
     found = case.evidence(audited)
     with _taken_back(model):
         rows = [case.trial("", found)]
+    tried = [found]
     lines: list[_Start] = []
     # A fault of the data is mended first: what is measured on it is not of the start.
     if rows[0].errors + rows[0].warnings and not any(
@@ -128,14 +130,17 @@ def diagnose(
             # Not every start is one for every model.
             with _taken_back(model), contextlib.suppress(ValueError):
                 start.carry_out(None)
-                rows.append(
-                    case.trial(start.line, case.evidence(audit(model, ignore=ignore)))
-                )
+                left = case.evidence()
+                rows.append(case.trial(start.line, left))
+                tried.append(left)
                 lines.append(start)
             if not rows[-1].errors + rows[-1].warnings:
                 break
-    left = [(row.errors, row.warnings) for row in rows]
-    best = left.index(min(left))
+    ranks = [
+        (one.of_signal, row.errors, row.warnings)
+        for one, row in zip(tried, rows, strict=True)
+    ]
+    best = ranks.index(min(ranks))
     carry_out = lines[best - 1].carry_out if best else None
     return Diagnosis(
         rows, findings=found.findings, best=best, _carry_out=carry_out, name=model.name
@@ -149,10 +154,14 @@ class _Start(NamedTuple):
     carry_out: Callable[[int | None], Any]
 
 
-class _Evidence(NamedTuple):
+class Evidence(NamedTuple):
+    """What was found about a model, and what becomes of its signal over the depth."""
+
     findings: list[DiagnosisFinding]
+    of_signal: int  # how many errors among them are those of signal and gradients
     forward: Trend | None
     backward: Trend | None
+    loss: float | None  # of the batch, if there are targets and it is finite
 
 
 class _Case:
@@ -160,29 +169,49 @@ class _Case:
 
     def __init__(self, model: keras.Model, x: Any, y: Any, ignore: Any, steps: int) -> None:
         self._model, self._x, self._y, self._steps = model, x, y, steps
+        self._ignore = ignore
         self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
+        self.graph = Graph(model)  # which no start changes
 
-    def evidence(self, audited: AuditReport) -> _Evidence:
-        """All findings of the model as it is now, and what becomes of its signal."""
+    def evidence(self, audited: AuditReport | None = None) -> Evidence:
+        """All findings of the model as it is now.
+
+        Without an audit it is of a start that is tried: of one whose signal breaks down
+        nothing else is looked at, as that takes longer.
+        """
         x, y = self._x, self._y
-        data = [] if x is None else training_findings(self._model, x, y)
-        broken = [one.fault for one in data if one.severity == ERROR]
-        if Fault.INPUTS in broken:
-            x = y = None
-        elif Fault.TARGETS in broken:
-            y = None
-        measured = signal(self._model, x, y)
+        if audited is None:
+            measured = measured_signal(self.graph, x, y)
+            if measured.errors:
+                return self._weighed([], measured, [])
+            audited, data = audit_of(self.graph, self._ignore), self._of_data()
+        else:
+            data = self._of_data()
+            broken = [one.fault for one in data if one.severity == ERROR]
+            x = None if Fault.INPUTS in broken else x
+            y = None if Fault.TARGETS in broken or x is None else y
+            measured = measured_signal(self.graph, x, y)
+        return self._weighed(data, measured, audited.findings)
+
+    def _of_data(self) -> list[DiagnosisFinding]:
+        if self._x is None:
+            return []
+        return training_findings(self._model, self._x, self._y, graph=self.graph)
+
+    def _weighed(
+        self,
+        data: Sequence[DiagnosisFinding],
+        measured: SignalReport,
+        audited: Sequence[AuditFinding],
+    ) -> Evidence:
         of_signal = [
             DiagnosisFinding(
-                one.path,
-                one.verdict,
-                one.severity,
-                f"{one.direction}: {one.numbers}",
+                one.path, one.verdict, one.severity, f"{one.direction}: {one.numbers}"
             )
             for one in measured.findings
         ]
-        healthy = not any(one.severity == ERROR for one in of_signal)
-        weights = [
+        healthy = not measured.errors
+        of_weights = [
             DiagnosisFinding(
                 one.path,
                 one.condition,
@@ -191,40 +220,36 @@ class _Case:
                 else one.severity,
                 f"{one.numbers}; {one.cause}",
             )
-            for one in audited.findings
+            for one in audited
         ]
-        findings = [
-            one
-            for one in (*data, *of_signal, *weights)
-            if not any(glob_matches(glob, one.path) for glob in self._globs)
-        ]
-        return _Evidence(findings, measured.forward, measured.backward)
+        data, of_signal, of_weights = (
+            [
+                one
+                for one in some
+                if not any(glob_matches(glob, one.path) for glob in self._globs)
+            ]
+            for some in (data, of_signal, of_weights)
+        )
+        errors = sum(one.severity == ERROR for one in of_signal)
+        findings = [*data, *of_signal, *of_weights]
+        trends = measured.forward, measured.backward
+        return Evidence(findings, errors, *trends, _finite(measured.loss))
 
-    def trial(self, line: str, found: _Evidence) -> Trial:
+    def trial(self, line: str, found: Evidence) -> Trial:
         """What is to be told of a start, which may train the model."""
         levels = Counter(one.severity for one in found.findings)
         forward, backward = (
             trend.total if trend else None for trend in (found.forward, found.backward)
         )
-        loss, after = self._loss(found), None
+        loss, after = found.loss, None
         if self._steps and loss is not None and self._model.trainable_variables:
             with training_aside(self._model):
                 for _ in range(self._steps):
                     self._model.train_on_batch(self._x, self._y)
-            after = self._loss(found)
+            after = _finite(measured_signal(self.graph, self._x, self._y).loss)
         return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss, after)
 
-    def _loss(self, found: _Evidence) -> float | None:
-        """That of the batch, as in training; `None` if it cannot be computed."""
-        model, x, y = self._model, self._x, self._y
-        if y is None or any(one.fault in _OF_DATA[:2] for one in found.findings):
-            return None
-        with kept_state(model), new_compiled_loss(model), keras.StatelessScope():
-            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-        value = float(keras.ops.convert_to_numpy(loss))
-        return value if math.isfinite(value) else None
-
-    def starts(self, audited: AuditReport, found: _Evidence) -> Iterator[_Start]:
+    def starts(self, audited: AuditReport, found: Evidence) -> Iterator[_Start]:
         """What can be tried, from the mildest."""
         faults = {one.fault for one in found.findings if one.severity != NOTE}
         has_loss = self._y is not None and Fault.LOSS in faults
@@ -233,9 +258,8 @@ class _Case:
         if remedies := audited.remedies():
             line = "initialize(model, audit(model).remedies(), seed=0)"
             yield _Start(line, functools.partial(self._initialize, remedies, None))
-        graph = Graph(self._model)
-        recipe = self._recipe(graph)
-        ways = [None, *(("depth", "zero") if residual_branches(graph) else ())]
+        recipe = self._recipe()
+        ways = [None, *(("depth", "zero") if residual_branches(self.graph) else ())]
         starts = []
         for way in ways:
             more = f', residual="{way}"' if way else ""
@@ -255,13 +279,13 @@ class _Case:
             if has_loss:
                 yield _both(one, _Start("output_bias(model, y)", self._output_bias))
 
-    def _recipe(self, graph: Graph) -> str:
+    def _recipe(self) -> str:
         """That of the most frequent activation of the hidden layers."""
         after = (
-            graph.activation_after(call)
+            self.graph.activation_after(call)
             for owned in owned_weights(self._model)
             if role(owned).is_matrix
-            for call in graph.calls_of(owned.variable)
+            for call in self.graph.calls_of(owned.variable)
         )
         names = Counter(
             call.activation for call in after if call and call.activation != "softmax"
@@ -280,6 +304,16 @@ class _Case:
 
     def _output_bias(self, _seed: int | None) -> Any:
         return output_bias(self._model, self._y)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def evidence(model: keras.Model, x: Any = None, y: Any = None) -> Evidence:
+    """What `diagnose` finds about a model as it is, for which no start is tried."""
+    case = _Case(model, x, y, None, 0)
+    return case.evidence(audit_of(case.graph))
 
 
 def _both(one: _Start, other: _Start) -> _Start:

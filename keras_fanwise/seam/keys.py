@@ -100,12 +100,16 @@ def model_keys(weights: Sequence[OwnedWeight]) -> list[str]:
     """
     ordinals: Counter[str] = Counter()
     keys = []
+    names: dict[tuple[int, ...], str] = {}  # of layers, by all that hold them
     for owned in weights:
         segments = []
         for place, layer in enumerate(owned.holders[1:], 1):
-            inside_out = reversed(owned.holders[:place])
-            has_it = (each for each in inside_out if layer in sublayers(each))
-            segments.append(_segment(layer, next(has_it, None), False))
+            holders = tuple(map(id, owned.holders[: place + 1]))
+            if holders not in names:
+                inside_out = reversed(owned.holders[:place])
+                has_it = (each for each in inside_out if layer in sublayers(each))
+                names[holders] = _segment(layer, next(has_it, None), False)
+            segments.append(names[holders])
         name = _NUMBERED.sub(_UNNAMED, owned.variable.name)
         key = _key([*segments, name], owned.variable.shape)
         # Weights of one name in one layer, or in layers of one name.
@@ -121,7 +125,7 @@ def _segment(layer: keras.Layer, parent: keras.Layer | None, users_are_known: bo
         return str(layer.name)
     base, number = split
     siblings = sublayers(parent) if parent is not None else []
-    splits = [_made_by_keras(sibling, users_are_known) for sibling in siblings]
+    splits = {_made_by_keras(sibling, users_are_known) for sibling in siblings}
     return _with_number(base, sum((base, n) in splits for n in range(number)))
 
 

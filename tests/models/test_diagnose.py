@@ -8,6 +8,8 @@ import pytest
 from keras import layers, ops
 
 import keras_fanwise as kf
+from keras_fanwise.diagnostics.audit import audit_of
+from keras_fanwise.diagnostics.signal import measured_signal
 from keras_fanwise.models import diagnose as module
 
 BATCH = np.random.default_rng(0).standard_normal((64, 32)).astype("float32")
@@ -81,6 +83,22 @@ def test_the_start_that_is_applied_is_the_one_that_was_tried(make):
     assert after.rows[0]._replace(line=tried.line) == tried
 
 
+def test_of_a_start_with_a_broken_signal_nothing_else_is_measured(monkeypatch):
+    """An audit takes as long as several passes, and there may be many starts."""
+    keras.utils.set_random_seed(0)
+    audits = []
+
+    def audited(*args):
+        audits.append(args)
+        return audit_of(*args)
+
+    monkeypatch.setattr(module, "audit_of", audited)
+    report = kf.diagnose(chain(20, "glorot_uniform", "sigmoid"))
+    broken = [row for row in report.rows[1:] if row.errors]
+    assert broken
+    assert len(audits) == len(report.rows) - len(broken)
+
+
 def test_a_sound_model_has_no_start_tried():
     keras.utils.set_random_seed(0)
     model = chain()
@@ -124,9 +142,9 @@ def test_nothing_is_changed(monkeypatch, failure):
             calls.append(args)
             if len(calls) == 3:  # in the second start
                 raise failure
-            return kf.signal(*args)
+            return measured_signal(*args)
 
-        monkeypatch.setattr(module, "signal", failing)
+        monkeypatch.setattr(module, "measured_signal", failing)
         with pytest.raises(failure):
             kf.diagnose(model, BATCH, 100 + BATCH[:, 0])
     else:
