@@ -26,15 +26,14 @@ from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, start_values
 from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.reports.diagnosis import (
-    AuditFinding,
     AuditReport,
     Condition,
     Diagnosis,
     DiagnosisFinding,
     Fault,
-    SignalReport,
     Trend,
     Trial,
+    Verdict,
 )
 from keras_fanwise.reports.report import ERROR, NOTE, WARNING
 from keras_fanwise.seam.weights import owned_weights, role
@@ -115,9 +114,8 @@ def diagnose(
     owned_weights(model)  # or it is not built
     if integer("steps", steps, 0, 2**31) and y is None:
         raise fail(ValueError, "steps", "0 without `y`", steps)
-    case = _Case(model, *_few(x, y), ignore, steps)
-    audited = audit_of(case.graph, ignore)
-    found = case.evidence(audited)
+    case = Case(model, *_few(x, y), ignore, steps)
+    found = case.evidence()
     with _taken_back(model):
         rows = [case.trial("", found)]
     tried = [found]
@@ -126,18 +124,18 @@ def diagnose(
     if rows[0].errors + rows[0].warnings and not any(
         one.fault in _OF_DATA and one.severity != NOTE for one in found.findings
     ):
-        for start in case.starts(audited, found):
+        for start in case.starts(found):
             # Not every start is one for every model.
             with _taken_back(model), contextlib.suppress(ValueError):
                 start.carry_out(None)
-                left = case.evidence()
+                left = case.evidence(is_tried=True)
                 rows.append(case.trial(start.line, left))
                 tried.append(left)
                 lines.append(start)
             if not rows[-1].errors + rows[-1].warnings:
                 break
     ranks = [
-        (one.of_signal, row.errors, row.warnings)
+        (one.of_signal, not one.audited, row.errors, row.warnings)
         for one, row in zip(tried, rows, strict=True)
     ]
     best = ranks.index(min(ranks))
@@ -158,82 +156,63 @@ class Evidence(NamedTuple):
     """What was found about a model, and what becomes of its signal over the depth."""
 
     findings: list[DiagnosisFinding]
-    of_signal: int  # how many errors among them are those of signal and gradients
+    audited: AuditReport | None  # of a signal that breaks down there is none
     forward: Trend | None
     backward: Trend | None
     loss: float | None  # of the batch, if there are targets and it is finite
 
+    @property
+    def of_signal(self) -> int:
+        """How many errors are those of the signal."""
+        errors = [one.fault for one in self.findings if one.severity == ERROR]
+        return sum(isinstance(fault, Verdict) for fault in errors)
 
-class _Case:
+
+class Case:
     """A model with the data that it is to learn."""
 
-    def __init__(self, model: keras.Model, x: Any, y: Any, ignore: Any, steps: int) -> None:
+    def __init__(
+        self, model: keras.Model, x: Any, y: Any, ignore: Any = None, steps: int = 0
+    ) -> None:
         self._model, self._x, self._y, self._steps = model, x, y, steps
         self._ignore = ignore
         self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
         self.graph = Graph(model)  # which no start changes
 
-    def evidence(self, audited: AuditReport | None = None) -> Evidence:
+    def evidence(self, is_tried: bool = False) -> Evidence:
         """All findings of the model as it is now.
 
-        Without an audit it is of a start that is tried: of one whose signal breaks down
-        nothing else is looked at, as that takes longer.
+        Of a start that is tried and whose signal breaks down nothing else is looked at, as
+        that takes longer.
         """
         x, y = self._x, self._y
-        if audited is None:
-            measured = measured_signal(self.graph, x, y)
-            if measured.errors:
-                return self._weighed([], measured, [])
-            audited, data = audit_of(self.graph, self._ignore), self._of_data()
-        else:
-            data = self._of_data()
-            broken = [one.fault for one in data if one.severity == ERROR]
-            x = None if Fault.INPUTS in broken else x
-            y = None if Fault.TARGETS in broken or x is None else y
-            measured = measured_signal(self.graph, x, y)
-        return self._weighed(data, measured, audited.findings)
+        found = [] if is_tried else self._of_data()
+        broken = [one.fault for one in found if one.severity == ERROR]
+        x = None if Fault.INPUTS in broken else x
+        y = None if Fault.TARGETS in broken or x is None else y
+        measured = measured_signal(self.graph, x, y)
+        audited = None
+        if not (is_tried and measured.errors):
+            found += self._of_data() if is_tried else []
+            audited = audit_of(self.graph, self._ignore)
+        for sent in measured.findings:
+            numbers = f"{sent.direction}: {sent.numbers}"
+            found.append(DiagnosisFinding(sent.path, sent.verdict, sent.severity, numbers))
+        for one in audited.findings if audited else ():
+            level = one.severity
+            if level == ERROR and not measured.errors:
+                level = ERROR if one.condition == Condition.SYMMETRY else WARNING
+            numbers = f"{one.numbers}; {one.cause}"
+            found.append(DiagnosisFinding(one.path, one.condition, level, numbers))
+        kept = [
+            one for one in found if not any(glob_matches(g, one.path) for g in self._globs)
+        ]
+        loss = measured.loss if measured.loss and math.isfinite(measured.loss) else None
+        return Evidence(kept, audited, measured.forward, measured.backward, loss)
 
     def _of_data(self) -> list[DiagnosisFinding]:
-        if self._x is None:
-            return []
-        return training_findings(self._model, self._x, self._y, graph=self.graph)
-
-    def _weighed(
-        self,
-        data: Sequence[DiagnosisFinding],
-        measured: SignalReport,
-        audited: Sequence[AuditFinding],
-    ) -> Evidence:
-        of_signal = [
-            DiagnosisFinding(
-                one.path, one.verdict, one.severity, f"{one.direction}: {one.numbers}"
-            )
-            for one in measured.findings
-        ]
-        healthy = not measured.errors
-        of_weights = [
-            DiagnosisFinding(
-                one.path,
-                one.condition,
-                WARNING
-                if healthy and one.severity == ERROR and one.condition != Condition.SYMMETRY
-                else one.severity,
-                f"{one.numbers}; {one.cause}",
-            )
-            for one in audited
-        ]
-        data, of_signal, of_weights = (
-            [
-                one
-                for one in some
-                if not any(glob_matches(glob, one.path) for glob in self._globs)
-            ]
-            for some in (data, of_signal, of_weights)
-        )
-        errors = sum(one.severity == ERROR for one in of_signal)
-        findings = [*data, *of_signal, *of_weights]
-        trends = measured.forward, measured.backward
-        return Evidence(findings, errors, *trends, _finite(measured.loss))
+        given = self._model, self._x, self._y
+        return [] if self._x is None else training_findings(*given, graph=self.graph)
 
     def trial(self, line: str, found: Evidence) -> Trial:
         """What is to be told of a start, which may train the model."""
@@ -246,16 +225,16 @@ class _Case:
             with training_aside(self._model):
                 for _ in range(self._steps):
                     self._model.train_on_batch(self._x, self._y)
-            after = _finite(measured_signal(self.graph, self._x, self._y).loss)
+            after = measured_signal(self.graph, self._x, self._y).loss
         return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss, after)
 
-    def starts(self, audited: AuditReport, found: Evidence) -> Iterator[_Start]:
+    def starts(self, found: Evidence) -> Iterator[_Start]:
         """What can be tried, from the mildest."""
         faults = {one.fault for one in found.findings if one.severity != NOTE}
         has_loss = self._y is not None and Fault.LOSS in faults
         if has_loss:
             yield _Start("output_bias(model, y)", self._output_bias)
-        if remedies := audited.remedies():
+        if found.audited and (remedies := found.audited.remedies()):
             line = "initialize(model, audit(model).remedies(), seed=0)"
             yield _Start(line, functools.partial(self._initialize, remedies, None))
         recipe = self._recipe()
@@ -304,16 +283,6 @@ class _Case:
 
     def _output_bias(self, _seed: int | None) -> Any:
         return output_bias(self._model, self._y)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def evidence(model: keras.Model, x: Any = None, y: Any = None) -> Evidence:
-    """What `diagnose` finds about a model as it is, for which no start is tried."""
-    case = _Case(model, x, y, None, 0)
-    return case.evidence(audit_of(case.graph))
 
 
 def _both(one: _Start, other: _Start) -> _Start:

@@ -619,8 +619,10 @@ class Diagnosis(Report[Trial, DiagnosisFinding]):
         first, *others = self.rows
         better = [
             row
-            for row in others
-            if (row.errors, row.warnings) < (first.errors, first.warnings)
+            for place, row in enumerate(others, 1)
+            # Of one that leaves errors not all may have been counted.
+            if place == self.best
+            or (not row.errors and (first.errors or row.warnings < first.warnings))
         ]
         return [first, *better] if better else []
 
