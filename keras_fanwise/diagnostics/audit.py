@@ -243,6 +243,9 @@ class _Conditions:
         variances = {key: weight.evidence.std**2 for key, weight in matrices.items()}
         fans = {key: weight.site.fans for key, weight in matrices.items()}
         self._paths = Paths(graph, variances, fans)
+        kernels = [weight for weight in weights if weight.is_kernel]
+        # Where all are 0 nobody has chosen one, such as the last, to begin so.
+        self._all_zero = len(kernels) > 1 and not any(np.any(one.values) for one in kernels)
         self._departures: dict[int, list[AuditFinding]] = {}
 
     def of(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
@@ -485,12 +488,13 @@ class _Conditions:
     def _constant(self, weight: MeasuredWeight) -> AuditFinding:
         value = float(weight.values.flat[0])
         numbers = f"all values are {value:.4g}"
-        chosen = weight.initializer is not None and weight.drawn is None
+        is_own = weight.initializer is not None and weight.drawn is None
+        chosen = is_own and value == 0 and not self._all_zero
         # A matrix of another name may be a gate, or what is added to another.
         may_be_0 = not weight.site.name.endswith("kernel")
-        if chosen and value == 0 and (may_be_0 or self._after(weight) <= {SUM, END}):
+        if chosen and (may_be_0 or self._after(weight) <= {SUM, END}):
             return _chosen(weight, numbers)
-        cause = _cause(weight, is_replaced=not chosen)
+        cause = _cause(weight, is_replaced=not is_own)
         return _finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
 
     def _bias(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:

@@ -180,11 +180,7 @@ class Case:
         self.graph = Graph(model)  # which no start changes
 
     def evidence(self, is_tried: bool = False) -> Evidence:
-        """All findings of the model as it is now.
-
-        Of a start that is tried and whose signal breaks down nothing else is looked at, as
-        that takes longer.
-        """
+        """All findings now; of a start that is tried first the signal, which takes less."""
         x, y = self._x, self._y
         found = [] if is_tried else self._of_data()
         broken = [one.fault for one in found if one.severity == ERROR]

@@ -99,6 +99,18 @@ def test_of_a_start_with_a_broken_signal_nothing_else_is_measured(monkeypatch):
     assert len(audits) == len(report.rows) - len(broken)
 
 
+def test_where_all_kernels_are_0_the_last_is_drawn_too():
+    """Alone it would be a choice, which is left as it is."""
+    model = chain(3, "zeros")
+    head = model.layers[-1]
+    kf.initialize(model, {head.kernel.path: "zeros"}, seed=0)
+    assert kf.diagnose(model).errors
+    kf.diagnose(model).apply()
+    assert ops.any(head.kernel)
+    kf.initialize(model, {head.kernel.path: "zeros"}, seed=0)
+    assert kf.diagnose(model).errors == []
+
+
 def test_a_sound_model_has_no_start_tried():
     keras.utils.set_random_seed(0)
     model = chain()
