@@ -166,7 +166,7 @@ def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A0
             _refuse_lambda(path)
         model = keras.saving.load_model(path, compile=compile)
     if not isinstance(model, keras.Model):
-        raise BadInputError(f"{path} holds no model but a {type(model).__name__}")
+        raise BadInputError(f"{path} holds a {type(model).__name__}, not a model")
     if not model.weights:
         raise BadInputError("the model has no weights")
     return model

@@ -394,7 +394,7 @@ def test_warnings_are_lines(folder, capsys):
         warnings.simplefilter("default", UserWarning)
         assert main(["init", "model.keras", "new.keras"]) == 0
     output, errors = capsys.readouterr()
-    assert errors.startswith("keras-fanwise: warning: keeps weights whose initializer is")
+    assert errors.startswith("keras-fanwise: warning: kept, as its initializer is")
     assert errors.count("\n") == 1
     assert "\x1b" not in output + errors
 

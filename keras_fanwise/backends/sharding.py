@@ -80,7 +80,7 @@ def sharding_of(layout: Any) -> Iterator[Any]:
         return
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
-        allowed = "over devices, or over the current mesh, which there is none of"
+        allowed = "over devices, or over a current mesh, and there is none"
         raise fail(ValueError, "layout", allowed, layout)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield jax.sharding.NamedSharding(mesh, sharding.spec)

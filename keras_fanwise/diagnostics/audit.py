@@ -73,14 +73,14 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
     - Scale: weights are neither too small nor too large: of a kernel `fan_in * Var(w)` and
       `fan_out * Var(w)` are not both below 1/10 or above 20; biases are up to 10, and γ
       from 1/10 to 10.
-    - Glorot's condition: the variance lies between `scale / fan_in`, which keeps that of a
-      signal, and `scale / fan_out`, which keeps that of gradients, for a scale from 1 to 2,
-      or the initializer's own if that is from 1/4 to 4; if that is not, neither
-      `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the fans
-      of the layer.
+    - Glorot's condition: the variance lies between `scale / fan_in`, which keeps the
+      variance of a signal, and `scale / fan_out`, which keeps that of gradients, for a
+      scale from 1 to 2, or the initializer's own if that is from 1/4 to 4; if that is not,
+      neither `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the
+      fans of the layer.
 
-    A kernel is what is called so, and of layers of one's own also a matrix with as many
-    rows as the layer was built for input units, or a stack of such; zeros of these are a
+    A kernel is a weight of that name, and in layers of your own also a matrix with as many
+    rows as the layer has input units, or a stack of such matrices; zeros in these are a
     note.
 
     These hold whatever an initializer was asked for. A fifth finding, "initializer", is
@@ -89,14 +89,14 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
 
     With errors the network will not train as it is, with warnings slowly, or at few
     learning rates; notes do no harm. A scale weighs by what the kernels of one path do
-    together, with the activations between them (E[φ²] of a signal and E[φ'²] of
-    gradients), between normalizations, ends, and functions whose gain nobody knows: an
-    error if gradients become less than 1/10,000 or more than 300 times as large, a warning
-    if they or the signal are beyond 1/100 and 100, or if one kernel multiplies a variance
-    by more than 20. What a normalization undoes, what is small in a residual branch, zeros
-    that somebody chose for the end of a branch or of the model, and other fans of Keras's
-    that do no harm, are notes. Of a trained model, whose kernels and biases mostly are not
-    what their initializers draw, all is a note that is finite.
+    together, with the activations between them (E[φ²] of a signal and E[φ'²] of gradients),
+    between normalizations, ends, and functions whose gain is not known: an error if
+    gradients become less than 1/10,000 or more than 300 times as large, a warning if they
+    or the signal are beyond 1/100 and 100, or if one kernel multiplies a variance by more
+    than 20. What a normalization undoes, what is small in a residual branch, zeros that
+    were chosen for the end of a branch or of the model, and fans of Keras's that differ and
+    do no harm, are notes. In a trained model, whose kernels and biases mostly are not what
+    their initializers draw, every finding about finite values is a note.
 
     Tolerances come from the sizes of the weights: of a thousand well-started models about
     one has a finding.
@@ -212,11 +212,11 @@ def _copies(weights: Sequence[MeasuredWeight]) -> Iterator[tuple[int, AuditFindi
     ):
         found |= {indices[place]: indices[earlier] for place, earlier in equal.items()}
     for place, earlier in sorted(found.items()):
-        numbers = f"its values are those of {weights[earlier].path}"
+        numbers = f"it has the values of {weights[earlier].path}"
         cause = "one initializer and seed for several weights"
         copy = _finding(weights[place], Condition.SYMMETRY, ERROR, numbers, cause)
-        _, anew = _remedy(weights[place], is_replaced=True)
-        remedy = f"give each an initializer or a seed of its own, or {anew}"
+        _, again = _remedy(weights[place], is_replaced=True)
+        remedy = f"give each its own initializer or seed, or {again}"
         yield place, copy._replace(remedy=remedy)
 
 
@@ -282,7 +282,7 @@ class _Conditions:
         numbers = f"units {equal.first} and {equal.second} of axis {equal.axis} are {kind}"
         severity, cause = ERROR, _REPLACED
         if not weight.is_random:
-            cause = f"{initializer_name(weight.initializer)} gives it so"
+            cause = f"this is what {initializer_name(weight.initializer)} draws"
             # Of a convolution they may be the phases of a sub-pixel one, meant to be equal.
             matrices = known_matrices(
                 weight.owned.layer, weight.site.name, weight.site.shape
@@ -550,7 +550,7 @@ _CONSTANT = tuple(
 )
 _REPLACED = "its values are not those that its initializer draws"
 _UNDONE = "; a normalization undoes it"
-_TURNS = "it turns fast: Adam at 0.001 moves a weight of 0.02 by 5% a step"
+_TURNS = "it changes quickly: Adam at 0.001 moves a weight of 0.02 by 5% a step"
 
 
 def _finding(
@@ -565,8 +565,9 @@ def _chosen(weight: MeasuredWeight, numbers: str) -> AuditFinding:
     """A note on what somebody chose, which needs no remedy."""
     is_scale = weight.is_gamma or weight.role is Role.BIAS
     condition = Condition.SCALE if is_scale else Condition.SYMMETRY
-    found = condition, NOTE, numbers, f"{initializer_name(weight.initializer)} gives it so"
-    return AuditFinding(weight.path, *found, remedy="none if it was meant so")
+    cause = f"this is what {initializer_name(weight.initializer)} draws"
+    remedy = "none if it is intended"
+    return AuditFinding(weight.path, condition, NOTE, numbers, cause, remedy)
 
 
 def _cause(weight: MeasuredWeight, is_replaced: bool) -> str:
@@ -575,7 +576,9 @@ def _cause(weight: MeasuredWeight, is_replaced: bool) -> str:
     if is_replaced:
         return _REPLACED
     name = initializer_name(weight.initializer)
-    return f"{name} {'gives it so' if weight.miscount == 1.0 else _miscounted(weight)}"
+    if weight.miscount == 1.0:
+        return f"this is what {name} draws"
+    return f"{name} {_miscounted(weight)}"
 
 
 _UNKNOWN = {
@@ -630,7 +633,7 @@ def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
     shown = f'"{new}"' if isinstance(new, str) else repr(new)
     argument = initializer_argument(weight.owned)
     if is_replaced or not argument:
-        words = f"draw it anew by {shown}, as initialize(model, report.remedies()) does"
+        words = f"draw it again by {shown}, as initialize(model, report.remedies()) does"
         return new, words
     retrofit = ", or build inside retrofit()" if weight.miscount != 1.0 else ""
     return new, f"write {argument}={shown}{retrofit}{scale}"

@@ -305,7 +305,7 @@ class Compared:
             limits = f"{low:g} to {high:g}" if high < _INF else f"{low:g} or above"
             return f"targets are {targets.min():.6g} to {targets.max():.6g}, not {limits}"
         if self.is_sparse and (targets != np.floor(targets)).any():
-            return "targets are no whole numbers, which classes are given by"
+            return "targets are not whole numbers, as classes must be"
         return ""
 
     def constant(

@@ -37,10 +37,10 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     """Sends a batch through a model and a gradient back, and measures each layer.
 
     Forward, of what each layer gives: mean, standard deviation, and the share of its units
-    (along the channels) that are 0 for the whole batch. Backward: the standard deviation
-    of the gradient that arrives there: with `y` that of the loss that the model is compiled
-    with, as in training but for class weights, and without it a random one, in which each
-    value that the model gives gets an independent standard normal one. The model runs as in
+    (along the channels) that are 0 for the whole batch. Backward: the standard deviation of
+    the gradient that arrives there. With `y` it is the gradient of the compiled loss, as in
+    training but without class weights; without `y` a random one, with an independent
+    standard normal value for each value that the model gives. The model runs as in
     training: with Dropout, and with BatchNormalization by the statistics of the batch.
 
     A healthy model keeps both deviations of one order over its depth. The report finds

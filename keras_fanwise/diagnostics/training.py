@@ -198,8 +198,8 @@ def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
         if left < SLOPE:
             share = (slopes < _END).mean()
             numbers = (
-                f"{share:.0%} of what {_activation(layer)} gives is at its ends, which "
-                f"leaves {left:.2g} of the gradient"
+                f"{share:.0%} of the outputs of {_activation(layer)} are at its limits, "
+                f"which leaves {left:.2g} of the gradient"
             )
             path = layer.path or layer.name
             yield DiagnosisFinding(
@@ -294,7 +294,7 @@ def _for_targets(one: Compared) -> str:
                 f'write keras.layers.Dense({classes}, activation="softmax") and '
                 'loss="sparse_categorical_crossentropy"'
             )
-        return 'write loss="mse" for numbers, or divide y by what it can be at most'
+        return 'write loss="mse" for numbers, or divide y by its largest possible value'
     if (low, high) == (-1, 1):
         return "write (y + 1) / 2 for y, which is -1 and 1"
     return Fault.TARGETS.remedy
@@ -309,7 +309,7 @@ def _head(one: Compared, head: Head | None) -> Iterator[DiagnosisFinding]:
     def finding(severity: str, numbers: str, remedy: str) -> DiagnosisFinding:
         return DiagnosisFinding(one.output, Fault.HEAD, severity, numbers, remedy)
 
-    gives = f"the head gives what {last} gives" if last else "the head is linear"
+    gives = f"the head ends in {last}" if last else "the head is linear"
     kind = "sigmoid" if one.kind.takes == PROBABILITY else "softmax"
     with_logits = f"loss=keras.losses.{_class_name(one.name)}(from_logits=True)"
     if one.shape[one.class_axis] == 1 and (
@@ -319,7 +319,7 @@ def _head(one: Compared, head: Head | None) -> Iterator[DiagnosisFinding]:
         remedy = 'write activation="sigmoid" and loss="binary_crossentropy"'
         yield finding(ERROR, numbers, remedy)
     elif one.takes == LOGITS:
-        numbers = f"{one.name} is told from_logits=True, and {gives}"
+        numbers = f"{one.name} has from_logits=True, and {gives}"
         if last in ("softmax", "sigmoid", "hard_sigmoid"):
             yield finding(ERROR, numbers, "leave out the activation, or from_logits=True")
         elif last in _RANGES:
@@ -376,7 +376,7 @@ def _start(one: Compared) -> Iterator[DiagnosisFinding]:
         guess = 1 / one.shape[one.class_axis] if one.has_classes else 0.5
         even = np.full(one.shape, 0.0 if one.from_logits else guess, np.float32)
         start, least, guessed = one.of(one.prediction), one.of(base), one.of(even)
-        numbers = f"the loss is {start:.3g}, that of the base rates {least:.3g}"
+        numbers = f"the loss is {start:.3g}, and {least:.3g} for the base rates"
         if not math.isfinite(start):
             yield finding(ERROR, numbers, Fault.LOSS.remedy)
         elif start > _HIGH * max(least, guessed):
@@ -398,7 +398,7 @@ def _start(one: Compared) -> Iterator[DiagnosisFinding]:
         yield finding(ERROR, "the outputs are not finite", Fault.LOSS.remedy)
     elif off > _OFF:
         level = WARNING if off > _FAR_OFF else NOTE
-        numbers = f"the outputs are off the targets by {off:.3g} of their deviations"
+        numbers = f"the outputs are off the targets by {off:.3g} of the targets' deviations"
         yield finding(level, numbers, f"{bias}; or {_STANDARD}")
     if not _NARROW < ratio < _WIDE:
         numbers = f"the outputs vary {ratio:.3g} times as much as the targets"

@@ -364,7 +364,7 @@ class _Profile:
             and math.log(ratio) / math.log(trend.total) > 0.6
         ):
             remedy = (
-                f"look at the weights of {path}, which does most of it: audit(model) "
+                f"look at the weights of {path}, where most of it happens: audit(model) "
                 "tells whether their scale fits the layer"
             )
         else:
@@ -397,7 +397,7 @@ class _Profile:
                 remedy += (
                     f", or give the hidden layers FanwiseVarianceScaling({own_gain(name)})"
                 )
-            return f"{remedy}: nobody knows what their activation, {name}, does", {}
+            return f"{remedy}: the effect of their activation, {name}, is not known", {}
         given = {name: fitting(name) for _, name in kernels}
         replacements = {
             owned.variable.path: given[name] for owned, name in kernels if given[name]
@@ -464,7 +464,7 @@ def flat_remedy(activation: str) -> str:
     """What helps where no scale does."""
     return (
         f"put a normalization after the layers with {activation}, or choose another "
-        "activation: what it gives is nearly constant, whatever the weights"
+        "activation: its output is nearly constant, whatever the weights"
     )
 
 

@@ -394,7 +394,7 @@ def layer_fans(layer: layers.Layer, weight_name: str, shape: Sequence[int]) -> F
     that knows the weight answers: by the rule that `register_fans` was given for it
     or, if it is a layer of Keras, by the table of this package. A bias has the fans of
     the kernel whose outputs it is added to, as long as the layer has that kernel
-    already. All other weights have those of Keras's shape rule, `shape_fans`.
+    already. All other weights have the fans of Keras's shape rule, `shape_fans`.
 
     The answer is the same while the layer is being built and afterwards.
 

@@ -208,7 +208,7 @@ _NO_POINT = "one with a critical point"
 
 
 class Criticality(NamedTuple):
-    """With which weights and biases a deep network keeps signals and gradients.
+    """The variances of weights and biases that keep signals and gradients in size.
 
     Attributes:
         weight_variance: times 1/fan_in the variance of the weights; the `scale` of
@@ -226,11 +226,11 @@ class Criticality(NamedTuple):
 def criticality(
     activation: Any, *, q: float | None = None, bias_variance: float | None = None
 ) -> Criticality:
-    """With which weights and biases a deep network of an activation is critical.
+    """The variances of weights and biases that make a deep network critical.
 
-    With `weight_variance` σ_w² and `bias_variance` σ_b² the variance q of the signal before
-    the activation φ is the same in every layer of a wide network, and so is that of the
-    gradient: for a standard normal z,
+    With `weight_variance` σ_w² and `bias_variance` σ_b², signal and gradient keep their
+    variance through all layers of a wide network with the activation φ. With q for the
+    variance of the signal before the activation, and a standard normal z,
 
         σ_w² = 1 / E[φ'(√q z)²],    σ_b² = q − σ_w² E[φ(√q z)²].
 

@@ -83,7 +83,7 @@ class Site(NamedTuple):
             layer: that owns the weight.
             weight_name: as in `weight.name`.
             shape: of the weight.
-            key: the name of its random stream; by default that of draws by hand.
+            key: the name of its random stream; the default is for draws outside a layer.
 
         Raises:
             TypeError: `weight_name`, `shape` or what a rule of `register_fans` returned is
@@ -115,7 +115,7 @@ class Distribution(NamedTuple):
 
     Attributes:
         family: `"uniform"`, `"truncated_normal"`, `"untruncated_normal"`, or the name of
-            another, for an initializer with a `sample` of its own.
+            another, for an initializer with its own `sample`.
         spread: of a uniform, the limit: it is in `(mean - spread, mean + spread)`; of a
             truncated normal, the standard deviation before truncation at twice that
             value; of all others the standard deviation, infinite if there is none.
@@ -251,7 +251,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
     Raises:
         TypeError: `seed` is not one of these, or `sampler` is not a string.
         ValueError: `seed` is out of range, or `sampler` is unknown, or is `"backend"` for
-            a class with a `sample` of its own.
+            a class with its own `sample`.
 
     Example: a Cauchy distribution, by its inverse CDF. (It is no good start for a network.)
 

@@ -133,17 +133,18 @@ class FanwiseOrthogonal(FanwiseInitializer):
 class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     """Draws convolution kernels that are orthogonal at the central tap, and 0 elsewhere.
 
-    At the central tap stands an orthogonal matrix, distributed by Haar's measure, times
-    `gain`: with orthonormal rows where channels grow, so that the layer keeps the length of
-    every signal, and orthonormal columns where they shrink, so that it keeps that of every
-    gradient. All singular values of the convolution are `gain`, which makes plain
-    convolutional networks of a thousand layers trainable.
+    A tap is one position of a kernel. At the central one stands an orthogonal matrix,
+    distributed by Haar's measure, times `gain`: with orthonormal rows where the number of
+    channels grows, so that the layer keeps the length of every signal, and orthonormal
+    columns where it shrinks, so that it keeps the length of every gradient. All singular
+    values of the convolution are `gain`, which makes plain convolutional networks of a
+    thousand layers trainable.
 
     It fills the kernels of convolutions of every rank: plain, in groups (each on its own),
-    transposed, depthwise, separable, and those of ConvLSTM (each gate on its own). With
-    strides the central block of taps, as large as the stride, is orthogonal when it is
-    flattened: one tap alone would not read the positions between. Of a causal convolution
-    it is the last tap, which sees its own position.
+    transposed, depthwise, separable and ConvLSTM (each gate on its own). With strides the
+    central block of taps, as large as the stride, is orthogonal when it is flattened: one
+    tap alone would not read the positions between. In a causal convolution it is the last
+    tap, which sees its own position.
 
     Outside a layer, and in layers that this package does not know, the axes of a shape are
     taps, inputs and outputs, in this order, without strides.
@@ -156,11 +157,10 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: `gain` or `seed` is out of range; or the weight is no kernel of a
-            convolution, or one for which there is no isometry: no tap reads some
-            positions, for a stride is beyond the kernel's size, and there are more
-            outputs than inputs that are read (of a transposed one, likewise from the
-            other end).
+        ValueError: `gain` or `seed` is out of range; or the weight is not the kernel of a
+            convolution, or there is no isometry: a stride is larger than the kernel, so
+            that no tap reads some positions, and there are more outputs than inputs that
+            are read (in a transposed convolution, the other way round).
 
     Reference: Xiao et al. 2018, <https://arxiv.org/abs/1806.05393>, algorithm 1.
 
@@ -194,7 +194,7 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
         whole = self.whole(shape, site)
         if not whole.taps:
             allowed = (
-                "that of a convolution's kernel, whose taps have axes of their own; "
+                "the shape of a convolution's kernel, whose taps have axes of their own; "
                 "FanwiseOrthogonal fills others"
             )
             raise fail(ValueError, "shape", allowed, tuple(shape))

@@ -24,11 +24,11 @@ from keras_fanwise.sampling.sampler import Stream
 class FanwiseDirac(FanwiseInitializer):
     """The identity: what goes into a layer comes out of it, times `gain`.
 
-    As many channels come back as inputs and outputs both have; further outputs are 0. In
-    each group of a convolution the channels of that group do, and of a depthwise kernel
-    every channel does, in the first of its `depth_multiplier` outputs. With strides it is
-    every `strides`-th position that comes out of a convolution, and between the positions
-    that come out of a transposed one is 0.
+    If there are more outputs than inputs, the further outputs are 0; if there are fewer,
+    the first inputs come out. In a convolution with groups this holds for each group, and
+    in a depthwise one each channel comes out in the first of its `depth_multiplier`
+    outputs. With strides every `strides`-th position comes out of a convolution, and the
+    positions between those that come out of a transposed convolution are 0.
 
     It fills kernels of dense layers, `EinsumDense` and convolutions of every rank: plain,
     in groups, causal, depthwise, separable and transposed; and the kernels of `SimpleRNN`.
@@ -105,8 +105,8 @@ class FanwiseDirac(FanwiseInitializer):
             or (whole.parts == "gates" and whole.stack_shape[0] > 1)
         ):
             allowed = (
-                "that of the kernel of a dense layer, a convolution or a SimpleRNN, and "
-                "neither a lookup table nor that of several gates"
+                "the shape of the kernel of a dense layer, a convolution or a SimpleRNN, "
+                "not of a lookup table or of several gates"
             )
             raise fail(ValueError, "shape", allowed, tuple(shape))
         return whole, *whole.central(single=True)
@@ -118,10 +118,10 @@ INTERPOLATIONS = ("bilinear", "nearest")
 class FanwiseUpsampling(FanwiseInitializer):
     """Makes a transposed convolution enlarge its input as `keras.ops.image.resize` does.
 
-    The factor is the stride of the layer, of each axis its own. Each channel is enlarged
-    alone; away from the border the output is that of `keras.ops.image.resize` with the
-    same interpolation (of images; of one or three axes what is its like). With
-    `padding="valid"` the enlarged image stands in the middle of the output.
+    The factor is the stride of the layer, for each axis. Each channel is enlarged by
+    itself; away from the border the output equals `keras.ops.image.resize` with the same
+    interpolation (for images; one and three axes work alike). With `padding="valid"` the
+    enlarged image stands in the middle of the output.
 
     Along an axis of stride s the tap that is d positions from the first of the central s
     has the weight `1 - |d - (s - 1)/2| / s` where that is above 0 (bilinear), or 1 for d
@@ -185,15 +185,15 @@ class FanwiseUpsampling(FanwiseInitializer):
         whole = site_matrices(shape, site)
         if site is None or whole is None or not whole.is_transposed:
             allowed = (
-                "that of the kernel of a transposed convolution, inside a layer, whose "
-                "strides say by which factor it enlarges"
+                "the shape of the kernel of a transposed convolution, inside a layer, "
+                "whose strides say by which factor it enlarges"
             )
             raise fail(ValueError, "shape", allowed, shape)
         if shape[-1] != shape[-2]:
-            allowed = "of as many outputs as inputs, each channel being enlarged alone"
+            allowed = "of as many outputs as inputs, as each channel is enlarged by itself"
             raise fail(ValueError, "shape", allowed, shape)
         if any(rate > 1 for rate in site.layer.dilation_rate):
-            allowed = "that of a kernel without dilation, which leaves gaps"
+            allowed = "the shape of a kernel without dilation, which leaves gaps"
             raise fail(ValueError, "shape", allowed, shape)
         _, place = whole.central()
         values = np.eye(shape[-1])
@@ -325,8 +325,8 @@ class FanwiseSubpixel(FanwiseInitializer):
             or whole.outputs != (len(whole.shape) - 1,)
         ):
             allowed = (
-                "that of the kernel of a dense layer or a convolution, neither in groups "
-                "nor depthwise nor transposed, whose outputs are read by depth_to_space"
+                "the shape of the kernel of a dense layer or convolution, neither in "
+                "groups nor depthwise nor transposed, before a depth_to_space"
             )
             raise fail(ValueError, "shape", allowed, shape)
         phases = self.factor ** (len(whole.taps) or 2)
@@ -352,11 +352,11 @@ def _phase_axis(site: Site | None) -> int:
 class FanwiseChronoBias(FanwiseInitializer):
     """Biases of the gates of an LSTM or GRU that remembers over up to `longest` steps.
 
-    A gate whose bias is b forgets over about 1 + exp(b) steps. The forget gate of an LSTM
-    has biases log U(1, longest - 1), each its input gate the negative of the same number,
-    and the rest is 0; the update gate of a GRU, which keeps the state, has those of the
-    forget gate. So times of all lengths up to the longest that counts are there at the
-    start, uniformly.
+    A gate whose bias is b forgets over about 1 + exp(b) steps. The biases of the forget
+    gate of an LSTM are log U(1, longest - 1), those of its input gate the negative of the
+    same numbers, and the rest is 0. The update gate of a GRU, which keeps the state, has
+    the biases of a forget gate. So the units begin with memories of all lengths up to
+    `longest`, uniformly.
 
     For `bias_initializer` of `LSTM`, `GRU` and `ConvLSTM*`, and of their cells. An LSTM
     needs `unit_forget_bias=False`: Keras would put 1 in the place of these biases.
@@ -435,7 +435,7 @@ class FanwiseChronoBias(FanwiseInitializer):
         cell: Any = site.layer if site and site.name == "bias" else None
         is_lstm = isinstance(cell, keras.layers.LSTMCell) or is_convolutional_cell(cell)
         if not (is_lstm or isinstance(cell, keras.layers.GRUCell)):
-            allowed = "that of the bias of an LSTM, GRU or ConvLSTM, inside the layer"
+            allowed = "the shape of the bias of an LSTM, GRU or ConvLSTM, inside the layer"
             raise fail(ValueError, "shape", allowed, shape)
         if not is_lstm:
             return 3, 0, None  # Keras's order: update, reset, hidden
@@ -483,7 +483,7 @@ class FanwiseSiren(FanwiseInitializer):
         self.first = first
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """Uniform, by the fan_in of the weight; outside a layer, by that of its shape."""
+        """Uniform, by the fan_in of the weight; outside a layer, by its shape."""
         fan_in = max(1.0, (site.fans if site else shape_fans(shape)).fan_in)
         limit = 1.0 / fan_in if self.first else math.sqrt(6.0 / fan_in) / self.omega
         return Distribution("uniform", limit)

@@ -117,7 +117,7 @@ class _Pass:
         else:
             undo()
             scaled = output
-            row = row._replace(reason="what its layer gives does not scale with it")
+            row = row._replace(reason="the output of its layer does not scale with it")
         self.rows[call.layer] = row
         return scaled
 
@@ -126,7 +126,7 @@ class _Pass:
         if not _array(owned.variable.value).any():
             return "it is 0"
         if before == 0 or not math.isfinite(before):
-            return "what its layer gives is constant or not finite"
+            return "the output of its layer is constant or not finite"
         if self._by == "layer":
             return ""
         matrices = _matrices(owned)
@@ -135,7 +135,7 @@ class _Pass:
         units = [shape[axis] for axis in unit_axes(owned.layer, matrices, len(shape))]
         _, *biases = _kernel_and_bias(owned)
         shared = any(math.prod(bias.shape) != math.prod(units) for bias in biases)
-        return "its bias is that of several units" if shared else ""
+        return "several units share its bias" if shared else ""
 
     def _scale_units(
         self, variables: Sequence[keras.Variable], owned: OwnedWeight, raw: np.ndarray
@@ -229,23 +229,23 @@ def calibrate(
     only: str | Sequence[str] | None = None,
     dry_run: bool = False,
 ) -> CalibrationReport:
-    """Scales each kernel so that what its layer gives before its activation has this std.
+    """Scales each kernel so that the output of its layer, before activation, has this std.
 
     A batch is sent through the model once. At the first call of each layer that has a
     kernel, the kernel and its bias are multiplied by `std` over the standard deviation of
-    what the layer gives, before its activation; the layers after it see the scaled output,
-    so that one pass is enough. For that such a layer runs twice at its first call: with its
-    kernel as it was, and scaled, both times with the same random numbers; a layer of one's
+    the layer's output before its activation; the layers after it see the scaled output, so
+    that one pass is enough. For that such a layer runs twice at its first call: with its
+    kernel as it was, and scaled, both times with the same random numbers; a layer of your
     own that does something after its activation runs a third time, to tell whether the
-    kernel stands before that. All others run once. The model runs as in training, from the
+    kernel comes before that. All others run once. The model runs as in training, from the
     same random state at every call of this function, and no random state moves. Of a
     separable convolution the pointwise kernel is scaled.
 
-    Kept, and listed with the reason, are kernels that are 0, kernels of recurrent cells, of
-    layers that are quantized, adapted or normalize their kernel, those that several layers
-    share, those of a layer or model that holds other layers with kernels, and those with
-    which what the layer gives does not scale, and matrices of one's own layers that are
-    not recognized as kernels; see `Rule` for their roles. Nothing is written before the
+    Kept, and listed with the reason, are kernels that are 0 or shared by several layers;
+    kernels of recurrent cells, of layers that are quantized or adapted or that normalize
+    their kernel, and of a layer or model that holds other layers with kernels; kernels with
+    which the output of the layer does not scale; and matrices of your own layers that are
+    not recognized as kernels (see `Rule` for roles). Nothing is written before the
     pass has ended well; after any exception all weights are as before. The state of an
     optimizer is left alone.
 
@@ -273,7 +273,7 @@ def calibrate(
             shape than the model takes, or not given and the model does not say that.
 
     References: Mishkin and Matas 2016, "All you need is a good init",
-    <https://arxiv.org/abs/1511.06422>, algorithm 1, which runs the network anew for each
+    <https://arxiv.org/abs/1511.06422>, algorithm 1, which runs the network again for each
     layer; by unit, Krähenbühl et al. 2016, <https://arxiv.org/abs/1511.06856>, section 3.1.
 
     Example: Glorot's kernels, on the way through ReLUs.
@@ -371,4 +371,4 @@ def _reason(owned: OwnedWeight, names: Sequence[str], is_shared: bool) -> str:
         return "its layer holds others with kernels"
     if {*names} == {"depthwise_kernel", "pointwise_kernel"}:
         return "" if variable.name == "pointwise_kernel" else "the pointwise one is scaled"
-    return "" if len(names) == 1 else "its layer has several"
+    return "" if len(names) == 1 else "its layer has several kernels"

@@ -59,7 +59,7 @@ def diagnose(
 
     All evidence is gathered and weighed once: the weights (`audit`), signal and gradients
     on the batch (`signal`, of the compiled loss if there is `y`), inputs, saturated
-    activations, the loss at the start by that of the base rates, and the head against the
+    activations, the loss at the start against the base rates', and the head against the
     loss. What was measured outranks the weights: where signal and gradients are healthy,
     a weight of another scale is at most a warning.
 

@@ -116,7 +116,7 @@ class _Seeds(NamedTuple):
         try:
             return type(initializer).from_config({**config, "seed": seed})
         except Exception as error:
-            allowed = f"one that its own config makes again ({error})"
+            allowed = f"one that can be made again from its config ({error})"
             raise fail(ValueError, "initializer", allowed, initializer) from error
 
 
@@ -291,12 +291,12 @@ def initialize(
     dry_run: bool = False,
     reset_optimizer: bool = True,
 ) -> StartReport:
-    """Gives the weights of a built model a start, by a recipe or by rules.
+    """Draws the weights of a built model by a recipe or by rules.
 
-    Every weight is filled by the first rule that it meets; what meets none is kept. The
-    values depend on the seed, on the weight's name without the numbers that Keras adds,
-    and among weights of equal names on their order: they are the same on every backend,
-    and inserting a named layer leaves those of the others as they were.
+    Every weight is filled by the first rule that it meets; a weight that meets none is
+    kept. The values depend on the seed, on the weight's name without the numbers that Keras
+    adds, and among weights of equal names on their order: they are the same on every
+    backend, and inserting a named layer leaves the other layers' values as they were.
 
     The layers are given those initializers: `reinitialize` draws by them, and the model
     saves with them.
@@ -319,8 +319,8 @@ def initialize(
             other weights. There is a warning for branches that cannot start at 0, and for
             layers that may hide some.
         dry_run: whether only to return the plan.
-        reset_optimizer: whether the state of a compiled model's optimizer is made that
-            of a new optimizer, but for the learning rate.
+        reset_optimizer: whether the optimizer of a compiled model gets the state of a new
+            one, except for the learning rate.
 
     Returns:
         A `StartReport` of every weight: print it, or read its `rows`.
@@ -412,10 +412,10 @@ def reinitialize(
     dry_run: bool = False,
     reset_optimizer: bool = True,
 ) -> StartReport:
-    """Gives every weight of a built model a new value, by the initializer it was given.
+    """Gives a built model fresh weights, drawn by the initializers of its layers.
 
-    Random initializers draw anew, whatever seed they were given; the others give what
-    they gave: biases, moving statistics and the like start as in a new model. Calling
+    Random initializers draw new values, whatever seed they have; the others give the same
+    ones as before: biases, moving statistics and the like are as in a new model. Calling
     the initializers of the layers, as is often advised, would restore the old values:
     in Keras 3 an initializer gives the same ones at every call.
 
@@ -423,12 +423,12 @@ def reinitialize(
     Keras counts them, by this package's sampler: equal seeds give equal models, on every
     backend. Frozen layers are redrawn too, and a weight that layers share is drawn once.
 
-    Kept, and told of in the report, are layers that were adapted to data (`Normalization`
-    and the like) and quantized ones; weights that their layer gave values when it was
-    built, such as positions or a bank of filters; and those of which nobody knows the
-    initializer, as they were not made by `add_weight`. An initializer that gives the same
-    values with every seed, such as a `Constant` of an array, gives them again. For what
-    was made to be trained and does not start otherwise, there is a warning.
+    Kept, and listed in the report, are layers that were adapted to data (`Normalization`
+    and the like) and quantized ones; weights to which their layer assigned values when it
+    was built, such as positions or a bank of filters; and weights that were not made by
+    `add_weight`, so that their initializer is not known. An initializer that gives the same
+    values with every seed, such as a `Constant` of an array, gives them again. There is a
+    warning for trainable weights that are the same with every seed.
 
     Args:
         model: a built model, or a built layer.
@@ -437,7 +437,7 @@ def reinitialize(
             `"head/*"`; see `Rule`. By default all.
         learning_rate: for the optimizer of a compiled model. By default it stays, also
             where a callback has lowered it, and the report says so; a schedule begins
-            anew.
+            again at its first step.
         dry_run: whether only to return the plan.
         reset_optimizer: see `initialize`.
 
@@ -615,7 +615,7 @@ def _new_state(optimizer: Any) -> list[tuple[keras.Variable, Callable[[], Any]]]
         return new_optimizer_state(optimizer)
     except Exception as error:
         allowed = (
-            "False for an optimizer that its own config does not make again "
+            "False for an optimizer that cannot be made again from its config "
             f"({type(optimizer).__name__}: {error})"
         )
         raise fail(ValueError, "reset_optimizer", allowed, True) from error

@@ -39,8 +39,8 @@ def output_bias(
     weights w is the least, Σ w L(y, c), and the bias is b with f(b) = c, where f is the
     activation of the head: for softmax the logarithm of the shares of the classes, for a
     sigmoid log p / (1 - p), for the mean squared error the mean, for the mean absolute
-    error the median, each for every unit. Training begins at the loss of the base rates,
-    and not at that of a guess, as far as the kernel gives little: what it gives is added.
+    error the median, each for every unit. If the output of the kernel, to which the bias is
+    added, is small, training begins at the loss of the base rates and not of a guess.
 
     The best constants are known of all regression losses of Keras, of its cross-entropies
     (focal ones and smoothed labels too), the Kullback-Leibler divergence, Poisson and the
@@ -195,7 +195,7 @@ class _Bias:
         if math.prod(self.shape) != math.prod(one.shape) or (
             math.prod(sizes) != math.prod(shape)
         ):
-            raise _wrong(one, "has a bias of which is not known what becomes of it")
+            raise _wrong(one, "has a bias whose effect on the output is not known")
         kept = self.axes if same else range(1, rank)
         # Of positions that are alike one is enough.
         self._small = tuple(
@@ -246,7 +246,7 @@ class _Bias:
             values = self._inverse(constant)
             near = abs(self._units(values) - constant) <= 2 * _NEAR * _size(constant)
         except (TypeError, ValueError) as error:
-            message = f"has a head of which is not known what it gives ({error})"
+            message = f"has a head whose output is not known ({error})"
             raise _wrong(self._one, message) from error
         if not near.all():
             text = np.array2string(constant.ravel(), precision=4, threshold=4, edgeitems=2)

@@ -73,12 +73,13 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
 
     - `"critical"`: a deep plain network at criticality, where signals and gradients keep
       their size through any depth (see `criticality`, for the references too). It reads
-      each layer's activation, its own or that of the activation layer behind it, and
+      each layer's activation, its own or the one of the activation layer after it, and
       counts the L layers with one. The variance q of the signal before an activation
       becomes that of its critical point, 1/L for tanh and its like, 1 for ReLU. Between
       layers of the same activation kernels have its weight variance, biases its bias
-      variance; the first layer brings inputs of mean square 1 to q, the last one what comes
-      to 1, and others q to q, without biases. Kernels of dense layers are
+      variance; the first layer brings inputs of mean square 1 to q, the last one brings its
+      input to 1, and a layer between two activations brings the q of one to the q of the
+      other, without biases. Kernels of dense layers are
       `FanwiseOrthogonal`, those of convolutions with stride 1, transposed ones too,
       `FanwiseDeltaOrthogonal`, and those of other convolutions normal with the variance
       over fan_in. Where a layer widens, the gain makes up for a signal that is spread over
@@ -95,8 +96,8 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
       2.3).
     - `"deepnorm"`: transformers that normalize after each addition, with N branches:
       kernels `fanwise_glorot_normal`, those of branches, but for queries and keys, times
-      (4 N)^(−1/4), biases and β 0, γ 1. What passes a branch by is to be multiplied by
-      N^(1/4), in the model, which the report says (Wang et al. 2022,
+      (4 N)^(−1/4), biases and β 0, γ 1. The model has to multiply what goes past a branch
+      by N^(1/4), which the report says (Wang et al. 2022,
       <https://arxiv.org/abs/2203.00555>, figure 2, of encoders or decoders alone).
     - `"siren"`: implicit networks with `sin(30 x)`: kernels `FanwiseSiren()`, with
       `first=True` where no kernel comes before, biases uniform within 1/√fan_in (Sitzmann
@@ -117,8 +118,8 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
     All but `"critical"` set moving means to 0 and moving variances to 1. `"glorot"`,
     `"he"`, `"lecun"` and `"fixup"` give embeddings variance 1, of which a lookup makes
     signals of variance 1, but 1 over their length in a `ReversibleEmbedding`, whose way
-    back multiplies by them. What no rule names stays as it is. What a
-    kernel is, in layers of one's own too, goes by its role; see `Rule`.
+    back multiplies by them. Weights that no rule meets stay as they are. Whether a weight
+    is a kernel, in layers of your own too, depends on its role; see `Rule`.
 
     Example:
 

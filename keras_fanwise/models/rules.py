@@ -97,7 +97,7 @@ class Rule:
             `"head/*"` is also met by `"model/head/kernel"`.
         layer: a layer class, or a tuple of them. Met by weights of a layer of that
             class, also of one that is inside it: the weights of an `LSTM` belong to its
-            cell, those of a `MultiHeadAttention` to its `EinsumDense` layers.
+            cell, the weights of a `MultiHeadAttention` to its `EinsumDense` layers.
         weight: the weight's name, or a glob, such as `"*kernel"`; or the weight itself, or
             a tuple of weights.
         optional: whether the rule may go without a weight; by default this is an error.
@@ -225,16 +225,16 @@ def resolved(
 def residual_ends(model: keras.Layer) -> ResidualReport:
     """The residual branches of a model, and the last weight of each.
 
-    A branch is what is added to a signal that also passes it by: f in x + f(x), also where
-    x is brought into the shape of f(x) by one kernel without an activation. Its last weight
-    is the γ or scale behind its last kernel, or that kernel: with zeros there, the branch
+    A residual branch is f in x + f(x): its result is added to its own input, perhaps after
+    one kernel without an activation has brought x into the shape of f(x). Its last weight
+    is its last kernel, or the γ or scale after that kernel: with zeros there, the branch
     gives zeros. These are the weights that `initialize(..., residual=...)` and
     `Rule(..., residual_end=True)` are about.
 
     The model is called on symbolic tensors, and its layers are opened down to those of
     Keras; nothing in it changes. Layers that cannot be opened, as they call a backend
     directly or look at values, are listed. Additions that join embeddings, towers, masks
-    or the paths of a U-Net are no residual ones.
+    or the paths of a U-Net do not count.
 
     Args:
         model: a built model, or a built layer.

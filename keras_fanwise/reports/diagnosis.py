@@ -67,7 +67,7 @@ class Condition(FindingKind):
     )
     INITIALIZER = (
         "initializer",
-        "none if it was trained or set on purpose; reinitialize(model) draws it anew",
+        "none if it was trained or set on purpose; reinitialize(model) draws it again",
     )
 
 
@@ -108,7 +108,7 @@ class WeightAudit(NamedTuple):
 
     Attributes:
         path, layer, shape, fans, role: as in `WeightFans`.
-        initializer: that it was given; `""` if nobody knows.
+        initializer: that it was given; `""` if not known.
         mean, std: of the values.
         positive: the share of positive values, zeros counted half.
         std_asked: the standard deviation that the fans ask for; `None` for weights that are
@@ -153,8 +153,8 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
         name: of the model.
         findings: list of `AuditFinding`, also as `errors`, `warnings` and `notes`.
         ignored: list of those findings that the caller said to ignore.
-        is_trained: whether most kernels are no longer what their initializers draw, nor
-            most biases; then nothing that is finite is more than a note.
+        is_trained: whether most kernels and most biases are no longer what their
+            initializers draw; then every finding about finite values is a note.
     """
 
     _title = "Audit of"
@@ -168,7 +168,7 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
     def remedies(self) -> dict[str, Any]:
         """For the path of each weight that needs one, an initializer that mends it.
 
-        `keras_fanwise.initialize(model, report.remedies())` draws these weights anew.
+        `keras_fanwise.initialize(model, report.remedies())` draws these weights again.
         """
         return {
             finding.path: finding.replacement
@@ -188,10 +188,7 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
             return f"The model will not start well: {counts}."
         if self.warnings:
             return f"The model may start badly: {counts}."
-        return (
-            f"The weights are well scaled: {counts}. What becomes of a signal is for "
-            "signal(model, x) to say."
-        )
+        return f"The weights are well scaled: {counts}. signal(model, x) measures a signal."
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         rows = {row.path: row for row in self.rows}
@@ -291,7 +288,7 @@ class SignalFinding(NamedTuple):
             explodes by the least or the most.
         numbers: what was measured.
         remedy: what helps.
-        replacements: for the path of each weight that is to be drawn anew its initializer.
+        replacements: for the path of each weight to be drawn again, its new initializer.
     """
 
     verdict: Verdict
@@ -458,7 +455,7 @@ class SignalReport(LayerReport[LayerSignal, SignalFinding]):
     def remedies(self) -> dict[str, Any]:
         """For the path of each kernel whose scale is to be changed, an initializer.
 
-        `keras_fanwise.initialize(model, report.remedies())` draws these kernels anew.
+        `keras_fanwise.initialize(model, report.remedies())` draws these kernels again.
         """
         return {
             path: initializer
@@ -574,7 +571,7 @@ class Diagnosis(Report[Trial, DiagnosisFinding]):
         """Carries out the start that helps most, on the model that was diagnosed.
 
         Args:
-            seed: an integer from 0 to 2**64 - 1, of what is drawn anew.
+            seed: an integer from 0 to 2**64 - 1, for what is drawn.
 
         Returns:
             The report of what was done.

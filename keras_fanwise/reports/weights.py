@@ -101,7 +101,7 @@ class WeightStart(NamedTuple):
         initializer: what fills it; `""` where nothing does.
         std_asked: the standard deviation that the initializer draws with; `None` for
             those that are not random or not known.
-        std: that of the values; `None` in a plan.
+        std: the standard deviation of the values; `None` in a plan.
         status, reason: `"set"` or `"kept"`, and why it is kept.
     """
 
@@ -251,7 +251,7 @@ class OutputBias(NamedTuple):
         output, loss: the names of the output and of its loss.
         smallest, largest: of the values that it is set to; `None` if it is kept.
         loss_before, loss_after: the loss of what the output gives without inputs, by the
-            bias as it was and as it is set; the second is that of the base rates.
+            bias as it was and as it is set; the second is the loss of the base rates.
         status, reason: `"set"` or `"kept"`, and why it is kept.
     """
 

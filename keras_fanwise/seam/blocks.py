@@ -1,4 +1,4 @@
-"""Blocks of code in which weights are filled otherwise: `retrofit` and `skip_init`."""
+"""Blocks of code in which weights are filled differently: `retrofit` and `skip_init`."""
 
 import contextlib
 import functools
@@ -100,7 +100,7 @@ class Retrofit(_Block):
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            allowed = "a function that is no generator, whose body runs when it is called"
+            allowed = "a function that runs when it is called, not a generator"
             raise fail(TypeError, "function", allowed, function)
 
         def inside(*args: Any, **kwargs: Any) -> Any:
@@ -304,8 +304,8 @@ def skip_init() -> SkipInit:
 
     Around `keras.models.load_model`, `load_weights` on a model that is built in the
     block, `from_preset` of KerasHub, or `clone_model` with `set_weights`. The random
-    initializers of Keras (not their subclasses) and those of this package are put off;
-    all others fill their weights as ever. At the end of the block, also if it raises,
+    initializers of Keras (not their subclasses) and of this package wait; all others fill
+    their weights as usual. At the end of the block, also if it raises,
     each weight to which nothing was assigned successfully is drawn by its own
     initializer, with the values that it would have had, and its path is listed in the
     `drawn` of what `with` gives. Every other random number of the program is as without

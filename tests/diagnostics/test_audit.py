@@ -176,9 +176,7 @@ def test_a_weight_that_repeats_another_is_named(clean, factor):
     [finding] = [f for f in kf.audit(clean).findings if f.condition == SYMMETRY]
     assert finding.path == key.path
     assert "attention/query/kernel" in finding.numbers
-    assert finding.remedy.startswith(
-        "give each an initializer or a seed of its own, or draw"
-    )
+    assert finding.remedy.startswith("give each its own initializer or seed, or draw")
 
 
 COPIES = {
@@ -572,7 +570,7 @@ def test_depthwise_kernels_are_errors_unless_a_normalization_undoes_them():
         level = {2: "note", 3: "warning", 6: "error"}[blocks]
         assert {f.severity for f in found} == {"note" if normalized else level}
         assert len(found) == blocks
-        assert all(("it turns fast" in f.cause) == normalized for f in found)
+        assert all(("it changes quickly" in f.cause) == normalized for f in found)
         assert {f.replacement for f in found} == {"fanwise_glorot_uniform"}
         assert all(0.08 < f.factor < 0.17 for f in found)
     assert kf.audit(depthwise_network(6, False, "fanwise_glorot_uniform")).errors == []
@@ -687,7 +685,7 @@ def test_kernels_that_are_meant_to_be_as_they_are():
     kf.initialize(layer, kf.Rule("zeros", weight="kernel"))
     [finding] = kf.audit(layer).findings
     assert finding.condition == SYMMETRY
-    assert finding.cause == "Zeros gives it so"
+    assert finding.cause == "this is what Zeros draws"
 
 
 def test_weights_without_values_and_with_equal_paths():

@@ -149,4 +149,4 @@ def test_equal_units_and_copies_are_found_among_zeros(model):
     second.assign(values_of(first))
     (finding,) = kf.audit(again).findings
     assert finding.condition == Condition.SYMMETRY
-    assert "its values are those of" in finding.numbers
+    assert "it has the values of" in finding.numbers

@@ -140,7 +140,7 @@ def test_no_isometry_is_an_error_that_says_why():
 )  # fmt: skip
 def test_delta_is_for_convolutions(layer, shape):
     with pytest.raises(
-        ValueError, match=r"head/kernel of shape \(.*\): `shape` must be that of a convol"
+        ValueError, match=r"head/kernel of shape \(.*\): `shape` must be the shape of a con"
     ):
         layer().build(shape)
 

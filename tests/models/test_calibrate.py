@@ -232,7 +232,7 @@ def test_what_is_kept_is_listed_with_the_reason():
     ends = {
         "separable/depthwise_kernel": "the pointwise one is scaled",
         "zero/kernel": "it is 0",
-        "normalizing/kernel": "what its layer gives does not scale with it",
+        "normalizing/kernel": "the output of its layer does not scale with it",
         "dense/kernel": "normalized at every call",
         "gru_cell/kernel": "of a recurrent cell",
         "gru_cell/recurrent_kernel": "of a recurrent cell",
@@ -730,7 +730,8 @@ class Unnamed(layers.Layer):
 
 def test_kernels_of_one_name_are_several():
     model = keras.Sequential([keras.Input((8,)), Unnamed()])
-    assert [row.reason for row in kf.calibrate(model)] == ["its layer has several"] * 2
+    reasons = [row.reason for row in kf.calibrate(model)]
+    assert reasons == ["its layer has several kernels"] * 2
 
 
 def test_adapted_and_quantized_layers_are_kept_as_such():
