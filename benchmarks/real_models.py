@@ -16,7 +16,7 @@ import importlib.metadata
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,19 +28,24 @@ HEADER = """# Real models
 
 What models that others wrote need for a good start, from their own initializers and
 untrained, on {backend} with Keras {version}{hub}: `python benchmarks/real_models.py --write
-docs/real_models.md` prints this table. Of keras.applications the smallest of each family
+docs/real_models.md` prints this page. Of keras.applications the smallest of each family
 stands for all its sizes, on the smallest images that it takes; the backbones of keras-hub
 are made small: four layers and a width of 384 where they are transformers.
 
-- Kernels: those that `calibrate` lists, with what may be none.
-- Additions: those that join a residual branch, as `residual_ends` counts them.
-- Errors and notes are those of `audit`, by cause. With notes a model may start well: its
-  initializers count other fans than its layers have, by a factor that does not hurt or that
-  a normalization undoes.
-- Kept: what `calibrate` leaves as it is, and why.
-- Recipes: those that apply to the model and from which `signal` has no finding.
-- Mended by: what leaves neither an error nor a finding, where there is one at first.
+- Kernels: all that `calibrate` lists, also matrices that may not be kernels.
+- Additions: sums that a residual branch ends in, as `residual_ends` counts them.
+- Errors and notes are found by `audit`. With notes a model may start well: its initializers
+  count other fans than its layers have, by a factor that does no harm or that a
+  normalization undoes.
+- Signal: the number of findings of `signal`.
 
+"""
+IN_FULL = """
+## What was found
+
+The models with an error or a finding of `signal`: what `calibrate` leaves as it is, and why
+(kept); the recipes that apply to the model and after which `signal` has no finding; and the
+first change that leaves neither an error nor a finding (mended by).
 """
 # As many as `signal` draws by itself.
 _SAMPLES = 32
@@ -53,24 +58,21 @@ COLUMNS = (
     "additions",
     "errors",
     "notes",
-    "`signal`",
-    "kept",
-    "recipes",
-    "mended by",
+    "signal",
 )
 
 
 class Needs(NamedTuple):
-    """Of a model; texts as they stand in the table."""
+    """Of a model; errors, notes and kept weights as the number for each cause."""
 
     weights: int
     kernels: int
     additions: int
-    errors: str
-    notes: str
-    signal: str
-    kept: str
-    recipes: str
+    errors: Counter[str]
+    notes: Counter[str]
+    signal: list[str]
+    kept: Counter[str]
+    recipes: list[str]
     mended_by: str
 
 
@@ -108,7 +110,8 @@ def main() -> None:
         print_disagreements(results, unfit)
         return
     lines = [row(name, found) for name, found in results.items()]
-    lines += [f"| {name} | does not fit in memory{' |' * 9}" for name in unfit]
+    lines += [f"| {name} | does not fit in memory{' |' * 6}" for name in unfit]
+    in_full = [part for name, found in results.items() for part in details(name, found)]
     hub = ""
     if real_models.HAS_KERAS_HUB:
         hub = f" and keras-hub {importlib.metadata.version('keras-hub')}"
@@ -116,7 +119,10 @@ def main() -> None:
         backend=arguments.backend, version=importlib.metadata.version("keras"), hub=hub
     )
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines]
-    page = header + "\n".join(table) + "\n"
+    page = "\n".join(
+        [header + table[0], *table[1:], *([IN_FULL] if in_full else []), *in_full]
+    )
+    page = page.rstrip("\n") + "\n"
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     if arguments.write:
         arguments.write.write_text(page)
@@ -149,8 +155,8 @@ def needs(name: str) -> Needs:
         errors,
         notes,
         signal,
-        "; ".join(f"{count}: {reason}" for reason, count in kept.items()),
-        ", ".join(recipes),
+        kept,
+        recipes,
         mended_by,
     )
 
@@ -217,21 +223,18 @@ def print_disagreements(results: dict[str, Agreement], unfit: list[str]) -> None
     )
 
 
-def causes(findings: Sequence[Any]) -> str:
-    """Such as "5 Glorot: HeNormal counts no strides"."""
-    counts = Counter((found.condition.label, found.cause) for found in findings)
-    return "; ".join(
-        f"{count} {label}: {cause}" for (label, cause), count in counts.items()
-    )
+def causes(findings: Sequence[Any]) -> Counter[str]:
+    """How often there is, for instance, "Glorot: HeNormal counts no strides"."""
+    return Counter(f"{found.condition.label}: {found.cause}" for found in findings)
 
 
-def signal_findings(model: Any, x: Any) -> str:
+def signal_findings(model: Any, x: Any) -> list[str]:
     import keras_fanwise
 
-    return "; ".join(
+    return [
         f"{found.verdict.label} {found.direction} at {found.path}: {found.numbers}"
         for found in keras_fanwise.signal(model, x).findings
-    )
+    ]
 
 
 def is_good(model: Any, x: Any) -> bool:
@@ -301,8 +304,26 @@ def first_mend(name: str, x: Any) -> str:
 
 
 def row(name: str, found: Needs) -> str:
-    cells = [name, f"{found.weights / 1e6:.1f}", *(str(each) for each in found[1:])]
-    return f"| {' | '.join(cell or 'none' for cell in cells[:-1])} | {cells[-1]} |"
+    counts = found.errors.total(), found.notes.total(), len(found.signal)
+    cells = [name, f"{found.weights / 1e6:.1f}", found.kernels, found.additions, *counts]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def details(name: str, found: Needs) -> Iterator[str]:
+    """The lines about a model with an error or a finding of `signal`; none for others."""
+    if not (found.errors or found.signal):
+        return
+    yield f"### {name}\n"
+    for what, counts in {
+        "errors": found.errors,
+        "notes": found.notes,
+        "kept": found.kept,
+    }.items():
+        parts = "; ".join(f"{count} × {cause}" for cause, count in counts.items())
+        yield f"- {what}: {parts or 'none'}"
+    yield f"- signal: {'; '.join(found.signal) or 'none'}"
+    yield f"- recipes: {', '.join(found.recipes) or 'none'}"
+    yield f"- mended by: {found.mended_by}\n"
 
 
 if __name__ == "__main__":
