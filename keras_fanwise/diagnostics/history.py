@@ -54,8 +54,7 @@ class SignalHistory(keras.callbacks.Callback):
     that `fit` returns. Each `fit` begins anew.
 
     Args:
-        x: a batch that the model takes, kept in memory. 32 to 64 samples are enough; each
-            measurement costs about as much as two steps on them.
+        x: a batch that the model takes, kept in memory; 32 to 64 samples are enough.
         y: what the loss compares the results of `x` with. With it the gradients are those
             of the loss, and a loss that does not fall tells which changes are too fast.
         every: a positive integer; after how many epochs to measure again.

@@ -256,3 +256,15 @@ def test_nothing_is_compiled_by_a_second_signal():
     with heard_compilations() as compiled:
         kf.signal(model, x, y)
         assert not compiled
+
+
+@needs("jax")
+def test_nothing_is_compiled_to_measure_a_training_again():
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, "tanh")])
+    model.compile("adam", "mse")
+    history = kf.SignalHistory(x, y)
+    history.measure(model, 0)
+    with heard_compilations() as compiled:
+        history.measure(model, 1)
+        assert not compiled
