@@ -133,7 +133,7 @@ class SignalHistory(keras.callbacks.Callback):
         iterations = _iterations(model)
         changes: list[_Change] = []
         if self._measured:
-            steps = iterations - self._iterations
+            steps = max(0, iterations - self._iterations)
             triples = zip(self._kernels, self._samples, samples, strict=True)
             changes = [_change(one, steps, before, now) for one, before, now in triples]
         now = _Measurement(epoch, report, changes, _rate(model), {}, 0.0, [])
@@ -214,7 +214,7 @@ class _Measurement(NamedTuple):
     # the largest change per step, and what this measurement shows.
     fast: dict[str, _Change]
     pace: float
-    signs: list["_Sign"]
+    signs: list[HistoryFinding]
 
 
 class _Kernel(NamedTuple):
@@ -271,16 +271,6 @@ _SIGNAL_GREW, _GRADIENT_GREW = 1e3, 1e4
 _SHAPES = ("Flatten", "Reshape", "Permute")
 
 
-class _Sign(NamedTuple):
-    """Of a fault in one measurement."""
-
-    fault: FindingKind
-    severity: str
-    path: str
-    numbers: str
-    remedy: str
-
-
 def _findings(measured: Sequence[_Measurement]) -> list[HistoryFinding]:
     """One for each kind of fault and unbroken run of measurements that show it."""
     if not measured:
@@ -309,14 +299,9 @@ def _findings(measured: Sequence[_Measurement]) -> list[HistoryFinding]:
             first = next((one for one in alike if run and one.path == run.path), alike[0])
             numbers, semicolon, cause = first.numbers.partition(";")
             more = f" (and at {len(alike) - 1} more)" if len(alike) > 1 else ""
-            runs[fault] = HistoryFinding(
-                first.path,
-                run.epoch if run else now.epoch,
-                fault,
-                first.severity,
-                f"{numbers}{more}{semicolon}{cause}",
-                first.remedy,
-            )
+            numbers = f"{numbers}{more}{semicolon}{cause}"
+            epoch = run.epoch if run else now.epoch
+            runs[fault] = first._replace(epoch=epoch, numbers=numbers)
     return [*found, *runs.values()]
 
 
@@ -335,9 +320,9 @@ def _compared(earlier: Sequence[_Measurement], now: _Measurement) -> _Measuremen
     return now._replace(signs=list(_signs(start, now)))
 
 
-def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
+def _signs(start: _Measurement, now: _Measurement) -> Iterator[HistoryFinding]:
     """What a measurement shows."""
-    rows = now.report.rows
+    rows, epoch = now.report.rows, now.epoch
     changed = f"; kernels changed by up to {now.pace:.2g} of themselves per step"
     changed = changed if now.pace else ""
     is_fast = bool(now.fast)
@@ -358,7 +343,7 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
         else:
             remedy = Verdict.NON_FINITE.remedy
         for path in broken or values or slopes[::-1]:
-            yield _Sign(Verdict.NON_FINITE, ERROR, path, what, remedy)
+            yield HistoryFinding(path, epoch, Verdict.NON_FINITE, ERROR, what, remedy)
         return
     is_dead = False
     for row in rows:
@@ -367,11 +352,13 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
             numbers = f"{row.dead:.0%} of its units are 0 for the whole batch{changed}"
             remedy = Learning.FAST.remedy if is_fast else Verdict.DEAD.remedy
             level = ERROR if row.dead == 1 else WARNING
-            yield _Sign(Verdict.DEAD, level, row.name, numbers, remedy)
+            yield HistoryFinding(row.name, epoch, Verdict.DEAD, level, numbers, remedy)
         elif row.slope is not None and row.slope < SLOPE and row.depth < rows[-1].depth:
             numbers = f"its activation keeps {row.slope:.2g} of its slope{changed}"
             remedy = Learning.FAST.remedy if is_fast else Fault.SATURATION.remedy
-            yield _Sign(Fault.SATURATION, WARNING, row.name, numbers, remedy)
+            yield HistoryFinding(
+                row.name, epoch, Fault.SATURATION, WARNING, numbers, remedy
+            )
     for attribute, most in (("std", _SIGNAL_GREW), ("gradient_std", _GRADIENT_GREW)):
         was = max((getattr(row, attribute) or 0.0 for row in start.report.rows), default=0)
         for row in rows:
@@ -380,7 +367,9 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
                 numbers = f"{what} {getattr(row, attribute):.2g}, at the start {was:.2g} "
                 numbers += f"at most{changed}"
                 remedy = Learning.FAST.remedy
-                yield _Sign(Verdict.EXPLODING, ERROR, row.name, numbers, remedy)
+                yield HistoryFinding(
+                    row.name, epoch, Verdict.EXPLODING, ERROR, numbers, remedy
+                )
     # What a step too large has broken stays so, however small those after it are.
     is_useless = _is_useless(now, start)
     fast_now = {one.path for one in now.changes if _is_fast(one, start, now)}
@@ -391,11 +380,13 @@ def _signs(start: _Measurement, now: _Measurement) -> Iterator[_Sign]:
         loss, least = now.report.loss, start.report.loss
         if loss is not None and least is not None:
             numbers += f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
-        yield _Sign(Learning.FAST, WARNING, path, numbers, Learning.FAST.remedy)
+        yield HistoryFinding(
+            path, epoch, Learning.FAST, WARNING, numbers, Learning.FAST.remedy
+        )
     for change in now.changes:
         if not change.is_trainable:
             numbers, remedy = "its kernel is not trainable", Learning.FROZEN.remedy
-            yield _Sign(Learning.FROZEN, NOTE, change.path, numbers, remedy)
+            yield HistoryFinding(change.path, epoch, Learning.FROZEN, NOTE, numbers, remedy)
     if not is_dead and not is_fast:
         yield from _still(now, start)
 
@@ -413,8 +404,9 @@ def _is_useless(now: _Measurement, start: _Measurement) -> bool:
     return loss is not None and least is not None and not loss < _FALLEN * least
 
 
-def _still(now: _Measurement, start: _Measurement) -> Iterator[_Sign]:
+def _still(now: _Measurement, start: _Measurement) -> Iterator[HistoryFinding]:
     """Kernels that do not change although they are to learn."""
+    epoch = now.epoch
     changes = [one for one in now.changes if one.is_trainable and one.steps]
     decayed = now.rate and start.rate and now.rate <= _DECAYED * start.rate
     if not changes or decayed:
@@ -423,13 +415,16 @@ def _still(now: _Measurement, start: _Measurement) -> Iterator[_Sign]:
         largest = max(one.per_step for one in changes)
         numbers = f"no kernel changed by more than {largest:.2g} of itself per step"
         numbers += f", at a learning rate of {now.rate:.2g}" if now.rate is not None else ""
-        yield _Sign(Learning.SLOW, WARNING, changes[0].path, numbers, Learning.SLOW.remedy)
+        remedy, first = Learning.SLOW.remedy, changes[0].path
+        yield HistoryFinding(first, epoch, Learning.SLOW, WARNING, numbers, remedy)
         return
     for one in changes:
         if one.total == 0:
             numbers = f"its kernel did not change in {one.steps} steps"
             remedy = Learning.STARVED.remedy
-            yield _Sign(Learning.STARVED, WARNING, one.path, numbers, remedy)
+            yield HistoryFinding(
+                one.path, epoch, Learning.STARVED, WARNING, numbers, remedy
+            )
 
 
 def _rows(
