@@ -81,7 +81,7 @@ def output_bias(
     >>> report = output_bias(model, np.arange(1000) % 10 == 0)
     >>> [round(row.loss_after, 4) for row in report.rows]
     [0.3251]
-    >>> round(float(model.layers[-1].bias[0]), 3)  # log 0.1 / 0.9
+    >>> round(model.layers[-1].get_weights()[1].item(), 3)  # log 0.1 / 0.9
     -2.197
     """
     weights = owned_weights(model)
