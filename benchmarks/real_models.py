@@ -119,10 +119,9 @@ def main() -> None:
         backend=arguments.backend, version=importlib.metadata.version("keras"), hub=hub
     )
     table = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *lines]
-    page = "\n".join(
-        [header + table[0], *table[1:], *([IN_FULL] if in_full else []), *in_full]
-    )
-    page = page.rstrip("\n") + "\n"
+    if in_full:
+        table += [IN_FULL, *in_full]
+    page = header + "\n".join(table).rstrip("\n") + "\n"
     console.print(page, markup=False, highlight=False, soft_wrap=True)
     if arguments.write:
         arguments.write.write_text(page)

@@ -52,7 +52,7 @@ def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the one of `known` that `name` may mean, behind a space; or `""`."""
+    """A hint at the one of `known` that `name` may mean, after a space; or `""`."""
     near = difflib.get_close_matches(name.lower(), known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -149,7 +149,7 @@ def split_number(layer: keras.Layer) -> tuple[str, int] | None:
     """The name of a layer without its number, and the number; `None` if a user chose it.
 
     Keras names layers after their class and numbers them through the process: `dense`,
-    `dense_1`, `dense_2`. A name that looks otherwise is a user's.
+    `dense_1`, `dense_2`. Any other name is a user's.
     """
     # Bidirectional puts one of two words before the name of its layer.
     base = snake_case(type(layer).__name__)

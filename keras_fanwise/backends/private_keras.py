@@ -114,7 +114,7 @@ def scopes() -> list[tuple[str, keras.Layer | None]]:
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables of a layer that are not those of layers inside it."""
+    """The variables of a layer without the layers inside it."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
@@ -164,7 +164,7 @@ def kept_names() -> Iterator[None]:
 
 
 def lists_layers(layer: keras.Layer) -> bool:
-    """Whether its config holds those of its layers: a functional model or a Sequential.
+    """Whether its config holds its layers' configs: a functional model or a Sequential.
 
     Not so of a class that derives from them and has a config of its own.
     """
@@ -316,7 +316,7 @@ def _enter_symbolic_backend(entries: int) -> None:
 
 
 class _Operations:
-    """A module of the backend's operations; those of `keras.ops` for a `KerasTensor`."""
+    """A module of the backend's operations; for a `KerasTensor` of `keras.ops`."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -409,7 +409,7 @@ def new_compiled_loss(model: keras.Model) -> Iterator[None]:
 def training_aside(model: keras.Model) -> Iterator[None]:
     """In the block a compiled model is trained by a new optimizer, and without metrics.
 
-    What it is trained with is that of before in the end. The values of its variables, and
+    In the end it is trained with the same as before. The values of its variables, and
     of the metric that follows its loss, are for the caller to bring back.
     """
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())

@@ -4,7 +4,7 @@
 that asks; other threads, which may serve the model meanwhile, notice nothing. A call tells
 what the layer gives and what its own activation took. `forward_and_back`
 sends a gradient back, and shows it at every tensor that was put through its tap. On JAX
-nothing here is compiled anew for a batch of the shape of the one before, so that a callback
+nothing here is compiled again for a batch of the same shape as before, so that a callback
 may measure during a training as often as it likes.
 """
 

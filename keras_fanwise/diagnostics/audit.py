@@ -187,7 +187,7 @@ def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudi
 
 
 def _copies(weights: Sequence[MeasuredWeight]) -> Iterator[tuple[int, AuditFinding]]:
-    """Weights whose values are those of an earlier one, perhaps times a factor."""
+    """Weights that repeat the values of an earlier one, perhaps times a factor."""
     random = [
         index
         for index, weight in enumerate(weights)

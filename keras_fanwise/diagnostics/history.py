@@ -47,11 +47,11 @@ class SignalHistory(keras.callbacks.Callback):
     * kernels that change too fast, or hardly; that get no gradient, or are frozen;
     * what `signal` finds before the first step.
 
-    What grows by less is a trend, and no finding. The limits are those of
-    `benchmarks/history.py`, which also measures how often they are wrong. Training is bit
-    for bit what it would be without, and the columns `signal_findings`, how many errors and
+    Smaller growth is a trend, and no finding. `benchmarks/history.py` gives the limits, and
+    measures how often they are wrong. Training is bit for bit what it would be without,
+    and the columns `signal_findings`, how many errors and
     warnings there are, and `signal_dead`, the share of dead units, come into the history
-    that `fit` returns. Each `fit` begins anew.
+    that `fit` returns. Each `fit` starts the history again.
 
     Args:
         x: a batch that the model takes, kept in memory; 32 to 64 samples are enough.

@@ -94,7 +94,7 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def is_random(self) -> bool:
-        """Whether its values should look like draws: not those of, say, `identity`.
+        """Whether its values should look like draws: not with, say, `identity`.
 
         Those of `zeros` should, too, if they are no zeros any more.
         """

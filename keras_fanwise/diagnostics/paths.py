@@ -3,7 +3,7 @@
 Mean squares are followed as in a wide network: a signal of variance q has mean square
 E[φ(√q z)²] after an activation φ, for a standard normal z, and that of gradients is
 multiplied by E[φ'(√q z)²] there; a kernel multiplies by fan_in · Var(w), and on the way
-back by fan_out · Var(w). A path begins anew, at 1, at normalizations, at the ends of a
+back by fan_out · Var(w). A new path begins, at 1, at normalizations, at the ends of a
 model, and at functions whose gain nobody knows.
 
 Reference: Poole et al. 2016, <https://arxiv.org/abs/1606.05340>; Schoenholz et al. 2017,
@@ -95,7 +95,7 @@ class _Flow:
         self.factors: list[tuple[float, float]] = []  # of its kernels, forward and back
         self.comes = self.raw = self.gives = 1.0  # before them, after, and activated
         self.slope = 1.0  # by what the activation multiplies that of a gradient
-        self.is_cut = kind in _ENDS  # whether what comes after it begins anew
+        self.is_cut = kind in _ENDS  # whether a new path begins after it
         self.raw_gradient = 1.0  # the mean square of the gradient that arrives before it
         self.is_own = False  # whether that is for a function that Keras does not have
         # The call that gives most of what comes, and the first kernel of the path.

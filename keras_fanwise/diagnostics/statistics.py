@@ -72,7 +72,7 @@ def variance_deviation(ratio: float, count: int) -> float:
 
 
 def correlations(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The correlations of each two rows, 0 of those of equal values."""
+    """The correlations of each two rows, 0 for rows of equal values."""
     result: np.ndarray = np.clip(_directions(rows) @ _directions(others).T, -1.0, 1.0)
     return result
 

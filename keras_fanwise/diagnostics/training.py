@@ -360,7 +360,7 @@ _OUTPUTS = "bring the outputs to size: scale the inputs, or calibrate(model, x)"
 
 
 def _start(one: Compared) -> Iterator[DiagnosisFinding]:
-    """The loss at the start, by that of the base rates."""
+    """The loss at the start, against the loss of the base rates."""
     constant = one.constant()
     if constant is None:
         return

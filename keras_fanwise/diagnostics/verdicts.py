@@ -105,7 +105,7 @@ class _Wired:
         """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
 
         A kernel or a γ of 0 is such a choice if other signals join what comes of it, or
-        nothing comes behind it; what follows it up to there is 0 with it.
+        nothing comes after it; what follows it up to there is 0 with it.
         """
         passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
         chosen: set[Call] = set()

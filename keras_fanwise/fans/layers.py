@@ -499,7 +499,7 @@ def register_fans(*layer_classes: type) -> Callable[[_FansRule], _FansRule]:
     be set before `add_weight` is called.
 
     Args:
-        layer_classes: one or more subclasses of `keras.layers.Layer`; also those of
+        layer_classes: one or more subclasses of `keras.layers.Layer`; also layers of
             Keras itself, whose fans in the table are then asked for second.
 
     Returns:

@@ -69,7 +69,7 @@ def additions(graph: Graph) -> list[Branch]:
 
     An addition is residual if one of its inputs, x or what x becomes by at most one kernel
     and no activation, leads to another by a branch with a kernel. With a kernel on the
-    short way the branch must have an activation too, and another kernel must come behind
+    short way the branch must have an activation too, and another kernel must come after
     the addition. A branch that makes images smaller and then larger again, past a short
     way that does not, is one of a U-Net, and not residual.
     """

@@ -1,6 +1,6 @@
 """How a model is wired: every call of a layer or an operation, and what it takes.
 
-`keras.ops` and Python's operators are calls as those of layers are. Models that are made
+`keras.ops` and Python's operators are calls, as layers are. Models that are made
 of calls are read as Keras has recorded them; layers and models with a `call` of their own,
 and those layers of Keras that hold others, are opened on symbolic tensors.
 """

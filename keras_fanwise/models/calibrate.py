@@ -258,7 +258,7 @@ def calibrate(
             or more: the deviation on other samples differs by the sampling error.
         std: a number above 0.
         by: `"layer"` scales all units of a layer by one factor. `"unit"` scales each unit
-            by its own, and centres it where the layer has a bias. Units are those of
+            by its own, and centres it where the layer has a bias. Units are known for
             Keras's own dense, einsum and convolutional layers.
         only: a glob on the paths of the kernels to scale, or a list of them; see `Rule`.
         dry_run: whether only to return the report.

@@ -163,7 +163,7 @@ class Evidence(NamedTuple):
 
     @property
     def of_signal(self) -> int:
-        """How many errors are those of the signal."""
+        """How many errors the signal has."""
         errors = [one.fault for one in self.findings if one.severity == ERROR]
         return sum(isinstance(fault, Verdict) for fault in errors)
 

@@ -93,7 +93,7 @@ _LONG = 50_000_000
 
 
 class _Seeds(NamedTuple):
-    """The seed of a call, and whether those of the initializers go before it."""
+    """The seed of a call, and whether the initializers' own seeds go before it."""
 
     seed: int
     own_ones_count: bool
@@ -112,7 +112,7 @@ class _Seeds(NamedTuple):
         config = initializer.get_config()
         if "seed" not in config or (self.own_ones_count and config["seed"] is not None):
             return initializer
-        seed = stream_key(self.seed, key) % 2**31  # which those of others take
+        seed = stream_key(self.seed, key) % 2**31  # which initializers of others take
         try:
             return type(initializer).from_config({**config, "seed": seed})
         except Exception as error:
@@ -507,7 +507,7 @@ def left_out(only: Any, paths: Sequence[str]) -> list[str]:
 
 
 def untouchable(layer: keras.Layer) -> str:
-    """Why the weights of a layer are neither drawn anew nor scaled; or `""`."""
+    """Why the weights of a layer are neither drawn again nor scaled; or `""`."""
     if hasattr(layer, "adapt"):
         return "adapted to data"
     return "quantized" if getattr(layer, "quantization_mode", None) else ""

@@ -80,8 +80,8 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
       variance; the first layer brings inputs of mean square 1 to q, the last one brings its
       input to 1, and a layer between two activations brings the q of one to the q of the
       other, without biases. Kernels of dense layers are
-      `FanwiseOrthogonal`, those of convolutions with stride 1, transposed ones too,
-      `FanwiseDeltaOrthogonal`, and those of other convolutions normal with the variance
+      `FanwiseOrthogonal`, kernels of convolutions with stride 1, transposed ones too,
+      `FanwiseDeltaOrthogonal`, and kernels of other convolutions normal with the variance
       over fan_in. Where a layer widens, the gain makes up for a signal that is spread over
       more units. It is an error for networks with branches, normalization or other layers
       with weights, and for activations without a critical point.

@@ -33,7 +33,7 @@ SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 
 
 class Column(NamedTuple):
-    """A column of a table: the text of a row, and that of several rows shown as one."""
+    """A column of a table: the text of a row, and of several rows shown as one."""
 
     header: str  # with a line break if it takes two lines
     cell: Callable[[Any], str]

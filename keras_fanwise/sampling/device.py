@@ -70,7 +70,7 @@ def _philox(ops: Any, key: Any, counter: Any, second: Any = 0) -> tuple[Any, ...
     a = counter + 1
     zero = a ^ a
     state = (a, zero + second, zero, zero, key[0], key[1])
-    # Without a loop, a compiler computes the words anew for each use.
+    # Without a loop, a compiler computes the words again for each use.
     return tuple(ops.loop(0, 2, half, state))[:4]
 
 
@@ -318,7 +318,7 @@ def draw(
     numbers = (
         _table(family, dtype, spread) if by_table else _numbers(family, dtype, spread, mean)
     )
-    # Of float64 on JAX it is float32, unless JAX is told otherwise.
+    # JAX makes float32 of float64, unless `jax_enable_x64` is set.
     program = (compute, family, dtype, compute.dtype_of_tensor(dtype))
     integers = np.array([key & 2**64 - 1, key >> 64, 0], np.uint64).view(np.int64)
     region, each = Subarray(shape, index), words_of(dtype).per_counter

@@ -76,7 +76,7 @@ def orthonormal(normals: np.ndarray) -> np.ndarray:
     q = np.zeros(normals.shape)
     bits = min(_MOST_COLUMN_BITS, _COLUMN_REST_BITS - _halved_log2(rows))
     # From the last panel to the first: until a panel reflects them, columns and rows
-    # before its own are those of the identity.
+    # before its own are as in the identity.
     for start in reversed(range(0, columns, _PANEL)):
         panel = _panel(normals[:, start:, start : start + _PANEL])
         _reflect(q[:, start:, start:], panel, bits)

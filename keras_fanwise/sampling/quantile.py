@@ -17,7 +17,7 @@ Rational = tuple[Constants, Constants]
 
 
 def _constants(dtype: type, *values: float) -> Constants:
-    """As arrays without axes: NumPy takes these as they are, and converts a number anew
+    """As arrays without axes: NumPy takes these as they are, and converts a number again
     at each call, with Python's lock held, for which other threads have to wait."""
     return tuple(np.array(value, dtype) for value in values)
 

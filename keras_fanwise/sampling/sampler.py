@@ -261,7 +261,7 @@ class Stream(NamedTuple):
         mean: float = 0.0,
         index: Sequence[slice] | None = None,
     ) -> np.ndarray:
-        """Draws a tensor, or a part of it; the arguments are those of a `Distribution`.
+        """Draws a tensor, or a part of it; the arguments are as in a `Distribution`.
 
         Args:
             family: `"uniform"` on (-spread, spread); `"truncated_normal"`, a normal of

@@ -79,7 +79,7 @@ Deferrer = Callable[[Any, Any], Any]
 def install(resolver: Resolver, deferrer: Deferrer) -> None:
     """Wraps `keras.Layer.add_weight`, once.
 
-    Those of the last call count, so those of a package that is imported anew. Warns if the
+    The last call counts, so that of a package that is imported again. Warns if the
     layers of a later Keras do not go by it.
 
     Args:
@@ -140,7 +140,7 @@ def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, A
 
 
 def _resolved(identifier: Any, layer: keras.Layer, resolver: Resolver) -> Any:
-    """What Keras makes of the identifier, if that is ours; otherwise the identifier."""
+    """What Keras makes of the identifier, if that is ours; else the identifier."""
     if isinstance(identifier, dict):
         identifier = keras.initializers.get(identifier)
     ours = identifier

@@ -28,7 +28,7 @@ def install() -> None:
     """Wraps `keras.Layer.__init__`, once, to note whether a user named the layer.
 
     Keras keeps no account of it: a name such as `dense_1` does not tell, and the numbers
-    that it has given so far are also those of layers of other models.
+    that it has given so far also belong to layers of other models.
     """
     original = keras.Layer.__init__
     if hasattr(original, _MARK):

@@ -251,7 +251,7 @@ class _Twin(NamedTuple):
 
 
 def _twin(layer: keras.Layer) -> dict[int, _Twin]:
-    """Of the weights of a layer, by their ids, those of another of the same config."""
+    """The weights of another layer of the same config, by the ids of this layer's."""
     # Some layers, such as stateful ones, make variables of values, which must be filled.
     for block in (unfilled_variables(), kept_names()):
         try:

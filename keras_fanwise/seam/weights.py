@@ -48,7 +48,7 @@ def role(owned: OwnedWeight) -> Role:
     Keras's layers say so by its name. Layers of one's own call a matrix as they like, or
     not at all: it is a kernel if it has as many rows as the layer was built for input
     units, or as another kernel of the layer has columns; so is each of a stack of them,
-    such as those of experts or taps.
+    such as experts or taps.
     """
     layer, variable = owned.layer, owned.variable
     name, shape = str(variable.name), tuple(variable.shape)
@@ -138,7 +138,7 @@ def all_weights(model: keras.Layer) -> list[keras.Variable]:
 def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
     """Every weight of a model once, in the model's order.
 
-    A layer's public `weights` hold those of the layers inside it too, and only models
+    A layer's public `weights` hold the weights of layers inside it too, and only models
     list their layers in public.
 
     Raises:
