@@ -8,7 +8,7 @@ head, and with starts that are wrong. A fault is found if an error or a warning 
 kind. A start is cured if after `apply` no error is left, and the training loss after 10
 epochs of Adam at 0.001 is within 10% of the worst of the four that fit. The exit code is 1
 if more than one in 40 has a false alarm, fewer than 57 in 60 faults are found, or fewer
-than 90% of the starts are cured. It takes about ten minutes on one core.
+than 90% of the starts are cured. It takes about five minutes on one core.
 """
 
 import argparse

@@ -15,8 +15,8 @@ never learn or fewer than 88% are fine at 0.001.
 
 It trains on JAX, where one compiled loop trains all starts of a network. What is measured
 of a network is written to the file of results at once; what stands there already is not
-measured again, and with `--judge` only the verdicts are. It takes about ten minutes on one
-core.
+measured again, and with `--judge` only the verdicts are. It takes about twenty minutes on
+one core.
 """
 
 import argparse
