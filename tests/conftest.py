@@ -79,8 +79,8 @@ def compiled_in_less_time(request):
     import jax
 
     for_bits = request.path.parent.name in ("sampling", "backends")
-    if for_bits and jax.config.jax_disable_most_optimizations:
-        jax.clear_caches()
+    if for_bits:
+        jax.clear_caches()  # of what other modules have compiled
     jax.config.update("jax_disable_most_optimizations", not for_bits)
 
 
