@@ -391,8 +391,11 @@ def test_an_average_over_positions_is_no_loss():
     assert labels(report) == []
     # But a loss beside it is, and there is no allowance where nothing is averaged.
     small = layers.Rescaling(1e-4)
-    assert labels(kf.signal(convolutions([small, layers.GlobalAveragePooling2D()]))) == [
-        ("vanishing", way) for way in DIRECTIONS
+    small_too = kf.signal(convolutions([small, layers.GlobalAveragePooling2D()]))
+    # An error stands before a warning, and the draw decides which of them is one.
+    assert sorted(labels(small_too)) == [
+        ("vanishing", "backward"),
+        ("vanishing", "forward"),
     ]
     assert labels(kf.signal(convolutions([layers.Flatten()]))) == []
     assert len(labels(kf.signal(convolutions([small, layers.Flatten()])))) == 2

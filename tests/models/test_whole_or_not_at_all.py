@@ -189,7 +189,7 @@ class Sealed(keras.initializers.Initializer):
 def test_an_initializer_without_a_usable_config():
     model = used()
     before = state(model)
-    with pytest.raises(ValueError, match="`initializer` must be one that its own config"):
+    with pytest.raises(ValueError, match="that can be made again from its config"):
         kf.initialize(model, Rule(Sealed(1), path="two/kernel"), seed=0)
     assert is_as_before(model, before)
 

@@ -431,7 +431,7 @@ def test_a_generator_cannot_be_decorated():
         yield
 
     for function in (generator, asynchronous):
-        with pytest.raises(TypeError, match=r"no generator.*Received: function="):
+        with pytest.raises(TypeError, match=r"not a generator.*Received: function="):
             kf.retrofit()(function)
 
 
