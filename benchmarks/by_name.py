@@ -109,14 +109,16 @@ def row(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train from starts that papers name.")
     parser.add_argument("training", choices=tuple(RATES))
-    training = parser.parse_args().training
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 512])
+    arguments = parser.parse_args()
+    training = arguments.training
     rates = RATES[training]
     table = Table("start", "best rate", "score ± 95%", "seeds", box=None)
     if training == "chrono":
         for start in ("FanwiseChronoBias(100)", DEFAULT):
             table.add_row(*row(start, remembers(start), rates, 3, lowest=True))
     else:
-        for width in (32, 128, 512):
+        for width in arguments.widths:
             for start in ("transformer", DEFAULT):
                 name = f"{start}, width {width}"
                 table.add_row(*row(name, reads(start, width), rates, 5, lowest=False))
