@@ -188,7 +188,8 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
             return f"The model will not start well: {counts}."
         if self.warnings:
             return f"The model may start badly: {counts}."
-        return f"The weights are well scaled: {counts}. signal(model, x) measures a signal."
+        told = "Check the signal with signal(model, x)."
+        return f"The weights are well scaled: {counts}. {told}"
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         rows = {row.path: row for row in self.rows}
