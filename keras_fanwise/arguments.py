@@ -57,6 +57,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is True or False, and nothing that counts as one of them."""
+    if not isinstance(value, bool):
+        raise fail(TypeError, name, "True or False", value)
+    return value
+
+
 def real(name: str, value: Any) -> float:
     """`value` as a float, if it is a finite real number."""
     allowed = "a finite number"

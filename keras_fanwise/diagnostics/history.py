@@ -14,6 +14,7 @@ from keras_fanwise.diagnostics.signal import checked, measured_layers, measured_
 from keras_fanwise.diagnostics.training import SLOPE
 from keras_fanwise.fans.layers import layer_fans
 from keras_fanwise.graph.graph import Graph
+from keras_fanwise.initializers.variance_scaling import effective_fan
 from keras_fanwise.reports.diagnosis import Fault, FindingKind, SignalReport, Verdict
 from keras_fanwise.reports.history import (
     HistoryFinding,
@@ -233,7 +234,7 @@ def _kernels(model: keras.Model) -> Iterator[_Kernel]:
             if role(owned).is_matrix and is_float and id(variable) not in seen:
                 seen.add(id(variable))
                 fans = layer_fans(owned.layer, variable.name, tuple(variable.shape))
-                yield _Kernel(path, variable, math.sqrt(2 / max(2.0, sum(fans))))
+                yield _Kernel(path, variable, effective_fan(fans, "fan_avg") ** -0.5)
 
 
 def _change(kernel: _Kernel, steps: int, before: np.ndarray, now: np.ndarray) -> _Change:

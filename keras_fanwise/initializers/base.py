@@ -467,6 +467,29 @@ class FanwiseInitializer(keras.initializers.Initializer):
             self._init_seed = self.seed
 
 
+class DrawnWhole(FanwiseInitializer):
+    """Base of those whose weight is made whole on the host, and a part taken of it."""
+
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
+    ) -> np.ndarray:
+        """All values of the weight; the arguments are those of `sample`."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        """Draws the whole weight on the host, of which a part is taken."""
+        values = self.whole_values(stream, shape, dtype, site)
+        return values if index is None else values[tuple(index)]
+
+
 def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:
     return cls.sample is not FanwiseInitializer.sample
 

@@ -10,7 +10,7 @@ from keras_fanwise.arguments import fail, positive
 from keras_fanwise.fans.layers import Matrices
 from keras_fanwise.initializers.base import (
     Distribution,
-    FanwiseInitializer,
+    DrawnWhole,
     Seed,
     Site,
     site_matrices,
@@ -22,7 +22,7 @@ from keras_fanwise.sampling.sampler import Stream
 _TOGETHER = 2**18
 
 
-class FanwiseOrthogonal(FanwiseInitializer):
+class FanwiseOrthogonal(DrawnWhole):
     """Draws orthogonal matrices, distributed by Haar's measure.
 
     A matrix W from `inputs` to `outputs`, over the axes that the linear map of the layer
@@ -95,21 +95,13 @@ class FanwiseOrthogonal(FanwiseInitializer):
         whole = self.whole(shape, site)
         return whole, (slice(None),) * len(whole.shape)
 
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """Draws on the host: the whole weight, of which a part is taken."""
         part, place = self.matrices(shape, site)
         values = np.zeros(self.whole(shape, site).shape)
         values[place] = part.unstack(self.gain * _haar(stream, *part.stack_shape))
-        values = values.reshape(shape)
-        return values if index is None else values[tuple(index)]
+        return values.reshape(shape)
 
     def get_config(self) -> dict[str, Any]:
         return {"gain": self.gain, "seed": super().get_config()["seed"]}

@@ -7,21 +7,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import choice, fail, integer, positive, real
+from keras_fanwise.arguments import choice, fail, flag, integer, positive, real
 from keras_fanwise.fans.counting import shape_fans
 from keras_fanwise.fans.layers import Matrices, is_convolutional_cell
 from keras_fanwise.initializers.base import (
     Distribution,
+    DrawnWhole,
     FanwiseInitializer,
     Seed,
     Site,
     site_matrices,
 )
+from keras_fanwise.initializers.variance_scaling import effective_fan
 from keras_fanwise.sampling.quantile import log
 from keras_fanwise.sampling.sampler import Stream
 
 
-class FanwiseDirac(FanwiseInitializer):
+class FanwiseDirac(DrawnWhole):
     """The identity: what goes into a layer comes out of it, times `gain`.
 
     If there are more outputs than inputs, the further outputs are 0; if there are fewer,
@@ -76,21 +78,14 @@ class FanwiseDirac(FanwiseInitializer):
         std = abs(self.gain) * math.sqrt(share * (1.0 - share))
         return Distribution("dirac", std, self.gain * share)
 
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """Writes the ones on the host; the whole weight, of which a part is taken."""
         whole, part, place = self._matrices(shape, site)
         values = np.zeros(whole.shape)
         identity = np.eye(*part.stack_shape[1:])
         values[place] = part.unstack(np.tile(identity, (part.stack_shape[0], 1, 1)))
-        return _part(self.gain * values.reshape(shape), index)
+        return self.gain * values.reshape(shape)
 
     def get_config(self) -> dict[str, Any]:
         return {"gain": self.gain}
@@ -115,7 +110,7 @@ class FanwiseDirac(FanwiseInitializer):
 INTERPOLATIONS = ("bilinear", "nearest")
 
 
-class FanwiseUpsampling(FanwiseInitializer):
+class FanwiseUpsampling(DrawnWhole):
     """Makes a transposed convolution enlarge its input as `keras.ops.image.resize` does.
 
     The factor is the stride of the layer, for each axis. Each channel is enlarged by
@@ -165,17 +160,10 @@ class FanwiseUpsampling(FanwiseInitializer):
         spread, mean = (values.std(), values.mean()) if values.size else (0.0, 0.0)
         return Distribution("upsampling", float(spread), float(mean))
 
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """Computes the weights on the host; the whole, of which a part is taken."""
-        return _part(self._values(shape, site), index)
+        return self._values(shape, site)
 
     def get_config(self) -> dict[str, Any]:
         return {"interpolation": self.interpolation}
@@ -216,7 +204,7 @@ class FanwiseUpsampling(FanwiseInitializer):
         return values
 
 
-class FanwiseSubpixel(FanwiseInitializer):
+class FanwiseSubpixel(DrawnWhole):
     """Starts a convolution before `keras.ops.depth_to_space` without a checkerboard.
 
     Of the outputs of such a convolution `factor**2` become one channel of a larger image:
@@ -277,22 +265,14 @@ class FanwiseSubpixel(FanwiseInitializer):
         one = self.initializer.expected(shape, site)
         return Distribution("subpixel", one.std, one.mean)
 
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """Draws one phase on the host, and repeats it; of the whole a part is taken."""
         one, place = self._phase(shape, site)
         drawn = self.initializer.expected(one, place)
         phase = self.initializer.sample(stream, drawn, one, dtype, None, place)
         several = np.broadcast_to(phase, (shape[-1] // max(1, one[-1]), *one))
-        values = np.moveaxis(several, 0, _phase_axis(site)).reshape(shape)
-        return _part(values, index)
+        return np.moveaxis(several, 0, _phase_axis(site)).reshape(shape)
 
     def one_phase(self, values: np.ndarray, site: Site) -> tuple[np.ndarray, Site] | None:
         """What all phases of a weight are, as a weight of its own; `None` if they differ.
@@ -349,7 +329,7 @@ def _phase_axis(site: Site | None) -> int:
     return -1 if getattr(layer, "data_format", None) == "channels_first" else -2
 
 
-class FanwiseChronoBias(FanwiseInitializer):
+class FanwiseChronoBias(DrawnWhole):
     """Biases of the gates of an LSTM or GRU that remembers over up to `longest` steps.
 
     A gate whose bias is b forgets over about 1 + exp(b) steps. The biases of the forget
@@ -405,16 +385,9 @@ class FanwiseChronoBias(FanwiseInitializer):
             "chrono", math.sqrt(count * square / number - centre**2), centre
         )
 
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """Draws one bias for each unit on the host; of the whole a part is taken."""
         gates, keeps, closes = self._gates(shape, site)
         # A GRU that resets after its kernels has two rows, which are added: the first here.
         values = np.zeros((shape[0] if len(shape) == 2 else 1, gates, shape[-1] // gates))
@@ -423,7 +396,7 @@ class FanwiseChronoBias(FanwiseInitializer):
         values[0, keeps] = biases
         if closes is not None:
             values[0, closes] = -biases
-        return _part(values.reshape(shape), index)
+        return values.reshape(shape)
 
     def get_config(self) -> dict[str, Any]:
         return {"longest": self.longest, "seed": super().get_config()["seed"]}
@@ -478,20 +451,14 @@ class FanwiseSiren(FanwiseInitializer):
     def __init__(self, omega: float = 30.0, first: bool = False, seed: Seed = None) -> None:
         super().__init__(seed)
         self.omega = positive("omega", omega)
-        if not isinstance(first, bool):
-            raise fail(TypeError, "first", "True or False", first)
-        self.first = first
+        self.first = flag("first", first)
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
         """Uniform, by the fan_in of the weight; outside a layer, by its shape."""
-        fan_in = max(1.0, (site.fans if site else shape_fans(shape)).fan_in)
+        fan_in = effective_fan(site.fans if site else shape_fans(shape), "fan_in")
         limit = 1.0 / fan_in if self.first else math.sqrt(6.0 / fan_in) / self.omega
         return Distribution("uniform", limit)
 
     def get_config(self) -> dict[str, Any]:
         seed = super().get_config()["seed"]
         return {"omega": self.omega, "first": self.first, "seed": seed}
-
-
-def _part(values: np.ndarray, index: Sequence[slice] | None) -> np.ndarray:
-    return values if index is None else values[tuple(index)]

@@ -12,6 +12,7 @@ import keras
 from keras_fanwise.arguments import (
     choice,
     fail,
+    flag,
     glob_matches,
     nearest,
     printable,
@@ -148,8 +149,7 @@ class Rule:
             allowed = "a subclass of keras.Layer, a tuple of them, or None"
             raise fail(TypeError, "layer", allowed, self.layer)
         for name in ("optional", "residual_end", "head"):
-            if not isinstance(getattr(self, name), bool):
-                raise fail(TypeError, name, "True or False", getattr(self, name))
+            flag(name, getattr(self, name))
         if self.role is not None:
             choice("role", self.role, [each.value for each in Role])
 

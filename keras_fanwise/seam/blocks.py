@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import fail, flag
 from keras_fanwise.backends.arrays import platform, snapshot, unfilled, unfilled_array
 from keras_fanwise.backends.private_keras import (
     drawn_as_built,
@@ -146,9 +146,7 @@ def retrofit(*, orthogonal: bool = False) -> Retrofit:
     >>> type(layer.depthwise_initializer).__name__
     'FanwiseHeNormal'
     """
-    if not isinstance(orthogonal, bool):
-        raise fail(TypeError, "orthogonal", "True or False", orthogonal)
-    return Retrofit(orthogonal)
+    return Retrofit(flag("orthogonal", orthogonal))
 
 
 def retrofitted(identifier: Any) -> Any:
