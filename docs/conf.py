@@ -20,6 +20,8 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"keras_fanwise {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"
