@@ -25,9 +25,10 @@ from keras_fanwise.diagnostics.statistics import (
     shape_tail,
     variance_deviation,
 )
-from keras_fanwise.diagnostics.verdicts import fitting, flat_remedy, own_gain
+from keras_fanwise.diagnostics.verdicts import flat_remedy
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
 from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
+from keras_fanwise.initializers.activations import fitting, own_gain, rule_for
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
 from keras_fanwise.initializers.counterparts import counterpart
 from keras_fanwise.initializers.registration import CLASSES
@@ -606,7 +607,8 @@ def _miscounted(weight: MeasuredWeight) -> str:
     return f"counts {strides or 'by the shape alone'}"
 
 
-_RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "swish", "mish")
+# Of kernels whose initializer's scale does not fit, where no rule is known Glorot's.
+_BY_RULE = {"he": "fanwise_he_normal", "lecun": "fanwise_lecun_normal"}
 
 
 def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
@@ -622,8 +624,7 @@ def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
     elif weight.is_gamma:
         new = "ones"
     elif ours is None or not weight.has_fair_scale:
-        is_rectified = activation in _RECTIFIERS
-        new = "fanwise_he_normal" if is_rectified else "fanwise_glorot_uniform"
+        new = _BY_RULE.get(rule_for(activation), "fanwise_glorot_uniform")
         if gain := own_gain(activation):
             scale = f"; the scale for its activation is {gain}, or calibrate(model, x)'s"
     elif type(ours) is not FanwiseVarianceScaling and type(ours) in CLASSES:

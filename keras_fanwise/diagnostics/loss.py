@@ -418,11 +418,10 @@ class Head(NamedTuple):
     @property
     def functions(self) -> list[Callable[[Any], Any]]:
         """What is applied to the sum with the bias, in order."""
-        later = [
-            getattr(call.operation, "activation", None) or call.operation.call
-            for call in self.after
-        ]
-        return [*filter(callable, [getattr(self._layer, "activation", None)]), *later]
+        own = getattr(self._layer, "activation", None)
+        applied = [*filter(callable, [own]), *(call.function for call in self.after)]
+        # A layer's `__call__` casts to its own type.
+        return [getattr(function, "call", function) for function in applied]
 
     @property
     def layers(self) -> list[keras.Layer]:

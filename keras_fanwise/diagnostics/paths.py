@@ -329,7 +329,7 @@ def _go_forward(call: Call, flow: _Flow, comes: Sequence[float]) -> None:
 
 def _function(call: Call) -> Any:
     """The activation of a call, if it is one of Keras's; or else `None`."""
-    function = getattr(call.operation, "activation", None) or call.operation
+    function = call.function
     if isinstance(function, keras.layers.PReLU):
         slope = float(keras.ops.convert_to_numpy(function.alpha).mean())
         return functools.partial(keras.activations.leaky_relu, negative_slope=slope)

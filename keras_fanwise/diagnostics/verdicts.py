@@ -1,6 +1,5 @@
 """What becomes of a signal over the depth of a model, and what to change."""
 
-import contextlib
 import functools
 import itertools
 import math
@@ -15,8 +14,7 @@ from keras_fanwise.diagnostics.paths import LIMIT, level_of
 from keras_fanwise.diagnostics.statistics import FALSE_ALARMS, limit
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Call, Graph
-from keras_fanwise.initializers.activations import gain
-from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
+from keras_fanwise.initializers.activations import FLAT, fitting, own_gain
 from keras_fanwise.reports.diagnosis import (
     LayerSignal,
     SignalFinding,
@@ -389,21 +387,23 @@ class _Profile:
         # Most often, of those that are none: between two kernels there need not be one.
         del activations["linear"]
         name = activations.most_common(1)[0][0] if activations else "linear"
-        if name in _FLAT:
+        if name in FLAT:
             return flat_remedy(name), {}
         if not fitting(name):
             remedy = "let calibrate(model, x) scale the kernels"
             if own_gain(name):
-                remedy += (
-                    f", or give the hidden layers FanwiseVarianceScaling({own_gain(name)})"
-                )
+                remedy += f", or give the hidden layers {_scaled(own_gain(name))}"
             return f"{remedy}: the effect of their activation, {name}, is not known", {}
         given = {name: fitting(name) for _, name in kernels}
+        shown = {
+            name: f'"{one}"' if isinstance(one, str) else _scaled(f'gain("{name}") ** 2')
+            for name, one in given.items()
+        }
         replacements = {
             owned.variable.path: given[name] for owned, name in kernels if given[name]
         }
         written = Counter(
-            f"{argument}={_written(name)}"
+            f"{argument}={shown[name]}"
             for owned, name in kernels
             if given[name] and (argument := initializer_argument(owned))
         )
@@ -444,20 +444,8 @@ def _worst(profiles: Sequence[_Profile]) -> _Profile:
     return max(filter(is_told, profiles), key=_Profile.excess)
 
 
-# What these give is nearly constant, of any scale: no gain brings a signal through them.
-_FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
-# Initializers by name for the gains that have one.
-_NAMED = {
-    "linear": '"fanwise_lecun_normal"',
-    "relu": '"fanwise_he_normal"',
-    "relu6": '"fanwise_he_normal"',
-    "prelu": '"fanwise_he_normal"',
-    "selu": '"fanwise_lecun_normal"',
-}
-
-
-def _written(activation: str) -> str:
-    return _NAMED.get(activation, f'FanwiseVarianceScaling(gain("{activation}") ** 2)')
+def _scaled(scale: str) -> str:
+    return f"FanwiseVarianceScaling({scale})"
 
 
 def flat_remedy(activation: str) -> str:
@@ -466,25 +454,6 @@ def flat_remedy(activation: str) -> str:
         f"put a normalization after the layers with {activation}, or choose another "
         "activation: its output is nearly constant, whatever the weights"
     )
-
-
-def fitting(activation: str) -> Any:
-    """An initializer by the gain of an activation; `None` if there is none, or no use."""
-    if activation in _NAMED:
-        return _NAMED[activation].strip('"')
-    if activation in _FLAT or own_gain(activation):
-        return None
-    with contextlib.suppress(TypeError, ValueError):  # of what takes two units, say
-        return FanwiseVarianceScaling(gain(activation) ** 2)
-    return None
-
-
-def own_gain(activation: str) -> str:
-    """How the scale is written for an activation that is none of Keras's."""
-    if not activation or hasattr(keras.activations, activation):
-        return ""
-    known = activation if activation.isidentifier() else "activation"
-    return f"gain({known}) ** 2"
 
 
 # A rate is told of so many hidden kernels or more,

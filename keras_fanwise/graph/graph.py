@@ -141,6 +141,11 @@ class Call:
         return name if nonlinear and name != "linear" else ""
 
     @property
+    def function(self) -> Any:
+        """What it applies: its layer's activation, or the layer or operation itself."""
+        return getattr(self.operation, "activation", None) or self.operation
+
+    @property
     def is_sum(self) -> bool:
         """Whether it adds signals, not one and a constant, subtracts or averages them."""
         is_average = isinstance(self.operation, keras.layers.Average)

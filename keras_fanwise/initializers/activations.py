@@ -1,5 +1,6 @@
-"""Activations as functions of numbers: their gain, and where they are critical."""
+"""Activations as functions of numbers: their gain, where they are critical, what fits."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_fanwise.arguments import fail, nearest, positive, real
 from keras_fanwise.backends.arrays import in_float64
+from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 
 _ELEMENTWISE = "a function, or an activation layer, that maps each element by itself"
 # Evaluations are of a multiple of so many numbers: JAX compiles for every shape.
@@ -430,3 +432,41 @@ def second_moments(activation: Any, variance: float) -> tuple[float, float] | No
     if moments is None or moments[0] > 100 * q or moments[0] < q / 100:
         return moments
     return moments[0] * variance / q, moments[1]
+
+
+# By which rule of the literature kernels before an activation start well. He's is for
+# rectifiers and what is like them.
+_RULES = {
+    **dict.fromkeys(("linear", "selu"), "lecun"),
+    **dict.fromkeys(("tanh", "sigmoid", "softsign"), "glorot"),
+    **dict.fromkeys(("relu", "relu6", "prelu", "leaky_relu", "elu", "gelu"), "he"),
+    **dict.fromkeys(("silu", "swish", "mish"), "he"),
+}
+# Of these the rule has the gain itself.
+_EXACT = ("linear", "selu", "relu", "relu6", "prelu")
+# What these give is nearly constant, of any scale: no gain brings a signal through them.
+FLAT = ("sigmoid", "hard_sigmoid", "log_sigmoid", "softplus", "softmax", "log_softmax")
+
+
+def rule_for(activation: str) -> str:
+    """The rule for an activation: "lecun", "he" or "glorot"; "" where none is known."""
+    return _RULES.get(activation, "")
+
+
+def fitting(activation: str) -> Any:
+    """An initializer by the gain of an activation; `None` if there is none, or no use."""
+    if activation in _EXACT:
+        return f"fanwise_{_RULES[activation]}_normal"
+    if activation in FLAT or own_gain(activation):
+        return None
+    with contextlib.suppress(TypeError, ValueError):  # of what takes two units, say
+        return FanwiseVarianceScaling(gain(activation) ** 2)
+    return None
+
+
+def own_gain(activation: str) -> str:
+    """How the scale is written for an activation that is none of Keras's."""
+    if not activation or hasattr(keras.activations, activation):
+        return ""
+    known = activation if activation.isidentifier() else "activation"
+    return f"gain({known}) ** 2"

@@ -21,6 +21,7 @@ from keras_fanwise.diagnostics.signal import measured_signal
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Graph
+from keras_fanwise.initializers.activations import rule_for
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, start_values
@@ -42,9 +43,6 @@ from keras_fanwise.seam.weights import owned_weights, role
 _SAMPLES = 512
 # What no start mends.
 _OF_DATA = (Fault.INPUTS, Fault.TARGETS, Fault.HEAD)
-# Recipes by the most frequent activation; "he" is for rectifiers and what is like them.
-_RECIPES = {"tanh": "glorot", "sigmoid": "glorot", "softsign": "glorot", "": "lecun"}
-_RECIPES |= {"selu": "lecun", "linear": "lecun"}
 
 
 def diagnose(
@@ -265,7 +263,7 @@ class Case:
         names = Counter(
             call.activation for call in after if call and call.activation != "softmax"
         )
-        return _RECIPES.get(names.most_common(1)[0][0] if names else "", "he")
+        return rule_for(names.most_common(1)[0][0] if names else "linear") or "he"
 
     def _initialize(self, recipe: Any, residual: str | None, seed: int | None) -> Any:
         if seed is not None:

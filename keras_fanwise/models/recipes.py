@@ -333,8 +333,7 @@ def _stages(graph: Graph) -> list[tuple[keras.Layer, Any]]:
             )
             raise _refusal(allowed, call.operation)
         if call.activation and stages:
-            own = getattr(call.operation, "activation", None)
-            stages[-1][1].append(own or call.operation)
+            stages[-1][1].append(call.function)
     if not stages:
         allowed = "one with dense layers or convolutions for the recipe 'critical'"
         raise _refusal(allowed, graph.model)
