@@ -1,5 +1,6 @@
 """What chance alone gives: tails of distributions, and what values tell of theirs."""
 
+import functools
 import math
 from statistics import NormalDist
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 from keras_fanwise.backends.arrays import moments
 from keras_fanwise.initializers.base import Distribution
 
+_NORMAL = NormalDist()
 # The share of healthy models in which chance may give a finding.
 FALSE_ALARMS = 0.001
 
@@ -19,7 +21,7 @@ def limit(false_alarms: float, tests: int) -> float:
     >>> round(limit(0.05, 1), 2)
     1.96
     """
-    return -NormalDist().inv_cdf(false_alarms / (2 * max(1, tests)))
+    return -_NORMAL.inv_cdf(false_alarms / (2 * max(1, tests)))
 
 
 def correlation_tail(correlation: float, count: int) -> float:
@@ -84,9 +86,8 @@ def _directions(rows: np.ndarray) -> np.ndarray:
     return result
 
 
-# Of a large weight so many values are looked at, evenly spread, and at so many of these
-# the distribution function is.
-_MOST_VALUES, _MOST_PLACES = 2**16, 2**8
+# Of a large weight so many values are looked at, evenly spread, and at so many quantiles.
+_MOST_VALUES, _PLACES = 2**16, 2**8
 # How often a value may lie outside the limits of its distribution. PyTorch's truncated
 # normal does so 4 times in a million, as Keras asks for it.
 _OUTSIDE = 1e-5
@@ -102,36 +103,32 @@ def shape_tail(values: np.ndarray, expected: Distribution, rounding: float) -> f
     """
     step = max(1, values.size // _MOST_VALUES)
     sample = np.sort(values.reshape(-1)[::step].astype(np.float64)) - expected.mean
-    distances = [0.0]
-    for place in np.unique(np.linspace(0, sample.size - 1, _MOST_PLACES).astype(int)):
-        value = float(sample[place])
-        slack = rounding * max(abs(value + expected.mean), expected.spread)
-        # What is certain of the share of values up to this one, and below it.
-        distances.append((place + 1) / sample.size - _distribution(value + slack, expected))
-        distances.append(_distribution(value - slack, expected) - place / sample.size)
-    tail = deviation_tail(max(distances), sample.size)
+    shares, places = _quantiles(expected.family)
+    places = places * expected.spread
+    slack = rounding * np.maximum(abs(places + expected.mean), expected.spread)
+    # What is certain of the share of values up to a place: at least and at most.
+    least, most = (
+        np.searchsorted(sample, place, "right") / sample.size
+        for place in (places - slack, places + slack)
+    )
+    distance = float(max(0.0, (least - shares).max(), (shares - most).max()))
+    tail = deviation_tail(distance, sample.size)
     if expected.family != "untruncated_normal":
         edge = expected.spread * (2.0 if expected.family == "truncated_normal" else 1.0)
-        slack = rounding * (edge + abs(expected.mean))
-        outside = int(np.count_nonzero(np.abs(sample) > edge + slack))
+        margin = rounding * (edge + abs(expected.mean))
+        outside = int(np.count_nonzero(np.abs(sample) > edge + margin))
         tail = min(tail, rare_events_tail(outside, _OUTSIDE * sample.size))
     return min(1.0, 2 * tail)
 
 
-def _distribution(value: float, expected: Distribution) -> float:
-    """The share of draws, less their mean, that is not above a value."""
-    deviations = value / expected.spread
-    if expected.family == "uniform":
-        share = (deviations + 1) / 2
-    else:
-        share = _normal(deviations)
-        if expected.family == "truncated_normal":
-            share = (share - _normal(-2.0)) / (_normal(2.0) - _normal(-2.0))
-    return min(1.0, max(0.0, share))
-
-
-def _normal(deviations: float) -> float:
-    return math.erfc(-deviations / math.sqrt(2)) / 2
+@functools.cache
+def _quantiles(family: str) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of draws, and below what they are, for a mean of 0 and a spread of 1."""
+    shares = np.arange(1, _PLACES) / _PLACES
+    if family == "uniform":
+        return shares, 2 * shares - 1
+    cut = _NORMAL.cdf(-2.0) if family == "truncated_normal" else 0.0
+    return shares, np.array([_NORMAL.inv_cdf(cut + p * (1 - 2 * cut)) for p in shares])
 
 
 class Evidence(NamedTuple):

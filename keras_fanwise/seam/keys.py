@@ -7,11 +7,12 @@ a layer among those of its class in the layer that holds both. Whether a user na
 is noted when it is made, since its name does not tell.
 """
 
+import bisect
 import functools
 import inspect
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -101,14 +102,15 @@ def model_keys(weights: Sequence[OwnedWeight]) -> list[str]:
     ordinals: Counter[str] = Counter()
     keys = []
     names: dict[tuple[int, ...], str] = {}  # of layers, by all that hold them
+    inside, numbers = functools.cache(sublayers), functools.cache(_numbers)
     for owned in weights:
         segments = []
         for place, layer in enumerate(owned.holders[1:], 1):
             holders = tuple(map(id, owned.holders[: place + 1]))
             if holders not in names:
                 inside_out = reversed(owned.holders[:place])
-                has_it = (each for each in inside_out if layer in sublayers(each))
-                names[holders] = _segment(layer, next(has_it, None), False)
+                has_it = (each for each in inside_out if layer in inside(each))
+                names[holders] = _segment(layer, next(has_it, None), False, numbers)
             segments.append(names[holders])
         name = _NUMBERED.sub(_UNNAMED, owned.variable.name)
         key = _key([*segments, name], owned.variable.shape)
@@ -118,15 +120,28 @@ def model_keys(weights: Sequence[OwnedWeight]) -> list[str]:
     return keys
 
 
-def _segment(layer: keras.Layer, parent: keras.Layer | None, users_are_known: bool) -> str:
+def _numbers(layer: keras.Layer, users_are_known: bool) -> dict[str, list[int]]:
+    """Of the layers inside one that Keras named, their numbers by class, in order."""
+    splits = {_made_by_keras(each, users_are_known) for each in sublayers(layer)}
+    numbers: dict[str, list[int]] = {}
+    for base, number in sorted(filter(None, splits)):
+        numbers.setdefault(base, []).append(number)
+    return numbers
+
+
+def _segment(
+    layer: keras.Layer,
+    parent: keras.Layer | None,
+    users_are_known: bool,
+    numbers: Callable[[keras.Layer, bool], dict[str, list[int]]] = _numbers,
+) -> str:
     """The name of a layer, or, if Keras made it, the class and the rank in the parent."""
     split = _made_by_keras(layer, users_are_known)
-    if split is None:
-        return str(layer.name)
+    if split is None or parent is None:
+        return str(layer.name) if split is None else split[0]
     base, number = split
-    siblings = sublayers(parent) if parent is not None else []
-    splits = {_made_by_keras(sibling, users_are_known) for sibling in siblings}
-    return _with_number(base, sum((base, n) in splits for n in range(number)))
+    siblings = numbers(parent, users_are_known).get(base, [])
+    return _with_number(base, bisect.bisect_left(siblings, number))
 
 
 def _made_by_keras(layer: keras.Layer, users_are_known: bool) -> tuple[str, int] | None:
