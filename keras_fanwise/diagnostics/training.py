@@ -96,15 +96,7 @@ def training_findings(
     sample_weight: Any = None,
     graph: Graph | None = None,
 ) -> list[DiagnosisFinding]:
-    """What is wrong with the inputs, targets, head and loss of a training, and saturated.
-
-    Args:
-        model: a built model, compiled with a loss if there is `y`.
-        x: a batch that the model takes.
-        y: what `fit` takes with it.
-        sample_weight: likewise.
-        graph: the wiring of the model, if it is known.
-    """
+    """What is wrong with inputs, targets, head and loss of a training, and saturated."""
     values = [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(x)]
     wrong = sum(int((~np.isfinite(one)).sum()) for one in values if one.dtype.kind == "f")
     if wrong:
