@@ -14,7 +14,6 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans, register_fans
 from keras_fanwise.initializers.activations import Criticality, criticality, gain
 from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Site
-from keras_fanwise.initializers.normal import FanwiseGammaNoise, FanwiseNormal
 from keras_fanwise.initializers.orthogonal import (
     FanwiseDeltaOrthogonal,
     FanwiseOrthogonal,
@@ -28,12 +27,14 @@ from keras_fanwise.initializers.structured import (
     FanwiseUpsampling,
 )
 from keras_fanwise.initializers.variance_scaling import (
+    FanwiseGammaNoise,
     FanwiseGlorotNormal,
     FanwiseGlorotUniform,
     FanwiseHeNormal,
     FanwiseHeUniform,
     FanwiseLecunNormal,
     FanwiseLecunUniform,
+    FanwiseNormal,
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.calibrate import calibrate

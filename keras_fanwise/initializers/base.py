@@ -191,10 +191,7 @@ def fresh_seed() -> int:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Python's `random` goes on afterwards as if the block had not been.
-
-    An initializer without a seed takes a number even when it is made to be looked at.
-    """
+    """For initializers made to be looked at: without a seed, they take a number."""
     state = random.getstate()
     try:
         yield
@@ -284,12 +281,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
         self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn for a weight of this shape.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-        """
+        """What is drawn for a weight of this shape; `site` is `None` outside a layer."""
         raise NotImplementedError(f"{type(self).__name__} has no method `expected`")
 
     def sample(
@@ -414,11 +406,12 @@ class FanwiseInitializer(keras.initializers.Initializer):
         words: Any = self.seed if seed is None else seed
         is_generator = isinstance(words, keras.random.SeedGenerator)
         if is_generator and is_shape_inference(words.state):
-            return keras.ops.zeros(
-                shape, dtype=dtype
-            )  # it can be neither read nor advanced
+            # It can be neither read nor advanced.
+            return keras.ops.zeros(shape, dtype=dtype)
         own_sample = _has_own_sample(type(self))
-        of_state = is_generator and _traced_states_are_kept()
+        # Without a value now, but advancing: on JAX it is lost outside a stateless scope.
+        is_lost = keras.backend.backend() == "jax" and not is_stateless()
+        of_state = is_generator and compute().is_traced() and not is_lost
         if not own_sample and device.is_chosen(
             compute(), distribution, shape, dtype, sharding=sharding, of_state=of_state
         ):
@@ -473,7 +466,6 @@ class DrawnWhole(FanwiseInitializer):
     def whole_values(
         self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
     ) -> np.ndarray:
-        """All values of the weight; the arguments are those of `sample`."""
         raise NotImplementedError
 
     def sample(
@@ -485,20 +477,12 @@ class DrawnWhole(FanwiseInitializer):
         index: Sequence[slice] | None = None,
         site: Site | None = None,
     ) -> np.ndarray:
-        """Draws the whole weight on the host, of which a part is taken."""
         values = self.whole_values(stream, shape, dtype, site)
         return values if index is None else values[tuple(index)]
 
 
 def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:
     return cls.sample is not FanwiseInitializer.sample
-
-
-def _traced_states_are_kept() -> bool:
-    """Whether a generator's state has no value now, but advances: on JAX it would be lost
-    outside a stateless scope."""
-    is_jax = keras.backend.backend() == "jax"
-    return compute().is_traced() and (is_stateless() if is_jax else True)
 
 
 def _advanced(generator: int | keras.random.SeedGenerator) -> int | Sequence[int]:

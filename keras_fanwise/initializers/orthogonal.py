@@ -83,15 +83,7 @@ class FanwiseOrthogonal(DrawnWhole):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices that are drawn, and where in the weight, of `whole`, they are.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: the shape has less than two axes.
-        """
+        """The matrices that are drawn, and where in the weight, of `whole`, they are."""
         whole = self.whole(shape, site)
         return whole, (slice(None),) * len(whole.shape)
 
@@ -107,15 +99,7 @@ class FanwiseOrthogonal(DrawnWhole):
         return {"gain": self.gain, "seed": super().get_config()["seed"]}
 
     def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
-        """The matrices of the whole weight, by its layer.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: the shape has less than two axes.
-        """
+        """The matrices of the whole weight; a ValueError for less than two axes."""
         matrices = site_matrices(shape, site)
         if matrices is None:
             raise fail(ValueError, "shape", "of two axes or more", tuple(shape))
@@ -174,15 +158,7 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     def matrices(
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
-        """The matrices of the central taps, and where in the weight they are.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer.
-
-        Raises:
-            ValueError: it is no kernel of a convolution, or there is no isometry.
-        """
+        """Those of the central taps; a ValueError if they cannot be an isometry."""
         whole = self.whole(shape, site)
         if not whole.taps:
             allowed = (

@@ -1,11 +1,12 @@
-"""The variance-scaling family."""
+"""Independent values: of the variance-scaling family, and of a deviation that is given."""
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from keras_fanwise.arguments import choice, fail, positive, real
+from keras_fanwise.arguments import choice, fail, positive, real, snake_case
 from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
@@ -97,15 +98,7 @@ class FanwiseVarianceScaling(FanwiseInitializer):
         self.input_axes, self.output_axes = validated_axes(input_axes, output_axes)
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """What is drawn: of mean 0 and variance `scale / fan`.
-
-        Args:
-            shape: of the weight.
-            site: of the weight; `None` outside a layer, where fans are counted by shape.
-
-        Raises:
-            ValueError: the axes that fans are counted from do not fit the shape.
-        """
+        """Of mean 0 and variance `scale / fan`; a ValueError if the axes do not fit."""
         if self.input_axes is not None and self.output_axes is not None:
             fans = axes_fans(shape, self.input_axes, self.output_axes)
         elif not isinstance(self.fans, str):
@@ -172,92 +165,6 @@ class _Named(FanwiseVarianceScaling):
         return {name: config[name] for name in config if name not in _RECIPE}
 
 
-class FanwiseGlorotNormal(_Named):
-    """Glorot's (Xavier's) normal initializer: `stddev = sqrt(2 / (fan_in + fan_out))`.
-
-    Truncated at two standard deviations. A compromise between a signal that keeps its
-    variance on the way forward and gradients that keep theirs on the way back, for layers
-    that are linear around 0, such as tanh.
-
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
-    does.
-
-    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
-    equation 12.
-
-    Example:
-
-    >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_normal")
-    >>> values = FanwiseGlorotNormal(seed=1)((64, 64))
-    """
-
-    _recipe = (1.0, "fan_avg", "truncated_normal")
-
-
-class FanwiseGlorotUniform(_Named):
-    """Glorot's (Xavier's) uniform initializer: `limit = sqrt(6 / (fan_in + fan_out))`.
-
-    Uniform in `(-limit, limit)`, for layers that are linear around 0, such as tanh.
-
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
-    does.
-
-    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
-    equation 16.
-
-    Example:
-
-    >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_glorot_uniform")
-    >>> values = FanwiseGlorotUniform(seed=1)((64, 64))
-    """
-
-    _recipe = (1.0, "fan_avg", "uniform")
-
-
-class FanwiseLecunNormal(_Named):
-    """LeCun's normal initializer: `stddev = sqrt(1 / fan_in)`.
-
-    Truncated at two standard deviations. A linear layer gives out the variance that it
-    takes in. The one for selu.
-
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
-    does.
-
-    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16;
-    Klambauer et al. 2017, <https://arxiv.org/abs/1706.02515>.
-
-    Example:
-
-    >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_normal")
-    >>> values = FanwiseLecunNormal(seed=1)((64, 64))
-    """
-
-    _recipe = (1.0, "fan_in", "truncated_normal")
-
-
-class FanwiseLecunUniform(_Named):
-    """LeCun's uniform initializer: `limit = sqrt(3 / fan_in)`.
-
-    Uniform in `(-limit, limit)`, with the variance of `FanwiseLecunNormal`.
-
-    Takes the arguments of `FanwiseVarianceScaling` from `seed` on, and raises what it
-    does.
-
-    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16.
-
-    Example:
-
-    >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_lecun_uniform")
-    >>> values = FanwiseLecunUniform(seed=1)((64, 64))
-    """
-
-    _recipe = (1.0, "fan_in", "uniform")
-
-
 class _He(_Named):
     """Scale `2 / (1 + negative_slope**2)`: what a (leaky) ReLU takes away, put back."""
 
@@ -283,43 +190,178 @@ class _He(_Named):
         return {"negative_slope": self.negative_slope, **super().get_config()}
 
 
+def _member(cls: type[_Named]) -> type[_Named]:
+    """The class, whose text goes on like the family's, from the argument `seed` on."""
+    shared = (inspect.getdoc(FanwiseVarianceScaling) or "").partition("Args:\n")[2]
+    arguments = shared[shared.find("    seed:") : shared.find("\n\nReference")]
+    if issubclass(cls, _He):
+        slope = "    negative_slope: `a`, the activation's slope left of 0; 0 by default."
+        arguments = f"{slope}\n{arguments}"
+    cls.__doc__ = f"""{inspect.getdoc(cls)}
+
+Args:
+{arguments}
+
+Example:
+
+>>> import keras
+>>> layer = keras.layers.Dense(8, kernel_initializer="{snake_case(cls.__name__)}")
+>>> values = {cls.__name__}(seed=1)((64, 64))
+"""
+    return cls
+
+
+@_member
+class FanwiseGlorotNormal(_Named):
+    """Glorot's (Xavier's) normal initializer: `stddev = sqrt(2 / (fan_in + fan_out))`.
+
+    Truncated at two standard deviations. A compromise between a signal that keeps its
+    variance on the way forward and gradients that keep theirs on the way back, for layers
+    that are linear around 0, such as tanh.
+
+    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
+    equation 12.
+    """
+
+    _recipe = (1.0, "fan_avg", "truncated_normal")
+
+
+@_member
+class FanwiseGlorotUniform(_Named):
+    """Glorot's (Xavier's) uniform initializer: `limit = sqrt(6 / (fan_in + fan_out))`.
+
+    Uniform in `(-limit, limit)`, for layers that are linear around 0, such as tanh.
+
+    Reference: Glorot and Bengio 2010, <https://proceedings.mlr.press/v9/glorot10a.html>,
+    equation 16.
+    """
+
+    _recipe = (1.0, "fan_avg", "uniform")
+
+
+@_member
+class FanwiseLecunNormal(_Named):
+    """LeCun's normal initializer: `stddev = sqrt(1 / fan_in)`.
+
+    Truncated at two standard deviations. A linear layer gives out the variance that it
+    takes in. The one for selu.
+
+    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16;
+    Klambauer et al. 2017, <https://arxiv.org/abs/1706.02515>.
+    """
+
+    _recipe = (1.0, "fan_in", "truncated_normal")
+
+
+@_member
+class FanwiseLecunUniform(_Named):
+    """LeCun's uniform initializer: `limit = sqrt(3 / fan_in)`.
+
+    Uniform in `(-limit, limit)`, with the variance of `FanwiseLecunNormal`.
+
+    Reference: LeCun et al. 1998, Efficient BackProp, section 4.6, equation 16.
+    """
+
+    _recipe = (1.0, "fan_in", "uniform")
+
+
+@_member
 class FanwiseHeNormal(_He):
     """He's (Kaiming's) normal initializer: `stddev = sqrt(2 / ((1 + a**2) fan_in))`.
 
     Truncated at two standard deviations. The signal keeps its variance through a layer
     and the ReLU (`a = 0`) or leaky ReLU of negative slope `a` that follows it.
 
-    Takes `negative_slope`, a number that is 0 by default, and the arguments of
-    `FanwiseVarianceScaling` from `seed` on, and raises what it does.
-
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
-
-    Example:
-
-    >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_normal")
-    >>> leaky = FanwiseHeNormal(seed=1, negative_slope=0.2)
-    >>> layer = keras.layers.Conv2D(8, 3, kernel_initializer=leaky)
     """
 
     _recipe = (2.0, "fan_in", "truncated_normal")
 
 
+@_member
 class FanwiseHeUniform(_He):
     """He's (Kaiming's) uniform initializer: `limit = sqrt(6 / ((1 + a**2) fan_in))`.
 
     Uniform in `(-limit, limit)`, with the variance of `FanwiseHeNormal`.
 
-    Takes `negative_slope`, a number that is 0 by default, and the arguments of
-    `FanwiseVarianceScaling` from `seed` on, and raises what it does.
-
     Reference: He et al. 2015, <https://arxiv.org/abs/1502.01852>, equations 10 and 15.
+    """
+
+    _recipe = (2.0, "fan_in", "uniform")
+
+
+class FanwiseNormal(FanwiseInitializer):
+    """Draws from a normal distribution, not truncated.
+
+    Args:
+        mean: a number.
+        stddev: a number above 0. The default is DCGAN's.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+        sampler: `"portable"`, the same bits on every backend, or `"backend"`,
+            which calls `keras.random`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range or unknown.
+
+    Reference: Radford et al. 2016, <https://arxiv.org/abs/1511.06434>, section 4.
 
     Example:
 
     >>> import keras
-    >>> layer = keras.layers.Dense(8, kernel_initializer="fanwise_he_uniform")
-    >>> values = FanwiseHeUniform(seed=1, negative_slope=0.2)((64, 64))
+    >>> layer = keras.layers.Conv2D(8, 4, kernel_initializer="fanwise_normal")
+    >>> values = FanwiseNormal(stddev=0.1, seed=1)((64, 64))
     """
 
-    _recipe = (2.0, "fan_in", "uniform")
+    def __init__(
+        self,
+        mean: float = 0.0,
+        stddev: float = 0.02,
+        seed: Seed = None,
+        *,
+        sampler: str = "portable",
+    ) -> None:
+        super().__init__(seed, sampler=sampler)
+        self.mean = real("mean", mean)
+        self.stddev = positive("stddev", stddev)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """What is drawn, whatever the shape."""
+        return Distribution("untruncated_normal", self.stddev, self.mean)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"mean": self.mean, "stddev": self.stddev, **super().get_config()}
+
+
+class FanwiseGammaNoise(FanwiseNormal):
+    """Draws BatchNormalization's γ from a normal around 1.
+
+    γ ~ N(1, 0.02²) is how DCGAN implementations start normalization layers: the
+    features start at slightly different scales instead of all at one.
+
+    Takes the arguments of `FanwiseNormal`, of which `mean` is 1 by default, and raises what
+    it does.
+
+    Reference: the reference code of Radford et al. 2016,
+    <https://arxiv.org/abs/1511.06434>; the paper's section 4 gives the 0.02.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.BatchNormalization(gamma_initializer="fanwise_gamma_noise")
+    >>> layer.build((None, 64))
+    >>> gamma = keras.ops.convert_to_numpy(layer.gamma)
+    >>> bool(0.9 < gamma.min() < 1 < gamma.max() < 1.1)
+    True
+    """
+
+    def __init__(
+        self,
+        mean: float = 1.0,
+        stddev: float = 0.02,
+        seed: Seed = None,
+        *,
+        sampler: str = "portable",
+    ) -> None:
+        super().__init__(mean, stddev, seed, sampler=sampler)

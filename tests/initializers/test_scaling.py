@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -5,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+import keras_fanwise as kf
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.initializers.base import DISTRIBUTIONS, TRUNCATED_STD
 from keras_fanwise.initializers.variance_scaling import (
@@ -47,3 +49,11 @@ def test_a_fan_below_one_counts_as_one():
     for mode in MODES:
         assert effective_fan(Fans(0.5, 0.25), mode) == 1.0
         assert effective_fan(Fans(0, 0), mode) == 1.0
+
+
+def test_members_of_the_family_explain_every_argument():
+    for cls in kf.FanwiseGlorotNormal, kf.FanwiseLecunUniform, kf.FanwiseHeNormal:
+        for argument in inspect.signature(cls).parameters:
+            assert f"\n    {argument}: " in cls.__doc__, (cls, argument)
+        assert "Raises:" in cls.__doc__
+        assert "Reference: " in cls.__doc__
