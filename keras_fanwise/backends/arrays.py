@@ -1,26 +1,23 @@
-"""Arrays and tensors: from one to the other without a copy, their types and moments."""
+"""Arrays and tensors: from one to the other without a copy, over devices, and moments."""
 
 import contextlib
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
 
+from keras_fanwise.arguments import fail
 from keras_fanwise.sampling.sampler import DTYPES, aligned
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def on_host(function: _Function) -> _Function:
-    """The function, which `torch.compile` leaves to Python wherever it is called.
-
-    It would replace NumPy by operations of PyTorch, which lack some of NumPy's, and whose
-    last bits may be others. TensorFlow and JAX let NumPy compute while they trace.
-    """
-    if keras.backend.backend() != "torch":
+    """The function, which `torch.compile` leaves to Python wherever it is called."""
+    if keras.backend.backend() != "torch":  # the others let NumPy compute while they trace
         return function
     import torch
 
@@ -29,22 +26,13 @@ def on_host(function: _Function) -> _Function:
 
 
 def keras_seed(seed: int) -> int:
-    """An integer seed of 32 bits, as `keras.random` takes it in every Keras.
-
-    On PyTorch its seeds are signed: some refuse those from 2**31 on there, and the later
-    ones read them as negative numbers. These give the same draws.
-    """
+    """An integer seed of 32 bits, as `keras.random` takes it: on PyTorch it is signed."""
     signed = keras.backend.backend() == "torch" and seed >= 2**31
     return seed - 2**32 if signed else seed
 
 
 def to_tensor(values: np.ndarray) -> Any:
-    """A backend tensor of the same values, which takes over the memory of `values`.
-
-    TensorFlow and JAX would copy, as `keras.ops.convert_to_tensor` does on every backend.
-    The memory, in row-major order, begins at a multiple of 64 bytes, and nobody else writes
-    to it. On an accelerator the values are copied to it, as they must be.
-    """
+    """A backend tensor that takes over, on a CPU, the memory of an `owned` array."""
     backend = keras.backend.backend()
     if backend == "torch":
         return keras.ops.convert_to_tensor(_torch(values))
@@ -63,22 +51,18 @@ def to_tensor(values: np.ndarray) -> Any:
 
 def unfilled(shape: Sequence[int], dtype: str) -> Any:
     """A backend tensor of zeros; on a CPU they take no memory before they are written."""
+    is_eager = True
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        if not tf.executing_eagerly():
-            return keras.ops.zeros(shape, dtype=dtype)  # which a graph does not hold
-    if platform() != "cpu":
+        is_eager = tf.executing_eagerly()  # a graph would hold the zeros of an array
+    if not is_eager or platform() != "cpu":
         return keras.ops.zeros(shape, dtype=dtype)
     return to_tensor(unfilled_array(shape, dtype))
 
 
 def platform(sharding: Any = None) -> str:
-    """Of the device where new tensors are: "cpu", "gpu", "tpu" or another.
-
-    Args:
-        sharding: a `jax.sharding.Sharding`, for its devices.
-    """
+    """Of the devices of a sharding, or where new tensors are: "cpu", "gpu", "tpu", ..."""
     if sharding is not None:
         return str(next(iter(sharding.device_set)).platform)
     backend = keras.backend.backend()
@@ -137,16 +121,12 @@ def wide() -> contextlib.AbstractContextManager[Any]:
     """Inside it JAX has 64-bit numbers too, as the other backends always have."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
-    import jax
+    import jax.experimental
 
-    scope: contextlib.AbstractContextManager[Any]
-    if hasattr(jax, "enable_x64"):
-        scope = jax.enable_x64(True)
-    else:
-        from jax.experimental import enable_x64
-
-        scope = enable_x64()
-    return scope
+    # Where JAX 0.4 has it.
+    scope: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    entered: contextlib.AbstractContextManager[Any] = scope(True)
+    return entered
 
 
 def _torch(values: np.ndarray) -> Any:
@@ -170,6 +150,93 @@ def dtype_name(tensor: Any) -> str:
     """Such as "float32", on every backend."""
     name: str = keras.backend.standardize_dtype(tensor.dtype)
     return name
+
+
+def placed(
+    shape: Sequence[int], sharding: Any, part: Callable[..., Any], *, there: bool = False
+) -> Any:
+    """A JAX array whose shards this process makes, each by a function of its index.
+
+    Those that several devices hold are made once; or `there`, on each of the devices.
+    """
+    import jax
+
+    devices: dict[tuple[tuple[int, int], ...], list[Any]] = {}
+    places = sharding.addressable_devices_indices_map(tuple(shape))
+    for device, index in places.items():
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    arrays = []
+    for bounds, holders in devices.items():
+        index = tuple(slice(start, stop) for start, stop in bounds)
+        if there:
+            arrays += [part(index=index, device=device) for device in holders]
+            continue
+        shard = part(index)
+        copies = [jax.device_put(shard, device) for device in holders]
+        # On an accelerator the copies may still be on their way from the host's memory.
+        arrays += [copy.block_until_ready() for copy in copies]
+        del shard  # before the next is drawn
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
+
+
+def distribute(values: Any, sharding: Any) -> Any:
+    import jax
+
+    return jax.device_put(values, sharding)
+
+
+@contextlib.contextmanager
+def sharding_of(layout: Any) -> Iterator[Any]:
+    """The `jax.sharding.Sharding` that a layout, or its `sharding`, means.
+
+    Keras calls an initializer that takes a layout under a mesh whose axes are explicit,
+    where JAX demands a sharding for the result of every operation. The state of a
+    `SeedGenerator` has none, and could not be read there. Inside this context manager
+    the axes are automatic again, and JAX demands nothing.
+    """
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise fail(ValueError, "layout", f"None on the {backend} backend", layout)
+    import jax
+
+    sharding = layout
+    if isinstance(layout, keras.distribution.TensorLayout):
+        sharding = getattr(layout, "backend_layout", layout)  # not there in Keras 3.8
+    sharding = getattr(sharding, "sharding", sharding)
+    if not isinstance(sharding, jax.sharding.Sharding):
+        allowed = "None, a keras.distribution.TensorLayout or a jax.sharding.Sharding"
+        raise fail(TypeError, "layout", allowed, layout)
+    mesh = getattr(sharding, "mesh", None)
+    if type(mesh).__name__ != "AbstractMesh":  # which JAX 0.4 does not export
+        yield sharding
+        return
+    # It means the current one.
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        allowed = "over devices, or over a current mesh, and there is none"
+        raise fail(ValueError, "layout", allowed, layout)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield jax.sharding.NamedSharding(mesh, sharding.spec)
+
+
+def layout_of(value: Any) -> Any:
+    """The layout of a tensor that is sharded over devices, `None` for any other."""
+    sharding = getattr(value, "sharding", None)
+    return sharding if len(getattr(sharding, "device_set", ())) > 1 else None
+
+
+def local_parts(value: Any) -> Iterator[np.ndarray]:
+    """All values of a tensor that this process holds, each once, as arrays."""
+    if layout_of(value) is None:
+        yield keras.ops.convert_to_numpy(value)
+        return
+    seen = set()
+    for shard in value.addressable_shards:
+        bounds = str(shard.index)
+        if bounds not in seen:
+            seen.add(bounds)
+            yield np.asarray(shard.data)
 
 
 # Values that are turned into float64 at a time: on a host, as many as its cache holds.

@@ -29,7 +29,7 @@ it. The test of each would notice a change.
 | what the cell of a `ConvLSTM2D` has | `fans/layers.py` | `test_example_of_each_layer` |
 | the copy with axes that `EinsumDense` makes | `seam/record.py` | `test_the_live_attribute_of_an_einsum_follows` |
 | the texts of errors of loading | `cli.py` | `test_bad_files` |
-| the name of JAX's `AbstractMesh` | `backends/sharding.py` | `test_on_eight_devices` |
+| the name of JAX's `AbstractMesh` | `backends/arrays.py` | `test_on_eight_devices` |
 """
 
 import contextlib
@@ -58,15 +58,9 @@ SEAM = "_keras_fanwise_seam"
 
 
 def is_shape_inference(variable: keras.Variable) -> bool:
-    """Whether Keras is only inferring shapes, so that no value drawn now is kept.
-
-    A model that creates its weights in `call` is traced once to learn their shapes, and
-    asks for placeholders then. Of a variable that has a value in a stateless scope, what is
-    drawn from it is meant to be kept.
-    """
-    return (
-        in_stateless_scope() and get_stateless_scope().get_current_value(variable) is None
-    )
+    """Whether Keras is only inferring shapes, so that no value drawn now is kept."""
+    # Or else the scope would have a value of the variable.
+    return is_stateless() and get_stateless_scope().get_current_value(variable) is None
 
 
 def is_stateless() -> bool:
@@ -80,16 +74,13 @@ def is_made(variable: keras.Variable) -> bool:
 
 
 def drawn_as_built(variable: keras.Variable, initializer: Any) -> Any:
-    """What a variable would be filled with that Keras makes now, with this initializer.
-
-    Keras may compile the initializer for a tensor that is sharded over devices, which draws
-    other last bits.
-    """
+    """What a variable would be filled with that Keras makes now, with this initializer."""
     shape, dtype = tuple(variable.shape), variable.dtype
     layout = getattr(variable, "_layout", None)
     # Keras 3.8 draws the whole tensor, and spreads it when it is assigned.
     if layout is None or "layout" not in inspect.signature(keras.Variable).parameters:
         return initializer(shape, dtype=dtype)
+    # Keras may compile the initializer for sharded tensors, which draws other last bits.
     twin = keras.Variable(
         initializer, shape=shape, dtype=dtype, name=variable.name, layout=layout
     )
@@ -97,14 +88,10 @@ def drawn_as_built(variable: keras.Variable, initializer: Any) -> Any:
 
 
 def scopes() -> list[tuple[str, keras.Layer | None]]:
-    """The parts of the path that a weight would have now, each with its layer.
-
-    `None` stands for a layer that is not known: of one that is being built again, Keras
-    keeps the path of its parents and not the parents.
-    """
+    """The parts of the path that a weight would have now, each with its layer if known."""
     parts: list[tuple[str, keras.Layer | None]] = []
     for entry in get_global_attribute("name_scope_stack") or ():
-        if entry.override_parent is not None:
+        if entry.override_parent is not None:  # its layer is being built again
             names = [name for name in entry.override_parent.split("/") if name]
             if names != [name for name, _ in parts]:
                 parts = [(name, None) for name in names]
@@ -135,11 +122,7 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 @contextlib.contextmanager
 def unfilled_variables() -> Iterator[keras.StatelessScope]:
-    """Variables that are made in the block are not filled, and take no memory.
-
-    They are not to be used afterwards; a value that is read is drawn for the occasion. The
-    scope that it gives knows the values that were assigned.
-    """
+    """What is made in the block takes no memory; the scope knows what was assigned."""
     pending = get_global_attribute("uninitialized_variables")
     kept = None if pending is None else list(pending)
     try:
@@ -164,45 +147,31 @@ def kept_names() -> Iterator[None]:
 
 
 def lists_layers(layer: keras.Layer) -> bool:
-    """Whether its config holds its layers' configs: a functional model or a Sequential.
-
-    Not so of a class that derives from them and has a config of its own.
-    """
+    """Whether its config holds its layers' configs: a functional model or a Sequential."""
     return type(layer) in (Functional, keras.Sequential)
 
 
 def build_like(twin: keras.Layer, layer: keras.Layer) -> None:
-    """Makes the weights of a layer as another of its class and config has them.
-
-    By its `build`, or, as it has none, by a symbolic call.
-    """
+    """Makes the weights of a layer as another of its class and config has them."""
     config = layer.get_build_config()
     if type(layer).build is not keras.Layer.build or not config:
         twin.build_from_config(config)
     elif layer._inbound_nodes:
         given = layer._inbound_nodes[0].arguments
-        twin(*map(_fresh, given.args), **{n: _fresh(v) for n, v in given.kwargs.items()})
+        args, kwargs = keras.tree.map_structure(_unrecorded, (given.args, given.kwargs))
+        twin(*args, **kwargs)
     else:
         twin(keras.KerasTensor(config["input_shape"], layer.compute_dtype))
 
 
-def _fresh(argument: Any) -> Any:
-    """An argument of a symbolic call, of which Keras has no record."""
-
-    def fresh(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        return keras.KerasTensor(value.shape, value.dtype)
-
-    return keras.tree.map_structure(fresh, argument)
+def _unrecorded(value: Any) -> Any:
+    is_symbolic = isinstance(value, keras.KerasTensor)
+    return keras.KerasTensor(value.shape, value.dtype) if is_symbolic else value
 
 
 @contextlib.contextmanager
 def random_numbers_from(seed: int) -> Iterator[None]:
-    """In the block a seed governs Python's, NumPy's and Keras's random numbers.
-
-    What has no seed of its own draws from them. Afterwards they go on as if it had not.
-    """
+    """In the block a seed governs Python's, NumPy's and Keras's own random numbers."""
     states = random.getstate(), np.random.get_state()
     generator = get_global_attribute("global_seed_generator")
     random.seed(seed)
@@ -230,17 +199,12 @@ def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
 
 
 class RecordedEnds(NamedTuple):
-    """What a model takes and what it gives."""
-
     inputs: list[keras.KerasTensor]
     outputs: list[keras.KerasTensor]
 
 
 def recorded_ends(operation: Any) -> RecordedEnds | None:
-    """Of a model that was made of calls, which Keras has recorded: where they are.
-
-    `None` for layers, and for models that have a `call` of their own.
-    """
+    """Where a model that was made of recorded calls begins and ends; `None` of others."""
     if isinstance(operation, keras.Sequential):
         operation = operation._functional
     # A class that derives from it may do more than its graph says.
@@ -251,10 +215,7 @@ def recorded_ends(operation: Any) -> RecordedEnds | None:
 
 @contextlib.contextmanager
 def symbolic_calls(model: keras.Layer) -> Iterator[None]:
-    """In the block layers may be called with `KerasTensor`s, and nothing tells of it later.
-
-    Keras keeps account of such calls at the layers, and numbers the names of operations.
-    """
+    """In the block layers take `KerasTensor`s, and nothing tells of it afterwards."""
     operations = {
         id(operation): operation
         for layer in all_layers(model)
@@ -279,44 +240,36 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
             del kept[count:]
 
 
-# How many blocks there are in all threads, and the backend's operations before the first.
+# How many blocks there are in all threads.
 _lock = threading.Lock()
 _blocks = 0
-_operations: Any = None
 # Whether one of `keras.ops` runs in their place, which calls the backend's.
 _inside: ContextVar[bool] = ContextVar("keras_fanwise_operation", default=False)
 
 
 @contextlib.contextmanager
 def _symbolic_backend() -> Iterator[None]:
-    """In the block the operations that Keras's layers use take `KerasTensor`s, too.
-
-    Up to Keras 3.15 its layers call `keras.ops`, from 3.16 on those of the backend. For all
-    other arguments, so for other threads, they are what they were.
-    """
-    _enter_symbolic_backend(1)
-    try:
-        yield
-    finally:
-        _enter_symbolic_backend(-1)
-
-
-def _enter_symbolic_backend(entries: int) -> None:
-    global _blocks, _operations
+    """In the block the operations that Keras's layers use take `KerasTensor`s, too."""
+    global _blocks
     backend: Any = sys.modules["keras.src.backend"]
-    if not hasattr(backend, "ops"):
+    if not hasattr(backend, "ops"):  # up to Keras 3.15 its layers call `keras.ops`
+        yield
         return
     with _lock:
         if not _blocks:
-            _operations = backend.ops
             backend.ops = _Operations(backend.ops)
-        _blocks += entries
-        if not _blocks:
-            backend.ops = _operations
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                backend.ops = backend.ops._module
 
 
 class _Operations:
-    """A module of the backend's operations; for a `KerasTensor` of `keras.ops`."""
+    """The backend's operations; of a `KerasTensor`, in any thread, those of `keras.ops`."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -366,10 +319,7 @@ def symbolic_call(tensor: keras.KerasTensor) -> SymbolicCall | None:
 
 @contextlib.contextmanager
 def kept_losses(model: keras.Layer) -> Iterator[None]:
-    """In the end `model.losses` are those of the last call before.
-
-    Each call of a model forgets those of the call before it, also where it records none.
-    """
+    """In the end `model.losses` are those of the last call before, which a call forgets."""
     before = [
         (layer, list(layer._losses), set(layer._loss_ids)) for layer in all_layers(model)
     ]
@@ -383,20 +333,14 @@ def kept_losses(model: keras.Layer) -> Iterator[None]:
 
 
 def has_compiled_loss(model: keras.Model) -> bool:
-    """Whether the model was compiled with a loss."""
     return model._compile_loss is not None
 
 
 @contextlib.contextmanager
 def new_compiled_loss(model: keras.Model) -> Iterator[None]:
-    """In the block the loss of a model is a new one of the same arguments.
-
-    The first call makes its metrics, and settles the structure of what it compares.
-    """
+    """In the block the loss is a new one, whose first call settles what it compares."""
     before = model._compile_loss
-    new = type(before)(
-        before._user_loss, before._user_loss_weights, output_names=before.output_names
-    )
+    new = _compiled_loss(before, before._user_loss)
     # Past Keras and PyTorch, which keep account of what is assigned to a model.
     object.__setattr__(model, "_compile_loss", new)
     try:
@@ -405,13 +349,13 @@ def new_compiled_loss(model: keras.Model) -> Iterator[None]:
         object.__setattr__(model, "_compile_loss", before)
 
 
+def _compiled_loss(like: Any, losses: Any) -> Any:
+    return type(like)(losses, like._user_loss_weights, output_names=like.output_names)
+
+
 @contextlib.contextmanager
 def training_aside(model: keras.Model) -> Iterator[None]:
-    """In the block a compiled model is trained by a new optimizer, and without metrics.
-
-    In the end it is trained with the same as before. The values of its variables, and
-    of the metric that follows its loss, are for the caller to bring back.
-    """
+    """In the block a new optimizer trains the model; the caller brings its values back."""
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
     optimizer.build(model.trainable_variables)
     # Eagerly: nothing is compiled, and JAX gives no value away that somebody keeps.
@@ -470,7 +414,7 @@ def comparisons(
     losses = keras.tree.map_structure(
         lambda one: None if one is None else _Recorder(one, calls), before._user_loss
     )
-    new = type(before)(losses, before._user_loss_weights, output_names=before.output_names)
+    new = _compiled_loss(before, losses)
     new(y, outputs, sample_weight)
     names = [flat.name for flat in new._flat_losses]
     several = [f"{model.name}[{number}]" for number in range(len(names))]
@@ -492,11 +436,7 @@ def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any] | None:
 def new_optimizer_state(
     optimizer: keras.optimizers.Optimizer,
 ) -> list[tuple[keras.Variable, Callable[[], Any]]]:
-    """Each variable of a built optimizer, with what gives its value in a new one.
-
-    The new one has the same config and is built now, on the present weights, of which some
-    keep copies. Most values are made one at a time.
-    """
+    """Each variable of a built optimizer, with what gives its value in one built now."""
     if parts := getattr(optimizer, "optimizers", None):  # a MultiOptimizer
         steps = optimizer.iterations
         own = [(steps, lambda: keras.ops.zeros(steps.shape, steps.dtype))]
@@ -524,10 +464,8 @@ def new_optimizer_state(
 
 
 def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """All variables of an optimizer but the weights that it trains.
-
-    Inside a LossScaleOptimizer Keras loses track of some, such as the product of Nadam.
-    """
+    """All variables of an optimizer but the weights that it trains."""
+    # Inside a LossScaleOptimizer Keras loses track of some, such as the product of Nadam.
     inner = vars(getattr(optimizer, "inner_optimizer", optimizer)).items()
     held = [value for name, value in sorted(inner) if name != "_trainable_variables"]
     found = [*optimizer.variables, *keras.tree.flatten(held)]
@@ -535,11 +473,8 @@ def _state(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
 
 
 def initializer_modules() -> list[ModuleType]:
-    """The modules in which code may find `keras.initializers.get`.
-
-    Keras's own layers look in the first. The public one has a second name in `tf.keras`,
-    and before Keras 3.9 an import statement makes another module of it.
-    """
+    """The modules in which code may find `keras.initializers.get`."""
+    # Layers look in the first; before Keras 3.9 an import statement makes another.
     names = (
         "keras.src.initializers",
         "keras.initializers",
@@ -551,10 +486,7 @@ def initializer_modules() -> list[ModuleType]:
 
 
 def initializer_table() -> dict[str, Any]:
-    """Keras's own initializers by name; from Keras 3.16 on `get` finds no other names.
-
-    Empty, and of no consequence, if a later Keras has none.
-    """
+    """Keras's own initializers by name; from Keras 3.16 on `get` finds no other names."""
     table = getattr(sys.modules.get("keras.src.initializers"), "ALL_OBJECTS_DICT", None)
     return table if isinstance(table, dict) else {}
 
@@ -575,18 +507,11 @@ class _Probe(keras.initializers.Initializer):
 
 
 def seam_holds() -> bool:
-    """Whether the seam meets an initializer of ours on its way from a layer of Keras.
-
-    A layer is built for it, whose weights are not filled. Of those that Keras numbers and
-    names none is made.
-    """
+    """Whether the seam meets an initializer of ours on its way from a layer of Keras."""
     probe = _Probe()
     try:
         with unfilled_variables():
-            layer = keras.layers.Dense(
-                1, use_bias=False, kernel_initializer=probe, name="probe"
-            )
-            layer.build((None, 1))
+            keras.layers.Dense(1, kernel_initializer=probe, name="probe").build((None, 1))
     except Exception:  # whatever a later Keras has changed is reported as such
         return False
     return probe.was_met

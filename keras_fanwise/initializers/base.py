@@ -21,9 +21,12 @@ from keras_fanwise.arguments import (
     weight_path,
 )
 from keras_fanwise.backends.arrays import (
+    distribute,
     dtype_of_tensor,
     keras_seed,
     on_host,
+    placed,
+    sharding_of,
     to_tensor,
 )
 from keras_fanwise.backends.compute import compute
@@ -33,7 +36,6 @@ from keras_fanwise.backends.private_keras import (
     is_stateless,
     warn_if_the_seam_is_lost,
 )
-from keras_fanwise.backends.sharding import distribute, placed, sharding_of
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import (
     Matrices,

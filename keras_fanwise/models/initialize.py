@@ -22,12 +22,11 @@ from keras_fanwise.arguments import (
     positive,
     printable,
 )
-from keras_fanwise.backends.arrays import moments, pooled, snapshot
+from keras_fanwise.backends.arrays import layout_of, local_parts, moments, pooled, snapshot
 from keras_fanwise.backends.private_keras import (
     new_optimizer_state,
     random_numbers_from,
 )
-from keras_fanwise.backends.sharding import layout_of, local_parts
 from keras_fanwise.initializers.base import (
     FanwiseInitializer,
     Site,

@@ -16,19 +16,22 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail, flag
-from keras_fanwise.backends.arrays import platform, snapshot, unfilled, unfilled_array
+from keras_fanwise.backends.arrays import (
+    distribute,
+    layout_of,
+    local_parts,
+    placed,
+    platform,
+    sharding_of,
+    snapshot,
+    unfilled,
+    unfilled_array,
+)
 from keras_fanwise.backends.private_keras import (
     drawn_as_built,
     initializer_modules,
     is_made,
     is_stateless,
-)
-from keras_fanwise.backends.sharding import (
-    distribute,
-    layout_of,
-    local_parts,
-    placed,
-    sharding_of,
 )
 from keras_fanwise.initializers.counterparts import (
     counterpart,

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_fanwise as kf
-from keras_fanwise.backends import sharding as layouts
+from keras_fanwise.backends.arrays import layout_of
 from keras_fanwise.sampling import sampler as sampling
 
 from support.any_weight import ANY_WEIGHT
@@ -232,7 +232,7 @@ def models():
                 x, np.ones((16, 8)), batch_size=16, epochs=3, shuffle=False, verbose=0
             )
             trained[name] = arrays(model)
-            spread_weights = [layouts.layout_of(w.value) for w in model.weights]
+            spread_weights = [layout_of(w.value) for w in model.weights]
             assert all(found is None for found in spread_weights) == (distribution is None)
             with tempfile.TemporaryDirectory() as folder:
                 model.save(folder + "/model.keras")
