@@ -72,7 +72,7 @@ from keras_fanwise.reports.weights import (
     WeightStart,
 )
 from keras_fanwise.sampling.sampler import Stream
-from keras_fanwise.seam import binding, keys
+from keras_fanwise.seam import binding
 from keras_fanwise.seam.blocks import deferral, retrofit, retrofitted, skip_init
 
 __version__ = _version("keras_fanwise")
@@ -158,5 +158,4 @@ def __dir__() -> list[str]:
 
 
 register()
-keys.install()
 binding.install(retrofitted, deferral)

@@ -84,10 +84,7 @@ def show(name: str, error: mp.mpf, p: list, q: list) -> None:
     print(f"# Relative error {mp.nstr(error, 2)}.")
     print(f"{name} = (")
     for coefficients in (p, q):
-        print("    (")
-        for coefficient in coefficients:
-            print(f"        {float(coefficient)!r},")
-        print("    ),")
+        print(f"    {' '.join(repr(float(each)) for each in coefficients)!r},")
     print(")")
 
 

@@ -123,10 +123,9 @@ def wide() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     import jax.experimental
 
-    # Where JAX 0.4 has it.
-    scope: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
-    entered: contextlib.AbstractContextManager[Any] = scope(True)
-    return entered
+    module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # of JAX 0.4
+    scope: contextlib.AbstractContextManager[Any] = module.enable_x64(True)
+    return scope
 
 
 def _torch(values: np.ndarray) -> Any:

@@ -21,10 +21,10 @@ it. The test of each would notice a change.
 | the modules in which code finds `keras.initializers.get` | here | `test_a_get_that_was_imported_by_name` |
 | `ALL_OBJECTS_DICT`, the table of initializers by name | here | `test_names_resolve_where_keras_asks_its_own_table_alone` |
 | the order and the defaults of `add_weight`'s arguments | `seam/binding.py` | `test_the_positional_forms_of_add_weight` |
-| that a config has `trainable` and `dtype` | `seam/keys.py` | `test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original` |
+| that a config has `trainable` and `dtype` | `seam/binding.py` | `test_a_layer_that_is_made_from_a_config_has_the_values_of_its_original` |
 | how a class is named, and numbered from 1 on | `arguments.py` | `test_snake_case_is_keras_s` |
 | that Bidirectional names its layers `forward_`, `backward_` | `arguments.py` | `test_a_number_of_keras_does_not_count` |
-| `variable_N`, the name of a weight that has none | `seam/keys.py` | `test_weights_without_a_name_differ` |
+| `variable_N`, the name of a weight that has none | `seam/binding.py` | `test_weights_without_a_name_differ` |
 | `bias_initializer`, the function in an LSTM cell's `build` | `initializers/counterparts.py` | `test_the_random_bias_of_an_lstm_has_a_stream_of_its_own` |
 | what the cell of a `ConvLSTM2D` has | `fans/layers.py` | `test_example_of_each_layer` |
 | the copy with axes that `EinsumDense` makes | `seam/record.py` | `test_the_live_attribute_of_an_einsum_follows` |

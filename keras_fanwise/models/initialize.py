@@ -53,7 +53,7 @@ from keras_fanwise.models.rules import (
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
-from keras_fanwise.seam.keys import model_keys
+from keras_fanwise.seam.binding import model_keys
 from keras_fanwise.seam.record import (
     assigned_when_built,
     initializer_name,

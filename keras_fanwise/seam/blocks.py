@@ -198,10 +198,7 @@ class SkipInit(_Block):
 
 
 def deferral(filler: Any, initializer: Any) -> Any:
-    """What Keras is handed in place of a filler, which was made of this initializer.
-
-    Outside a block, and where the initializer is not random, that is the filler.
-    """
+    """What Keras is handed in place of a filler, which was made of this initializer."""
     blocks = _open_blocks(SkipInit)
     if not blocks:
         return filler

@@ -37,11 +37,7 @@ def record(variable: keras.Variable, initializer: Any) -> None:
 
 
 def recorded(variable: keras.Variable) -> Any:
-    """What that was; `None` if nobody knows it.
-
-    So of a weight that `add_weight` did not make, or before the import of this package, or
-    whose initializer held on to a large array and is gone.
-    """
+    """What that was; `None` if nobody knows it, as of weights made before the import."""
     initializer = getattr(variable, _RECORD, None)
     return initializer() if isinstance(initializer, weakref.ref) else initializer
 
@@ -56,7 +52,6 @@ def _held(initializer: Any) -> Iterable[Any]:
 
 
 def _is_replaced(variable: keras.Variable) -> bool:
-    """Whether a weight has another initializer than when its layer was built."""
     return getattr(variable, _REPLACED, False)
 
 
@@ -76,11 +71,7 @@ def weight_initializers(weights: Sequence[OwnedWeight]) -> list[Any]:
 
 
 def assigned_when_built(weights: Sequence[OwnedWeight]) -> list[bool | None]:
-    """Whether a layer gave a weight a value, by `assign`, when it was built.
-
-    So position indices, and tables that are computed of others. `None` where nobody knows:
-    of a layer of which no other can be made.
-    """
+    """Whether a layer assigned a value to a weight when it was built, if that is known."""
     twin = functools.cache(_twin)
     answers: list[bool | None] = []
     for owned in weights:
@@ -107,18 +98,11 @@ def attributes_holding(layer: keras.Layer, initializer: Any) -> list[str]:
     return [name for name, value in vars(layer).items() if value is initializer]
 
 
-def initializer_attributes(owned: OwnedWeight) -> list[str]:
-    """The attributes of its layer that hold the initializer of a weight."""
-    return attributes_holding(owned.layer, _source(owned))
-
-
 def initializer_argument(owned: OwnedWeight) -> str:
-    """The argument that sets a weight's initializer, of its layer or of one that holds it.
-
-    "" if there is none.
-    """
+    """The argument, of its layer or one that holds it, that sets its initializer; or ""."""
     stem = owned.variable.name.rsplit("/", 1)[-1]
-    names = [name.lstrip("_") for name in initializer_attributes(owned)]
+    held = attributes_holding(owned.layer, _source(owned))
+    names = [name.lstrip("_") for name in held]
     names = sorted(names, key=lambda name: not name.startswith(stem))
     for name in [*names, f"{stem}_initializer"]:
         for layer in reversed(owned.holders):
@@ -128,14 +112,10 @@ def initializer_argument(owned: OwnedWeight) -> str:
 
 
 def replace(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> None:
-    """Makes these initializers those that fill the weights, also in the layers' configs.
+    """Makes these initializers, where not `None`, those of a model's weights and configs.
 
     A layer takes over an initializer into an attribute if all weights that the attribute
     fills, in the layer and in those inside it, now have the same one.
-
-    Args:
-        weights: of a model.
-        initializers: for each weight; `None` where nothing changes.
     """
     before = [_source(owned) for owned in weights]
     changed = [
@@ -166,12 +146,9 @@ def replace(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> None
 
 
 def _source(owned: OwnedWeight) -> Any:
-    """What a weight was given, or the attribute of its layer of which that was a copy.
-
-    From Keras 3.15 on `EinsumDense` fills its kernel by a copy that has axes and the seed
-    that the attribute took.
-    """
+    """What a weight was given, or the attribute of its layer of which that was a copy."""
     initializer = recorded(owned.variable)
+    # From Keras 3.15 on `EinsumDense` makes one, of the same seed, with axes.
     if not isinstance(initializer, keras.initializers.VarianceScaling):
         return initializer
 
@@ -201,11 +178,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def unsaved(weights: Sequence[OwnedWeight]) -> dict[str, str]:
-    """The paths of weights whose initializer a saved model does not hold, and why.
-
-    Asked of a twin: of the layer that is saved by its own config another is made from it,
-    and the initializers of their weights are compared.
-    """
+    """The paths of weights whose initializer a saved model does not hold, and why."""
     twin = functools.cache(_twin)
     reasons = {}
     for owned in filter(lambda owned: _is_replaced(owned.variable), weights):
@@ -244,8 +217,6 @@ def _fill_alike(one: Any, other: Any, variable: keras.Variable) -> bool:
 
 
 class _Twin(NamedTuple):
-    """A weight of another layer of the same config."""
-
     initializer: Any
     assigned: bool | None  # whether it was given a value when that layer was built
 

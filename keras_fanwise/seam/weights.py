@@ -43,13 +43,7 @@ _COMPUTED = getattr(keras.layers, "STFTSpectrogram", ())
 
 
 def role(owned: OwnedWeight) -> Role:
-    """What a weight does in its layer.
-
-    Keras's layers say so by its name. Layers of one's own call a matrix as they like, or
-    not at all: it is a kernel if it has as many rows as the layer was built for input
-    units, or as another kernel of the layer has columns; so is each of a stack of them,
-    such as experts or taps.
-    """
+    """What a weight does in its layer: its name says so in Keras's; others' are looked at."""
     layer, variable = owned.layer, owned.variable
     name, shape = str(variable.name), tuple(variable.shape)
     # A quantized weight was learned, and is kept in integers now.
@@ -82,7 +76,11 @@ def role(owned: OwnedWeight) -> Role:
 
 
 def _matrices_for_inputs(layer: keras.Layer) -> set[tuple[int, ...]]:
-    """The shapes of the matrices of a layer of one's own that its inputs can reach."""
+    """The shapes of the kernels of a layer of one's own.
+
+    Those with as many rows as the layer was built for input units, or as another kernel has
+    columns; so is each of a stack of them, such as experts or taps.
+    """
     if is_of_keras(layer):
         return set()
     shapes = {tuple(variable.shape) for variable in own_variables(layer)}
@@ -127,7 +125,7 @@ def is_of_keras(layer: Any) -> bool:
 
 
 def all_weights(model: keras.Layer) -> list[keras.Variable]:
-    """The weights of a model; a ValueError if a layer is inside itself."""
+    """Its weights; a ValueError if a layer is inside itself."""
     try:
         return list(model.weights)
     except RecursionError:
@@ -136,15 +134,7 @@ def all_weights(model: keras.Layer) -> list[keras.Variable]:
 
 
 def owned_weights(model: keras.Layer) -> list[OwnedWeight]:
-    """Every weight of a model once, in the model's order.
-
-    A layer's public `weights` hold the weights of layers inside it too, and only models
-    list their layers in public.
-
-    Raises:
-        TypeError: `model` is not a Keras model or layer.
-        ValueError: `model` has no weights yet.
-    """
+    """Every weight of a model once, in the model's order; an error if it has none yet."""
     if not isinstance(model, keras.Layer):
         raise fail(TypeError, "model", "a Keras model or layer", model)
     if not all_weights(model):
