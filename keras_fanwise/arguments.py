@@ -1,8 +1,4 @@
-"""Checks of arguments, in one voice.
-
-Every error names the argument, says what is allowed and ends with what was
-received.
-"""
+"""Checks of arguments: every error names one, what is allowed, and what was received."""
 
 import difflib
 import fnmatch
@@ -23,11 +19,7 @@ def fail(kind: type[Exception], name: str, allowed: str, received: Any) -> Excep
 
 
 def printable(text: str) -> str:
-    """`text`, with whatever is no visible character as Python writes it.
-
-    The names in a file are other people's: a line break in them would break a table, and
-    a terminal would obey a control character.
-    """
+    """`text`, of other people's files, with what is no visible character escaped."""
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in text
@@ -153,11 +145,7 @@ def weight_path(layer: keras.Layer, name: str) -> str:
 
 
 def split_number(layer: keras.Layer) -> tuple[str, int] | None:
-    """The name of a layer without its number, and the number; `None` if a user chose it.
-
-    Keras names layers after their class and numbers them through the process: `dense`,
-    `dense_1`, `dense_2`. Any other name is a user's.
-    """
+    """The name of a layer without Keras's number, and that; `None` if a user chose it."""
     # Bidirectional puts one of two words before the name of its layer.
     base = snake_case(type(layer).__name__)
     match = re.fullmatch(f"((?:forward_|backward_)?{base})(?:_([1-9][0-9]*))?", layer.name)

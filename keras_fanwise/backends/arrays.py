@@ -257,19 +257,7 @@ class Moments(NamedTuple):
 
 
 def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
-    """In float64, where the values are: on the host without a copy, or on their device.
-
-    On JAX, what is not large is read on the host: it would compile its own operations for
-    every new shape.
-
-    Units stand along `unit_axis`; a tensor without another axis is one unit.
-
-    Example:
-
-    >>> found = moments(np.array([[1.0, 0.0], [3.0, 0.0]]), unit_axis=-1)
-    >>> found.mean, found.smallest, found.largest, found.positive, found.dead
-    (1.0, 0.0, 3.0, 0.75, 0.5)
-    """
+    """In float64, where the values are; a tensor without another axis is one unit."""
     tensor = _where_it_is(tensor)
     flat = tensor.reshape(-1) if _on_host(tensor) else keras.ops.reshape(tensor, (-1,))
     size = _BLOCK if _on_host(tensor) else _DEVICE_BLOCK
@@ -340,7 +328,7 @@ def _where_it_is(tensor: Any) -> Any:
 
 
 def _is_far(tensor: Any) -> bool:
-    """Whether it is large, and where new tensors are that is no CPU."""
+    """Whether it is large, and on no CPU: JAX would compile operations for every shape."""
     return math.prod(tensor.shape) >= 1 << 20 and platform() != "cpu"
 
 

@@ -48,12 +48,9 @@ class Matrices:
 
     @functools.cached_property
     def fans(self) -> Fans:
-        """The fans of each of the matrices.
-
-        An output sums over all taps of a convolution. An input lies under all of them in
-        turn only if the stride is 1: on average it lies under one in `prod(strides)`.
-        Dilation spreads the taps and does not change their number.
-        """
+        """The fans of each of the matrices."""
+        # An output sums over all taps of a convolution. An input lies under all of them in
+        # turn only if the stride is 1: on average it lies under one in `prod(strides)`.
         inputs = 1 if self.is_lookup else self._size(self.inputs)
         outputs = self._size(self.outputs)
         taps, strides = self._size(self.taps), math.prod(self.strides)
@@ -156,11 +153,8 @@ def _channels(shape: tuple[int, ...], strides: tuple[int, ...]) -> Matrices | No
 def _of_equation(
     equation: str, shape: tuple[int, ...], factor: int | None = None
 ) -> Matrices | None:
-    """Labels that the kernel shares with the input alone are inputs, and so on.
-
-    A label of all three is a batch label: each of its values has a matrix of its own. One
-    of the input alone is summed before the kernel sees it, and counts in neither.
-    """
+    """Labels that the kernel shares with the input alone are inputs, and so on."""
+    # One of the input alone is summed before the kernel sees it, and counts in neither.
     terms = Equation.of(equation)
     inputs, kernel, output = terms if factor is None else terms.of_lora()[factor]
     if len(shape) != len(kernel):
@@ -442,13 +436,10 @@ def layer_matrices(
 def known_matrices(
     layer: layers.Layer, weight_name: str, shape: tuple[int, ...]
 ) -> Matrices | None:
-    """Those that the table tells, in the order of `layer_fans`, and not Keras's rule.
-
-    `None` also for weights of less than two axes, and for those that are not made of what
-    their layer multiplies by: packed ones, and diagonals.
-    """
+    """Those that the table tells, and not Keras's rule; `None` for less than two axes."""
     if len(shape) < 2:
         return None
+    # Packed kernels, and diagonals, are not made of what their layer multiplies by.
     found = _answer(layer, weight_name, shape)
     if isinstance(found, Matrices) and math.prod(found.shape) == math.prod(shape):
         return found
@@ -475,10 +466,7 @@ def keras_fans(layer: layers.Layer, weight_name: str, shape: Sequence[int]) -> F
 
 
 def unit_axes(layer: layers.Layer, matrices: Matrices | None, rank: int) -> tuple[int, ...]:
-    """The axes of a layer's output of this rank along which its units stand, in order.
-
-    Those are its channels, but for an equation, which the matrices of its kernel tell.
-    """
+    """The axes of a layer's output of this rank along which its units stand, in order."""
     if matrices is not None and matrices.unit_axes:
         return tuple(sorted(matrices.unit_axes))
     is_image = rank > 3 and not isinstance(layer, layers.Dense)

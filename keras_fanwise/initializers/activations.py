@@ -415,10 +415,7 @@ _known_moments: dict[Any, tuple[float, float] | None] = {}
 
 
 def second_moments(activation: Any, variance: float) -> tuple[float, float] | None:
-    """E[φ(√q z)²] and E[φ'(√q z)²] for a standard normal z, to two digits of q.
-
-    `None` of what mixes elements, jumps, or has no finite moments.
-    """
+    """E[φ(√q z)²] and E[φ'(√q z)²] for a standard normal z, if φ has them."""
     q = float(f"{min(max(variance, _SMALLEST), _LARGEST):.2g}")
     key = activation_key(activation), q
     if key not in _known_moments:

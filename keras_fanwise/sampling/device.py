@@ -52,11 +52,8 @@ def _upper(ops: Any, x: Any) -> Any:
 
 
 def _philox(ops: Any, key: Any, counter: Any, second: Any = 0) -> tuple[Any, ...]:
-    """Four 64-bit words for each counter, whose second word is `second`.
-
-    Philox4x64-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") as
-    NumPy has it, which adds 1 to a counter first.
-    """
+    """Philox4x64-10: four words for each counter, whose second word is `second`."""
+    # Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3".
 
     def half(_: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
         a, b, c, d, one, other = state
@@ -67,7 +64,7 @@ def _philox(ops: Any, key: Any, counter: Any, second: Any = 0) -> tuple[Any, ...
             one, other = one + _STEPS[0], other + _STEPS[1]
         return a, b, c, d, one, other
 
-    a = counter + 1
+    a = counter + 1  # as NumPy does first
     zero = a ^ a
     state = (a, zero + second, zero, zero, key[0], key[1])
     # Without a loop, a compiler computes the words again for each use.
@@ -190,12 +187,7 @@ def _block(
     alone: bool,
 ) -> Any:
     """A function of (key and a zero, number of the first counter, numbers, state): gives
-    the values of a grid of counters, as `result`, and the number of the next counter. By
-    `_gathered` for devices without 64-bit floats.
-
-    Inside somebody's function, so not `alone`, each word gives its own zero: nothing
-    travels where the tensor is sharded over devices.
-    """
+    the values of a grid of counters, as `result`, and the number of the next counter."""
     kind, count = words_of(dtype), math.prod(grid)
 
     def draw(key: Any, start: Any, numbers: Any, state: Any = None) -> Any:
@@ -210,6 +202,8 @@ def _block(
         if alone:
             odd = ops.reshape(odd, -1)
         else:
+            # Inside somebody's function each word gives its own zero: nothing travels where
+            # the tensor is sharded over devices.
             few = words[0] & 0xFFFFF
             zero = few * (few + 1) * (few + 2) % 3  # which no compiler knows
             ops.zero = zero[(...,) + (None,) * (len(odd.shape) - len(grid))]
@@ -221,11 +215,7 @@ def _block(
 
 @functools.cache
 def _part(compute: Any, family: str, dtype: str, result: str, size: int, rank: int) -> Any:
-    """Likewise of a part of a tensor, each value by its place; on JAX alone.
-
-    The key and the zero are followed by `first`, `run`, `outer` and `strides` of the
-    `Subarray`; `start` is the number of the first value in it.
-    """
+    """Likewise of a part of a tensor, each value by its place; on JAX alone."""
     kind = words_of(dtype)
 
     def draw(integers: Any, start: Any, numbers: Any) -> Any:
@@ -269,14 +259,7 @@ def is_chosen(
     sharding: Any = None,
     of_state: bool = False,
 ) -> bool:
-    """Whether a tensor is to be drawn on the device, and can be; arguments as in `draw`.
-
-    `KERAS_FANWISE_DRAW` says so, or else that a function is being traced, or an accelerator
-    and a large tensor.
-
-    Raises:
-        ValueError: `KERAS_FANWISE_DRAW` is set to something else than "host" or "device".
-    """
+    """Whether a tensor is to be drawn on the device, and can be; arguments as in `draw`."""
     where = os.environ.get(_WHERE)
     if where not in (None, "host", "device"):
         raise fail(ValueError, _WHERE, "'host' or 'device'", where)
@@ -306,11 +289,10 @@ def draw(
     device: Any = None,
     state: Any = None,
 ) -> Any:
-    """Draws a tensor where the backend computes: the bits of `sampler.draw`.
+    """Draws a tensor where the backend computes: the bits of `Stream.draw`.
 
-    Compiled functions for blocks of one or two sizes serve all shapes; they are given the
-    number of the block's first counter. On JAX, `index` and `device` say which part is to
-    be where; a `state` is the two words of a `SeedGenerator` in a traced function.
+    On JAX, `index` and `device` say which part is to be where; a `state` is the two words
+    of a `SeedGenerator` in a traced function.
     """
     family, spread, mean = distribution
     platform = device.platform if device else compute.platform()

@@ -51,22 +51,10 @@ _product = np.matmul
 
 
 def orthonormal(normals: np.ndarray) -> np.ndarray:
-    """Matrices with orthonormal columns, distributed by Haar's measure.
+    """Matrices with orthonormal columns, by Haar's measure; `|QᵀQ − I|` is below 1e-12.
 
-    `max |QᵀQ − I|` is about 1e-13.
-
-    Args:
-        normals: float64 of shape (..., m, n), m ≥ n: independent standard normal numbers,
-            none of them 0. Those below the diagonal and on it are used.
-
-    Returns:
-        float64 of the same shape.
-
-    Example:
-
-    >>> q = orthonormal(np.random.default_rng(0).standard_normal((2, 5, 3)))
-    >>> q.shape, bool(np.allclose(q[1].T @ q[1], np.eye(3), rtol=0, atol=1e-12))
-    ((2, 5, 3), True)
+    Made of independent standard normal numbers, none of them 0, of the same shape
+    (..., m, n) with m ≥ n, of which those below the diagonal and on it are used.
     """
     shape = normals.shape
     rows, columns = shape[-2:]
@@ -86,19 +74,12 @@ def orthonormal(normals: np.ndarray) -> np.ndarray:
 
 
 class _Panel(NamedTuple):
-    """Reflections I − τvvᵀ.
+    """Reflections I − τvvᵀ."""
 
-    Attributes:
-        reflectors: the v, on the grid; shape (matrices, rows, reflections).
-        gram: their products with each other, exact.
-        tau: 2 / |v|².
-        signs: what makes the diagonal of R positive.
-    """
-
-    reflectors: np.ndarray
-    gram: np.ndarray
-    tau: np.ndarray
-    signs: np.ndarray
+    reflectors: np.ndarray  # the v, on the grid; shape (matrices, rows, reflections)
+    gram: np.ndarray  # their products with each other, exact
+    tau: np.ndarray  # 2 / |v|²
+    signs: np.ndarray  # what makes the diagonal of R positive
 
 
 def _panel(normals: np.ndarray) -> _Panel:

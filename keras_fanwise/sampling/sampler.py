@@ -62,13 +62,9 @@ def owned(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _for_one_more_rounding(values: np.ndarray) -> np.ndarray:
-    """In float32, rounded to odd: rounding them again is as if it were the only time.
-
-    NumPy's way from float64 to bfloat16 is through float32, and what that rounds to a tie
-    would be rounded a second time. Two more bits than the last type has are enough: Boldo
-    and Melquiond 2008, "Emulation of a FMA and Correctly Rounded Sums: Proved Algorithms
-    Using Rounding to Odd".
-    """
+    """In float32, rounded to odd: rounding them again is as if it were the only time."""
+    # NumPy's way from float64 to bfloat16 is through float32. Boldo and Melquiond 2008,
+    # "Emulation of a FMA and Correctly Rounded Sums".
     nearest = values.astype(np.float32)
     bits = nearest.view(np.uint32)
     bits -= np.abs(nearest) > np.abs(values)  # towards 0
@@ -98,8 +94,7 @@ def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
 
 
 def state_key(words: int, weight_key: str = "") -> int:
-    """The key of the stream in which the keys of a generator's states stand, each by the
-    counter that the state is: where its words have no values yet, Philox can be traced."""
+    """Of the stream of a generator's keys, each by its state: Philox can be traced."""
     return _hash(f"state of {words}\0{weight_key}")
 
 
@@ -139,12 +134,7 @@ class Subarray:
     """A slice of each axis of a tensor; in row-major order runs of length `run`.
 
     There are `outer` of them along the axes before the last that is cut, which have these
-    `strides` in the tensor, from element number `first` on. The last two of three columns:
-
-    >>> part = Subarray((2, 3), (slice(None), slice(1, 3)))
-    >>> [(start, stop, wanted)] = part.stretches(0, 4)
-    >>> part.shape, start, stop, wanted.tolist()
-    ((2, 2), 1, 6, [0, 1, 3, 4])
+    `strides` in the tensor, from element number `first` on.
     """
 
     def __init__(self, shape: Sequence[int], index: Sequence[slice] | None = None) -> None:
@@ -311,11 +301,7 @@ class Stream(NamedTuple):
 
 
 def _run_all(functions: Sequence[Callable[[], None]]) -> None:
-    """Calls each, the first in this thread and the others in threads of their own.
-
-    Where no thread can be started, at the end of the interpreter or of what the system
-    allows, all of them in this one: they can be called twice.
-    """
+    """Calls each, the first in this thread and the others in threads of their own."""
     own, *others = functions
     if not others:
         own()
@@ -323,7 +309,7 @@ def _run_all(functions: Sequence[Callable[[], None]]) -> None:
     with ThreadPoolExecutor(len(others), thread_name_prefix="keras_fanwise") as pool:
         try:
             futures = [pool.submit(other) for other in others]
-        except RuntimeError:
+        except RuntimeError:  # at the end of the interpreter or of what the system allows
             pool.shutdown(cancel_futures=True)
             for function in functions:
                 function()
@@ -374,7 +360,6 @@ def _odd_integers(
 
 
 def values_of(integers: np.ndarray, family: str, dtype: str, spread: float) -> np.ndarray:
-    """The values that are made of odd integers."""
     values, scratch = np.empty(integers.size, DTYPES[dtype]), np.empty((4, integers.size))
     _fill(values, integers, words_of(dtype), family, spread, 0.0, scratch)
     return values
@@ -420,12 +405,9 @@ def uniform_factor(spread: float, words: Words) -> float:
 def limits_of(
     family: str, dtype: np.dtype, spread: float, mean: float
 ) -> tuple[float, float] | None:
-    """What values are clipped to before they are rounded to their type, if to anything.
-
-    To numbers that the type has, so that rounding stays within. float32 does so by itself:
-    the last normal falls short of the bound by 3e-7 of it, and the uniform's factor is
-    rounded down.
-    """
+    """What values are clipped to, so that rounding stays within; `None` for nothing."""
+    # float32 does so by itself: the last normal falls short of the bound by 3e-7 of it, and
+    # the uniform's factor is rounded down.
     if dtype == np.float32 or family == "untruncated_normal":
         return None
     bound = _rounded_down(spread if family == "uniform" else 2.0 * spread, dtype)

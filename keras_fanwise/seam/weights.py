@@ -43,7 +43,7 @@ _COMPUTED = getattr(keras.layers, "STFTSpectrogram", ())
 
 
 def role(owned: OwnedWeight) -> Role:
-    """What a weight does in its layer: its name says so in Keras's; others' are looked at."""
+    """What a weight does in its layer, by its name, and in other people's by its shape."""
     layer, variable = owned.layer, owned.variable
     name, shape = str(variable.name), tuple(variable.shape)
     # A quantized weight was learned, and is kept in integers now.
