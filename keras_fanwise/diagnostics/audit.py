@@ -239,7 +239,10 @@ class _Conditions:
         matrices = {
             id(weight.owned.variable): weight
             for weight in weights
-            if weight.role.is_matrix and math.isfinite(weight.evidence.std)
+            if weight.role.is_matrix
+            and math.isfinite(weight.evidence.std)
+            # What an identity makes of a signal its variance does not tell.
+            and not is_fixed(weight.initializer)
         }
         variances = {key: weight.evidence.std**2 for key, weight in matrices.items()}
         fans = {key: weight.site.fans for key, weight in matrices.items()}
@@ -473,7 +476,11 @@ class _Conditions:
             numbers = f"singular values {span} where {broken.gain:g} is drawn"
         elif self._departed(weight):
             numbers = f"std {found.std:.4g} where {drawn.std:.4g} is drawn, × {ratio:.3g}"
-        elif max(abs(found.mean_deviation), abs(found.sign_deviation)) > self._allowed:
+        elif (
+            abs(found.mean_deviation) > self._allowed
+            # Other families need not be symmetric, such as the biases of chrono.
+            or (weight.is_dense and abs(found.sign_deviation) > self._allowed)
+        ):
             numbers = f"mean {found.mean:.3g} where {drawn.mean:g} is drawn"
         elif (
             drawn.family in DISTRIBUTIONS

@@ -20,6 +20,7 @@ from keras_fanwise.initializers.base import (
     Site,
 )
 from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
+from keras_fanwise.initializers.structured import FanwiseSiren, FanwiseSubpixel
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 
 # Arguments, of Keras's initializers and ours, that the values are proportional to.
@@ -48,8 +49,15 @@ def scaled(initializer: Any, factor: float, argument: str) -> Any:
     is_known = isinstance(initializer, FanwiseInitializer) or _is_of_keras(initializer)
     config = initializer.get_config() if is_known else {}
     changed = {name: config[name] * factor for name in _PROPORTIONAL if name in config}
+    if isinstance(initializer, FanwiseSubpixel):
+        changed = {"initializer": scaled(initializer.initializer, factor, argument)}
+    elif isinstance(initializer, FanwiseSiren) and not initializer.first:
+        changed = {"omega": initializer.omega / factor}
     if not changed:
-        allowed = "None with an initializer that is neither Keras's nor this package's"
+        allowed = (
+            "None with an initializer that cannot be multiplied by a number: only Keras's "
+            "and this package's can, without FanwiseUpsampling and the first FanwiseSiren"
+        )
         raise fail(ValueError, argument, allowed, initializer)
     return type(initializer).from_config({**config, **changed})
 

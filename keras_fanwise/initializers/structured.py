@@ -26,8 +26,9 @@ from keras_fanwise.sampling.sampler import Stream
 class FanwiseDirac(DrawnWhole):
     """The identity: what goes into a layer comes out of it, times `gain`.
 
-    If there are more outputs than inputs, the further outputs are 0; if there are fewer,
-    the first inputs come out. In a convolution with groups this holds for each group, and
+    If there are more outputs than inputs, the further outputs are 0, and with ReLU after
+    them they stay so, as no gradient comes back; if there are fewer, the first inputs come
+    out. In a convolution with groups this holds for each group, and
     in a depthwise one each channel comes out in the first of its `depth_multiplier`
     outputs. With strides every `strides`-th position comes out of a convolution, and the
     positions between those that come out of a transposed convolution are 0.

@@ -23,8 +23,10 @@ from keras_fanwise.backends.tap import (
 from keras_fanwise.diagnostics.batches import batch_for, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.graph import Arguments
+from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.models.initialize import all_or_none, left_out, untouchable
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
+from keras_fanwise.seam.record import weight_initializers
 from keras_fanwise.seam.weights import OwnedWeight, Role, has_kernel, owned_weights, role
 
 # Of a layer that follows its kernel, what comes out differs from what was asked for by
@@ -243,11 +245,12 @@ def calibrate(
 
     Kept, and listed with the reason, are kernels that are 0 or shared by several layers;
     kernels of recurrent cells, of layers that are quantized or adapted or that normalize
-    their kernel, and of a layer or model that holds other layers with kernels; kernels with
-    which the output of the layer does not scale; and matrices of your own layers that are
-    not recognized as kernels (see `Rule` for roles). Nothing is written before the
-    pass has ended well; after any exception all weights are as before. The state of an
-    optimizer is left alone.
+    their kernel, and of a layer or model that holds other layers with kernels; those by
+    `FanwiseSiren`, as the sine after them multiplies by its `omega`; kernels with which the
+    output of the layer does not scale; and matrices of your own layers that are not
+    recognized as kernels (see `Rule` for roles). Nothing is written before the pass has
+    ended well; after any exception all weights are as before. The state of an optimizer is
+    left alone.
 
     Args:
         model: a built model, or a built layer.
@@ -342,9 +345,13 @@ def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> l
         if role(owned) is Role.KERNEL:
             names[id(owned.layer)].append(owned.variable.name)
     paths = [owned.variable.path for owned in kernels]
+    reasons = left_out(only, paths)
+    for i, start in enumerate(weight_initializers(kernels)):
+        if not reasons[i] and isinstance(start, FanwiseSiren):
+            reasons[i] = "FanwiseSiren gave it the scale that its sine is for"
     return [
         reason or _reason(owned, names[id(owned.layer)], owners[id(owned.variable)] > 1)
-        for owned, reason in zip(kernels, left_out(only, paths), strict=True)
+        for owned, reason in zip(kernels, reasons, strict=True)
     ]
 
 

@@ -8,7 +8,15 @@ import keras_fanwise as kf
 from keras_fanwise.reports.diagnosis import Condition
 
 from support.architectures import Matrix
-from support.models import MODELS, arrays, equal, network, relu_network, values_of
+from support.models import (
+    MODELS,
+    arrays,
+    equal,
+    network,
+    relu_network,
+    structured_model,
+    values_of,
+)
 from support.processes import fewer_by_default
 
 layers = keras.layers
@@ -724,29 +732,6 @@ def test_arguments():
         kf.audit(keras.Sequential([layers.Dense(3)]))
 
 
-def structured_model():
-    """Each structured start in the layer that it is for, and kernels that hold them."""
-    he = "fanwise_he_normal"
-    x = image = keras.Input((8, 8, 4))
-    for name in ("same", "too"):
-        x = layers.Conv2D(
-            4, 3, padding="same", kernel_initializer="fanwise_dirac", name=name
-        )(x)
-    x = layers.Conv2DTranspose(
-        4, 4, 2, "same", kernel_initializer="fanwise_upsampling", name="larger"
-    )(x)
-    x = layers.Conv2D(8, 3, activation="relu", kernel_initializer=he, name="hidden")(x)
-    phases = kf.FanwiseSubpixel()
-    x = layers.Conv2D(4 * 4, 3, kernel_initializer=phases, name="phases")(x)
-    place = keras.Input((2,))
-    sine = keras.ops.sin(
-        30.0 * layers.Dense(64, kernel_initializer=kf.FanwiseSiren(first=True))(place)
-    )
-    sine = keras.ops.sin(30.0 * layers.Dense(64, kernel_initializer="fanwise_siren")(sine))
-    x = layers.concatenate([layers.GlobalAveragePooling2D()(x), sine])
-    return keras.Model([image, place], layers.Dense(1, kernel_initializer=he)(x))
-
-
 def test_structures_are_meant_so():
     model = structured_model()
     assert kf.audit(model).findings == []
@@ -757,3 +742,6 @@ def test_structures_are_meant_so():
     kernel.assign(np.concatenate([one] * 4, axis=-1))
     (found,) = kf.audit(model).errors
     assert (found.path, found.condition.label) == ("phases/kernel", "symmetry")
+    # Of the biases of a GRU two thirds are below their mean, and meant so.
+    weight_of(model, "gru/gru_cell/bias").assign(np.full((2, 3 * 32), 0.3))
+    assert "gru/gru_cell/bias" in {one.path for one in kf.audit(model).notes}

@@ -1,4 +1,4 @@
-"""What reads a model and what writes it agree on which weights are kernels."""
+"""What reads a model and what writes it agree on kernels, and on what is meant so."""
 
 import itertools
 from collections import Counter
@@ -9,6 +9,8 @@ from keras import layers, ops
 
 import keras_fanwise as kf
 from keras_fanwise.graph.graph import Graph
+
+from support.models import structured_model, values_by_path
 
 RECIPES = ("he", "glorot", "lecun", "kaiming", "normal", "dcgan", "transformer", "vit")
 
@@ -130,3 +132,55 @@ def test_an_audit_after_a_recipe_finds_no_kernel_that_it_left(recipe):
     assert kf.audit(model).errors
     kf.initialize(model, recipe, seed=0)
     assert not kf.audit(model).errors
+
+
+def test_structured_starts_are_meant_so():
+    """Identities, equal phases, sines and long memories, whoever looks at them."""
+    model = structured_model()
+    report = kf.diagnose(model)
+    assert not report.findings, report.text()
+    for by in ("layer", "unit"):
+        calibrated = {row.path: row for row in kf.calibrate(model, by=by).rows}
+        for path in ("first/kernel", "second/kernel"):
+            assert "the scale that its sine is for" in calibrated[path].reason
+        kernel = values_by_path(model)["phases/kernel"].reshape(3, 3, 8, 4, 4)
+        assert (kernel == kernel[..., :1, :]).all()
+        again = kf.diagnose(model)
+        assert not again.errors + again.warnings, again.text()
+    # Planted: the same kernels without the name of their start are scaled.
+    kf.initialize(model, kf.Rule("glorot_uniform", path="second/kernel"))
+    rows = kf.calibrate(model, dry_run=True).rows
+    assert {row.path: row.status for row in rows}["second/kernel"] == "scaled"
+
+
+def test_structured_starts_in_residual_branches():
+    x = place = keras.Input((2,))
+    x = ops.sin(30.0 * layers.Dense(32)(x))
+    for name in "ab":
+        inner = ops.sin(30.0 * layers.Dense(32)(x))
+        x = x + ops.sin(30.0 * layers.Dense(32, name=name)(inner))
+    model = keras.Model(place, layers.Dense(1)(x))
+    ends = [end for row in kf.residual_ends(model).rows for end in row.last]
+    assert ends == ["a/kernel", "b/kernel"]
+    plain, small = (
+        {row.path: row.std for row in kf.initialize(model, "siren", 0, residual=way).rows}
+        for way in (None, "depth")
+    )
+    for path, std in small.items():
+        factor = 0.5**0.5 if path in ends else 1.0
+        assert std == pytest.approx(factor * plain[path], rel=1e-6)
+    assert not kf.diagnose(model).findings
+    x = image = keras.Input((8, 8, 8))
+    for _ in "ab":
+        x = x + layers.Conv2D(8, 3, padding="same")(x)
+    model = keras.Model(image, x)
+    for start in (kf.FanwiseDirac(), kf.FanwiseSubpixel(), kf.FanwiseSiren()):
+        rule = kf.Rule(start, role="kernel")
+        once, divided = (
+            kf.initialize(model, rule, 0, residual=way).rows[0].std
+            for way in (None, "depth")
+        )
+        assert divided == pytest.approx(once / 2**0.5, rel=1e-6)
+    rule = kf.Rule(kf.FanwiseSiren(first=True), role="kernel")
+    with pytest.raises(ValueError, match="cannot be multiplied by a number"):
+        kf.initialize(model, rule, residual="depth")

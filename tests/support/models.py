@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+import keras_fanwise as kf
+
 layers = keras.layers
 
 
@@ -165,3 +167,36 @@ MODELS = {
         half_precision,
     )
 }
+
+
+def structured_model():
+    """Each structured start in the layer that it is for, and kernels that hold them."""
+    he = "fanwise_he_normal"
+    x = image = keras.Input((8, 8, 4))
+    for name in ("same", "too"):
+        x = layers.Conv2D(
+            4, 3, padding="same", kernel_initializer="fanwise_dirac", name=name
+        )(x)
+    x = layers.Conv2DTranspose(
+        4, 4, 2, "same", kernel_initializer="fanwise_upsampling", name="larger"
+    )(x)
+    x = layers.Conv2D(8, 3, activation="relu", kernel_initializer=he, name="hidden")(x)
+    phases = kf.FanwiseSubpixel()
+    x = layers.Conv2D(4 * 4, 3, kernel_initializer=phases, name="phases")(x)
+    place = keras.Input((2,))
+    given, sine = kf.FanwiseSiren(first=True), place
+    for name in ("first", "second"):
+        sine = layers.Dense(64, kernel_initializer=given, name=name)(sine)
+        sine, given = keras.ops.sin(30.0 * sine), "fanwise_siren"
+    # Identities without an activation between are no chain that halves the signal.
+    same = layers.Dense(16, kernel_initializer=he)(place)
+    for _ in range(16):
+        same = layers.Dense(16, "relu", kernel_initializer="fanwise_dirac")(same)
+    times = keras.Input((5, 4))
+    chrono = kf.FanwiseChronoBias(50)
+    recurrent = layers.GRU(32, kernel_initializer=he, bias_initializer=chrono, name="gru")(
+        times
+    )
+    parts = [layers.GlobalAveragePooling2D()(x), sine, same, recurrent]
+    head = layers.Dense(1, kernel_initializer=he)(layers.concatenate(parts))
+    return keras.Model([image, place, times], head)
