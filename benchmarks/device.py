@@ -26,8 +26,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Draw = Callable[[], Any]
@@ -218,20 +220,20 @@ def models(_size: int) -> None:
             if kept is not values:
                 same = all(map(np.array_equal, kept, values))
                 print(f"  {name}: equal weights: {same}", flush=True)
-    path = "/tmp/device_benchmark.weights.h5"
-    model.save_weights(path)
-    for where in ("host", "device"):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "benchmark.weights.h5"
+        model.save_weights(path)
+        for where in ("host", "device"):
 
-        def load() -> None:
-            with kf.skip_init():
-                made = [keras.layers.Dense(4096, "relu") for _ in range(8)]
-                again = keras.Sequential([keras.Input((4096,)), *made])
-                again.load_weights(path)
+            def load() -> None:
+                with kf.skip_init():
+                    made = [keras.layers.Dense(4096, "relu") for _ in range(8)]
+                    again = keras.Sequential([keras.Input((4096,)), *made])
+                    again.load_weights(path)
 
-        start = time.perf_counter()
-        drawn_at(where, load)
-        print(f"  skip_init, {where}: {time.perf_counter() - start:.2f} s", flush=True)
-    os.remove(path)
+            start = time.perf_counter()
+            drawn_at(where, load)
+            print(f"  skip_init, {where}: {time.perf_counter() - start:.2f} s", flush=True)
 
 
 def run_here(part: str, size: int) -> None:

@@ -48,7 +48,7 @@ def test_the_version_is_that_of_one_place():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     version = config["metadata"]["version"]
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert version not in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
 
 
