@@ -1,14 +1,17 @@
 """Structured initializers, each against what its paper says the layer does with it."""
 
+import hashlib
 import json
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy import stats
 
 import keras_fanwise as kf
 
+from support.models import arrays, structured_model
 from support.processes import run_python
 
 LAYERS = keras.layers
@@ -454,9 +457,10 @@ def test_the_protocol(name, tmp_path):
         assert first.mean() == pytest.approx(mean)
         assert first.std() == pytest.approx(spread)
     # 16-bit types are the float32 draw, rounded; slices are parts of the whole.
-    half = numpy(initializer.draw(first.shape, "float16", site=site))
-    np.testing.assert_array_equal(half, numpy(initializer.draw(
-        first.shape, "float32", site=site)).astype("float16"))  # fmt: skip
+    whole = numpy(initializer.draw(first.shape, "float32", site=site))
+    for dtype, half_type in ((np.float16, "float16"), (ml_dtypes.bfloat16, "bfloat16")):
+        half = numpy(initializer.draw(first.shape, half_type, site=site))
+        np.testing.assert_array_equal(half, whole.astype(dtype))
     # A saved model has the initializer, and a new seed gives new values of its kind.
     path = tmp_path / "model.keras"
     model.save(path)
@@ -468,20 +472,32 @@ def test_the_protocol(name, tmp_path):
 
 
 @pytest.mark.multi_backend
-def test_the_same_bits_on_every_backend():
-    program = """
+def test_the_same_bits_on_every_backend_and_in_a_new_process(tmp_path):
+    model = structured_model()
+    model.save(path := tmp_path / "model.keras")
+    program = f"""
 import hashlib, keras, numpy as np, keras_fanwise as kf
-L = keras.layers
-for layer, shape in [
-    (L.Conv2D(8, 3, kernel_initializer=kf.FanwiseSubpixel(kf.FanwiseHeNormal(seed=1))), (None, 6, 6, 4)),
-    (L.GRU(4, bias_initializer=kf.FanwiseChronoBias(20, seed=1)), (None, 5, 3)),
-    (L.Dense(8, kernel_initializer=kf.FanwiseSiren(seed=1)), (None, 3)),
-    (L.Conv2DTranspose(4, 4, strides=2, kernel_initializer="fanwise_upsampling"), (None, 6, 6, 4)),
-]:
-    layer.build(shape)
-    weight = layer.cell.bias if isinstance(layer, L.GRU) else layer.kernel
-    values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
-    print(hashlib.sha256(values.tobytes()).hexdigest())
+model = keras.saving.load_model({str(path)!r})
+def show():
+    for weight in model.weights:
+        values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        print(hashlib.sha256(values.tobytes()).hexdigest())
+show()
+kf.reinitialize(model, seed=7)
+show()
 """
-    outputs = {run_python(program, backend=b) for b in ("tensorflow", "jax", "torch")}
-    assert len(outputs) == 1
+    (output,) = {run_python(program, backend=b) for b in ("tensorflow", "jax", "torch")}
+    loaded = output.split()[: len(model.weights)]
+    assert loaded == [
+        hashlib.sha256(values.tobytes()).hexdigest() for values in arrays(model)
+    ]
+    # What is drawn is drawn anew, the identities and the interpolation are as they were.
+    fixed = {
+        weight.path.split("/")[0]
+        for weight, one, other in zip(
+            model.weights, loaded, output.split()[len(loaded) :], strict=True
+        )
+        if one == other and "kernel" in weight.path
+    }
+    assert {"same", "too", "larger"} <= fixed
+    assert not fixed & {"phases", "first", "second", "hidden"}
