@@ -22,6 +22,7 @@ from keras_fanwise.reports.diagnosis import (
     Trend,
     Verdict,
     trend_text,
+    with_kernels,
 )
 from keras_fanwise.reports.report import ERROR, WARNING
 from keras_fanwise.seam.record import initializer_argument
@@ -77,8 +78,7 @@ class _Wired:
         for row, layer in zip(rows, layers, strict=True):
             results = graph.results_of(layer)
             self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
-        depths = [0, *(row.depth for row in rows)]
-        self.kernels = [i for i, row in enumerate(rows) if row.depth > depths[i]]
+        self.kernels = with_kernels(rows)
 
     def paths(self) -> list[list[int]]:
         """By their rows the kernels on the way to each that leads to no other."""

@@ -2,7 +2,7 @@
 
 import enum
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -102,6 +102,10 @@ class AuditFinding(NamedTuple):
     def _label(self) -> str:
         return f"{self.severity}: {self.condition.label}"
 
+    @property
+    def _replacements(self) -> Mapping[str, Any]:
+        return {} if self.replacement is None else {self.path: self.replacement}
+
 
 class WeightAudit(NamedTuple):
     """What was measured of a weight.
@@ -142,16 +146,25 @@ _MEASURED = (
 )
 
 
+class _Remedied(Report[Row, Finding]):
+    """A report whose findings propose initializers."""
+
+    def remedies(self) -> dict[str, Any]:
+        """For the path of each weight that needs one, an initializer that mends it.
+
+        `keras_fanwise.initialize(model, report.remedies())` draws these weights again.
+        """
+        findings: list[Any] = self.findings[::-1]  # the worst one last
+        return {path: new for one in findings for path, new in one._replacements.items()}
+
+
 @dataclass(eq=False, repr=False)
-class AuditReport(Report[WeightAudit, AuditFinding]):
+class AuditReport(_Remedied[WeightAudit, AuditFinding]):
     """A `WeightAudit` for each weight of a float type, in the order of the model.
 
     Printed, it gives the verdict, then the findings by cause, then the kernels.
 
     Attributes:
-        rows: list of `WeightAudit`.
-        name: of the model.
-        findings: list of `AuditFinding`, also as `errors`, `warnings` and `notes`.
         ignored: list of those findings that the caller said to ignore.
         is_trained: whether most kernels and most biases are no longer what their
             initializers draw; then every finding about finite values is a note.
@@ -164,17 +177,6 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
 
     ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
     is_trained: bool = field(default=False, kw_only=True)
-
-    def remedies(self) -> dict[str, Any]:
-        """For the path of each weight that needs one, an initializer that mends it.
-
-        `keras_fanwise.initialize(model, report.remedies())` draws these weights again.
-        """
-        return {
-            finding.path: finding.replacement
-            for finding in reversed(self.findings)
-            if finding.replacement is not None
-        }
 
     def _verdict(self) -> str:
         ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
@@ -300,6 +302,10 @@ class SignalFinding(NamedTuple):
     remedy: str
     replacements: Mapping[str, Any] | None = None
 
+    @property
+    def _replacements(self) -> Mapping[str, Any]:
+        return self.replacements or {}
+
 
 class Fault(FindingKind):
     """What can be wrong with data, head and loss: its `label`, and a `remedy`."""
@@ -385,15 +391,15 @@ _SIGNAL = (
 NAME = words("layer", "name", shrinks=True)
 
 
+def with_kernels(rows: Sequence[Any]) -> list[int]:
+    """The numbers of the rows of calls of layers with kernels."""
+    depths = [0, *(row.depth for row in rows)]
+    return [i for i, row in enumerate(rows) if row.depth > depths[i]]
+
+
 @dataclass(eq=False, repr=False)
 class LayerReport(Report[Row, Finding]):
     """A report with a row for each call of a layer, that shows those with kernels."""
-
-    def _kernels(self) -> list[int]:
-        """The numbers of the rows of layers with kernels."""
-        rows: list[Any] = self.rows
-        depths = [0, *(row.depth for row in rows)]
-        return [i for i, row in enumerate(rows) if row.depth > depths[i]]
 
     def _shown(self) -> list[Row]:
         return [self.rows[i] for i in sorted(self._places())]
@@ -401,7 +407,7 @@ class LayerReport(Report[Row, Finding]):
     def _places(self) -> set[int]:
         """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
         rows: list[Any] = self.rows
-        kernels = self._kernels()
+        kernels = with_kernels(rows)
         count = min(len(kernels), MOST_KERNELS)
         step = (len(kernels) - 1) / max(1, count - 1)
         shown = {kernels[round(i * step)] for i in range(count)}
@@ -410,16 +416,17 @@ class LayerReport(Report[Row, Finding]):
         return shown | set(firsts.values())
 
     def _left_out(self, verbose: bool) -> Iterator[Group]:
-        kernels = self._kernels()
+        kernels = with_kernels(self.rows)
         if len(kernels) > MOST_KERNELS and not verbose:
-            count = (
-                f"{len(self._places() & {*kernels})} of {len(kernels)} layers with kernels"
-            )
-            yield [f"{count} follow; text(verbose=True), or --verbose, gives every layer"]
+            count = f"{len(self._places() & {*kernels})} of {len(kernels)}"
+            more = "text(verbose=True), or --verbose, gives every layer"
+            yield [f"{count} layers with kernels follow; {more}"]
 
 
 @dataclass(eq=False, repr=False)
-class SignalReport(LayerReport[LayerSignal, SignalFinding]):
+class SignalReport(
+    LayerReport[LayerSignal, SignalFinding], _Remedied[LayerSignal, SignalFinding]
+):
     """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
     Printed, it gives the verdict, then trends and findings, then the layers with kernels,
@@ -437,12 +444,9 @@ class SignalReport(LayerReport[LayerSignal, SignalFinding]):
     errors.
 
     Attributes:
-        rows: list of `LayerSignal`.
-        name: of the model.
         forward: the `Trend` of the standard deviation; `None` without hidden layers.
         backward: the `Trend` of the gradients, from the last layer to the first.
         loss: of the batch, if there were targets.
-        findings: list of `SignalFinding`, also as `errors` and `warnings`.
     """
 
     _title = "Signal in"
@@ -452,17 +456,6 @@ class SignalReport(LayerReport[LayerSignal, SignalFinding]):
     forward: Trend | None
     backward: Trend | None
     loss: float | None = field(default=None, kw_only=True)
-
-    def remedies(self) -> dict[str, Any]:
-        """For the path of each kernel whose scale is to be changed, an initializer.
-
-        `keras_fanwise.initialize(model, report.remedies())` draws these kernels again.
-        """
-        return {
-            path: initializer
-            for finding in reversed(self.findings)
-            for path, initializer in (finding.replacements or {}).items()
-        }
 
     def _verdict(self) -> str:
         verdict = "is not healthy" if self.errors or self.warnings else "is healthy"
@@ -556,9 +549,6 @@ class Diagnosis(Report[Trial, DiagnosisFinding]):
     starts that help. The first row is the model as it is.
 
     Attributes:
-        rows: list of `Trial`.
-        name: of the model.
-        findings: list of `DiagnosisFinding`, the worst first.
         best: the number of the row that `apply` carries out; 0 if no start helps.
     """
 

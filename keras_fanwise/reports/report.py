@@ -103,9 +103,8 @@ class Report(Generic[Row, Finding]):
         return ()
 
     def _shown(self) -> list[Row]:
-        """The rows that are read at a glance, of weights the kernels."""
-        rows: list[Any] = self.rows
-        return [row for row in rows if row.role in SHOWN]
+        """The rows that are read at a glance: all, or of weights the kernels."""
+        return [row for row in self.rows if getattr(row, "role", SHOWN[0]) in SHOWN]
 
     def _panels(self) -> list[Panel]:
         """What `plot` shows."""

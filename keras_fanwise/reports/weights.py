@@ -2,10 +2,10 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import Group, Report
+from keras_fanwise.reports.report import Group, Report, Row
 from keras_fanwise.reports.tables import (
     FANS,
     KERNEL,
@@ -69,10 +69,6 @@ class FansTable(Report[WeightFans, Any]):
 
     Printed, it tells for how many kernels Keras counts different fans, then gives them, or
     their kinds if there are more than 20.
-
-    Attributes:
-        rows: list of `WeightFans`.
-        name: of the model.
     """
 
     _title = "Fans of"
@@ -91,6 +87,18 @@ class FansTable(Report[WeightFans, Any]):
     def _panels(self) -> list[Panel]:
         values = {"he, lecun": "fan_in_ratio", "glorot": "fan_avg_ratio"}
         return [Panel.of("std, ours / Keras's", self._shown(), values, reference=1.0)]
+
+
+@dataclass(eq=False, repr=False)
+class _DoneReport(Report[Row, Any]):
+    """What was done, which each row has as its status, or was not."""
+
+    _done: ClassVar[str] = "set"
+
+    def _verdict(self) -> str:
+        rows: list[Any] = self.rows
+        count = sum(row.status == self._done for row in rows)
+        return f"{count} {self._done}, {len(rows) - count} kept"
 
 
 class WeightStart(NamedTuple):
@@ -123,15 +131,13 @@ _MOST_INITIALIZERS = 8
 
 
 @dataclass(eq=False, repr=False)
-class StartReport(Report[WeightStart, Any]):
+class StartReport(_DoneReport[WeightStart]):
     """What was done to every weight of a model, a `WeightStart` for each in its order.
 
     Printed, it tells how many weights were set and kept, by which initializer and why,
     then gives the kernels, or their kinds if there are more than 20.
 
     Attributes:
-        rows: list of `WeightStart`.
-        name: of the model.
         seed: an integer with which the same call gives the same weights again.
         unsaved: the paths of weights whose new initializer no saved config holds, each with
             the reason. A model that is saved and loaded has their values, but
@@ -152,8 +158,7 @@ class StartReport(Report[WeightStart, Any]):
     remarks: list[str] = field(default_factory=list)
 
     def _verdict(self) -> str:
-        count = sum(row.status == "set" for row in self.rows)
-        return f"{count} set, {len(self.rows) - count} kept; seed {self.seed}"
+        return f"{super()._verdict()}; seed {self.seed}"
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         whole = len({row.initializer for row in self.rows}) <= _MOST_INITIALIZERS
@@ -207,35 +212,24 @@ _SCALED = (
 
 
 @dataclass(eq=False, repr=False)
-class CalibrationReport(Report[CalibratedWeight, Any]):
+class CalibrationReport(_DoneReport[CalibratedWeight]):
     """By what every kernel of a model was scaled, a `CalibratedWeight` for each.
 
     They are in the order of the calls, those that were not called at the end. Printed, it
     tells how many kernels were scaled, why others are kept, and gives the kernels, or their
     kinds if there are more than 20.
-
-    Attributes:
-        rows: list of `CalibratedWeight`.
-        name: of the model.
     """
 
-    _title = "Calibration of"
+    _title, _done = "Calibration of", "scaled"
     _every = KERNEL, LAYER, SHAPE, *_SCALED, STATUS
     _short = KERNEL, SHAPE, *_SCALED, SHORT_STATUS
     _kinds = KIND, *_SCALED, SHORT_STATUS
-
-    def _verdict(self) -> str:
-        count = sum(row.status == "scaled" for row in self.rows)
-        return f"{count} scaled, {len(self.rows) - count} kept"
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         kept = [row for row in self.rows if row.reason and not verbose]
         for same in group_by(kept, STATUS.cell):
             paths = first_names([row.path for row in same])
             yield [f"{STATUS.cell(same[0])}: {count_text(len(same), 'kernel')}: {paths}"]
-
-    def _shown(self) -> list[CalibratedWeight]:
-        return self.rows
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.before]
@@ -278,26 +272,15 @@ _BEST = (
 
 
 @dataclass(eq=False, repr=False)
-class OutputBiasReport(Report[OutputBias, Any]):
+class OutputBiasReport(_DoneReport[OutputBias]):
     """To what the biases of a model's outputs were set, an `OutputBias` for each.
 
     Printed, it tells how many were set, and gives them all.
-
-    Attributes:
-        rows: list of `OutputBias`.
-        name: of the model.
     """
 
     _title = "Output biases of"
     _every = WEIGHT, LAYER, SHAPE, words("output", "output"), *_BEST, STATUS
     _short = WEIGHT, *_BEST, SHORT_STATUS
-
-    def _verdict(self) -> str:
-        count = sum(row.status == "set" for row in self.rows)
-        return f"{count} set, {len(self.rows) - count} kept"
-
-    def _shown(self) -> list[OutputBias]:
-        return self.rows
 
     def _panels(self) -> list[Panel]:
         values = {"before": "loss_before", "after": "loss_after"}
@@ -349,10 +332,6 @@ class ResidualReport(Report[ResidualBranch, Any]):
     They are in the order of the calls, layers that could not be opened at the end. Printed,
     it tells how many there are and what could not be opened, then gives the branches, or
     their kinds if there are more than 20.
-
-    Attributes:
-        rows: list of `ResidualBranch`.
-        name: of the model.
     """
 
     _title = "Residual branches of"
