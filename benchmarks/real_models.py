@@ -34,18 +34,18 @@ are made small: four layers and a width of 384 where they are transformers.
 
 - Kernels: all that `calibrate` lists, also matrices that may not be kernels.
 - Additions: sums that a residual branch ends in, as `residual_ends` counts them.
-- Errors and notes are found by `audit`. With notes a model may start well: its initializers
-  count other fans than its layers have, by a factor that does no harm or that a
-  normalization undoes.
-- Signal: the number of findings of `signal`.
+- Errors, warnings and notes are found by `audit`. With notes a model may start well: its
+  initializers count other fans than its layers have, by a factor that does no harm or that
+  a normalization undoes.
+- Signal: the number of errors and warnings of `signal`.
 
 """
 IN_FULL = """
 ## What was found
 
-The models with an error or a finding of `signal`: what `calibrate` leaves as it is, and why
-(kept); the recipes that apply to the model and after which `signal` has no finding; and the
-first change that leaves neither an error nor a finding (mended by).
+The models with an error or a warning: what `calibrate` leaves as it is, and why (kept); the
+recipes that apply to the model and after which `signal` has neither; and the first change
+that leaves none (mended by).
 """
 # As many as `signal` draws by itself.
 _SAMPLES = 32
@@ -57,18 +57,20 @@ COLUMNS = (
     "kernels",
     "additions",
     "errors",
+    "warnings",
     "notes",
     "signal",
 )
 
 
 class Needs(NamedTuple):
-    """Of a model; errors, notes and kept weights as the number for each cause."""
+    """Of a model; findings of `audit` and kept weights as the number for each cause."""
 
     weights: int
     kernels: int
     additions: int
     errors: Counter[str]
+    warnings: Counter[str]
     notes: Counter[str]
     signal: list[str]
     kept: Counter[str]
@@ -138,12 +140,12 @@ def needs(name: str) -> Needs:
     model = real_models.built(name)
     x = real_models.batch_of(model, samples=_SAMPLES)
     report = keras_fanwise.audit(model)
-    errors, notes = causes(report.errors), causes(report.notes)
+    errors, warnings = causes(report.errors), causes(report.warnings)
     signal = signal_findings(model, x)
     calibration = keras_fanwise.calibrate(model, x, dry_run=True)
     kept = Counter(row.reason for row in calibration.rows if row.reason)
     additions = len(real_models.residual_additions(model))
-    mended_by = first_mend(name, x) if errors or signal else ""
+    mended_by = first_mend(name, x) if errors or warnings or signal else ""
     recipes = good_recipes(model, x)
     weights = model.count_params()
     keras.backend.clear_session()
@@ -152,7 +154,8 @@ def needs(name: str) -> Needs:
         len(calibration.rows),
         additions,
         errors,
-        notes,
+        warnings,
+        causes(report.notes),
         signal,
         kept,
         recipes,
@@ -233,16 +236,18 @@ def causes(findings: Sequence[Any]) -> Counter[str]:
 def signal_findings(model: Any, x: Any) -> list[str]:
     import keras_fanwise
 
+    report = keras_fanwise.signal(model, x)
     return [
         f"{found.verdict.label} {found.direction} at {found.path}: {found.numbers}"
-        for found in keras_fanwise.signal(model, x).findings
+        for found in (*report.errors, *report.warnings)
     ]
 
 
 def is_good(model: Any, x: Any) -> bool:
     import keras_fanwise
 
-    return not signal_findings(model, x) and not keras_fanwise.audit(model).errors
+    report = keras_fanwise.audit(model)
+    return not (report.errors or report.warnings or signal_findings(model, x))
 
 
 def good_recipes(model: Any, x: Any) -> list[str]:
@@ -306,18 +311,20 @@ def first_mend(name: str, x: Any) -> str:
 
 
 def row(name: str, found: Needs) -> str:
-    counts = found.errors.total(), found.notes.total(), len(found.signal)
-    cells = [name, f"{found.weights / 1e6:.1f}", found.kernels, found.additions, *counts]
+    audit = (counts.total() for counts in (found.errors, found.warnings, found.notes))
+    sizes = f"{found.weights / 1e6:.1f}", found.kernels, found.additions
+    cells = [name, *sizes, *audit, len(found.signal)]
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def details(name: str, found: Needs) -> Iterator[str]:
-    """The lines about a model with an error or a finding of `signal`; none for others."""
-    if not (found.errors or found.signal):
+    """The lines about a model with an error or a warning; none for others."""
+    if not found.mended_by:
         return
     yield f"### {name}\n"
     for what, counts in {
         "errors": found.errors,
+        "warnings": found.warnings,
         "notes": found.notes,
         "kept": found.kept,
     }.items():
