@@ -61,16 +61,12 @@ def write_output(text: str) -> None:
 def readable_output() -> Iterator[None]:
     """Any character can be written, and a warning is one line."""
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.showwarning = _complain_of
+        warnings.showwarning = lambda message, *_, **__: complain(f"warning: {message}")
         stream = sys.stdout
         if isinstance(stream, io.TextIOWrapper):
             stack.callback(stream.reconfigure, errors=stream.errors)
             stream.reconfigure(errors=_replaced.__name__)
         yield
-
-
-def _complain_of(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    complain(f"warning: {message}")
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
@@ -296,7 +292,10 @@ def _run(options: argparse.Namespace) -> int:
                 report.plot().savefig(figure)
         text = report.to_json() if options.json else report.text(options.verbose)
         write_output(f"{text}\n")
-    return FINDINGS if _counted(report, options) else CLEAN
+    fails = [*report.errors, *report.warnings]
+    if getattr(options, "strict", False):
+        fails = report.findings
+    return FINDINGS if fails else CLEAN
 
 
 def _report(
@@ -323,12 +322,6 @@ def _report(
     if options.recipe is None:
         return keras_fanwise.reinitialize(model, options.seed)
     return keras_fanwise.initialize(model, options.recipe, options.seed)
-
-
-def _counted(report: Report[Any, Any], options: argparse.Namespace) -> list[Any]:
-    """The findings for which the command fails."""
-    strict = getattr(options, "strict", False)
-    return report.findings if strict else [*report.errors, *report.warnings]
 
 
 def _import(name: str) -> None:

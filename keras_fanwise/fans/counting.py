@@ -28,16 +28,10 @@ class Fans(NamedTuple):
 
 
 def shape_fans(shape: Sequence[int]) -> Fans:
-    """The fans by Keras's shape rule, which dense and plain convolution kernels follow.
-
-    The last axis are outputs, the one before it inputs; all others are taps, and count in
-    both.
-
-    >>> shape_fans((3, 4)), shape_fans((1, 2, 3, 4))
-    (Fans(fan_in=3, fan_out=4), Fans(fan_in=6, fan_out=8))
-    """
+    """The fans by Keras's shape rule, which dense and plain convolution kernels follow."""
     if len(shape) < 2:
         return Fans(*shape, *shape) if shape else Fans(1, 1)
+    # The last axis are outputs, the one before it inputs; taps count in both.
     taps = math.prod(shape[:-2])
     return Fans(taps * shape[-2], taps * shape[-1])
 
@@ -45,10 +39,7 @@ def shape_fans(shape: Sequence[int]) -> Fans:
 def axes_fans(
     shape: Sequence[int], input_axes: Sequence[int], output_axes: Sequence[int]
 ) -> Fans:
-    """The fans from the axes that count as inputs and those that count as outputs.
-
-    An axis may stand in both lists, as a tap does, or in none, as a batch axis.
-    """
+    """The fans by axes: of inputs, of outputs, of both as taps are, or of none."""
     fans = []
     for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
         if any(not -len(shape) <= axis < len(shape) for axis in axes):

@@ -82,9 +82,8 @@ class Matrices:
     def central(self, single: bool = False) -> tuple["Matrices", tuple[slice, ...]]:
         """The matrices of the central taps, as many as the strides, and where they stand.
 
-        Before them are as many taps as Keras pads, so that the first of them sees the
-        position of the output itself; in a causal kernel the last one does. Of all of
-        these, that one alone if `single`.
+        The first of them, alone if `single`, sees the position of the output itself: before
+        it are as many taps as Keras pads. In a causal kernel it is the last one.
         """
         shape, index = list(self.shape), [slice(None)] * len(self.shape)
         for axis, stride in zip(self.taps, self.strides, strict=True):
@@ -378,11 +377,9 @@ _registered: dict[type, FansRule] = {}
 def layer_fans(layer: layers.Layer, weight_name: str, shape: Sequence[int]) -> Fans:
     """The fans of a weight of a layer.
 
-    For the linear map that the weight is part of, `fan_in` is the mean number of
-    weights that feed one output unit and `fan_out` the mean number of output units
-    that one input unit feeds, away from the padded border. With independent weights
-    of mean 0, `Var(y) = fan_in * Var(w) * E[x**2]`, and for the gradients on their
-    way back `Var(dx) = fan_out * Var(w) * Var(dy)`.
+    Those of its linear map away from the padded border: with independent weights of mean 0,
+    `Var(y) = fan_in * Var(w) * E[x**2]`, and for the gradients on their way back
+    `Var(dx) = fan_out * Var(w) * Var(dy)`.
 
     Of the classes of the layer, from its own to its most distant ancestor, the first
     that knows the weight answers: by the rule that `register_fans` was given for it

@@ -81,11 +81,7 @@ class Site(NamedTuple):
     ) -> "Site":
         """The site of a weight of a layer, which may only be being built.
 
-        Args:
-            layer: that owns the weight.
-            weight_name: as in `weight.name`.
-            shape: of the weight.
-            key: the name of its random stream; the default is for draws outside a layer.
+        Its attributes are the arguments; the default of `key` is for draws outside a layer.
 
         Raises:
             TypeError: `weight_name`, `shape` or what a rule of `register_fans` returned is
@@ -154,13 +150,6 @@ class Distribution(NamedTuple):
         return abs(self.mean) + spreads[self.family] * self.spread
 
 
-# The largest number of each type; asked at every draw.
-_LIMITS = {
-    name: float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
-    for name, dtype in DTYPES.items()
-}
-
-
 def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], str]:
     """The arguments of a call, as a tuple of ints and the name of a float type."""
     try:
@@ -175,7 +164,7 @@ def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], st
 def _check_reach(distribution: Distribution, dtype: str) -> None:
     """A ValueError if the type ends before the distribution: draws would be infinite."""
     real = dtype_of_tensor(dtype)
-    limit = _LIMITS[real]
+    limit = float(ml_dtypes.finfo(DTYPES[real]).max)  # type: ignore[no-untyped-call]
     if distribution.reach(dtype) > limit:
         mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
         allowed = (

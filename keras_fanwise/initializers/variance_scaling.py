@@ -23,11 +23,7 @@ FansArgument: TypeAlias = Literal["layer", "shape"] | Sequence[float]
 
 
 def effective_fan(fans: Fans, mode: str) -> float:
-    """The number that the variance is divided by; below 1 it counts as 1, as in Keras.
-
-    >>> effective_fan(Fans(4, 16), "fan_geo_avg")
-    8.0
-    """
+    """The number that the variance is divided by; below 1 it counts as 1, as in Keras."""
     fan = {
         "fan_in": fans.fan_in,
         "fan_out": fans.fan_out,
