@@ -14,15 +14,12 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans, register_fans
 from keras_fanwise.initializers.activations import Criticality, criticality, gain
 from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Site
-from keras_fanwise.initializers.orthogonal import (
-    FanwiseDeltaOrthogonal,
-    FanwiseOrthogonal,
-)
 from keras_fanwise.initializers.registration import register
 from keras_fanwise.initializers.structured import (
     FanwiseChronoBias,
+    FanwiseDeltaOrthogonal,
     FanwiseDirac,
-    FanwiseSiren,
+    FanwiseOrthogonal,
     FanwiseSubpixel,
     FanwiseUpsampling,
 )
@@ -35,6 +32,7 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseLecunNormal,
     FanwiseLecunUniform,
     FanwiseNormal,
+    FanwiseSiren,
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.calibrate import calibrate

@@ -32,8 +32,8 @@ from keras_fanwise.initializers.activations import fitting, own_gain, rule_for
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
 from keras_fanwise.initializers.counterparts import counterpart
 from keras_fanwise.initializers.registration import CLASSES
-from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.initializers.variance_scaling import (
+    FanwiseSiren,
     FanwiseVarianceScaling,
     effective_fan,
 )

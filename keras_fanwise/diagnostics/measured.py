@@ -21,8 +21,7 @@ from keras_fanwise.initializers.base import (
     Site,
 )
 from keras_fanwise.initializers.counterparts import counterpart, portable
-from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
-from keras_fanwise.initializers.structured import FanwiseSubpixel
+from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.seam.weights import OwnedWeight, Role, role
 

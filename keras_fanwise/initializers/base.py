@@ -38,10 +38,7 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import (
-    Matrices,
     layer_fans,
-    layer_matrices,
-    shape_matrices,
 )
 from keras_fanwise.sampling import device
 from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, state_key, stream_key
@@ -91,13 +88,6 @@ class Site(NamedTuple):
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
         return cls(path, key, layer, tuple(shape), fans, weight_name)
-
-
-def site_matrices(shape: Sequence[int], site: Site | None) -> Matrices | None:
-    """Those of a weight, by its layer; outside one by the shape, and `None` for vectors."""
-    if site is None:
-        return shape_matrices(shape)
-    return layer_matrices(site.layer, site.name, shape)
 
 
 DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
@@ -449,27 +439,6 @@ class FanwiseInitializer(keras.initializers.Initializer):
             self.seed = keras.random.SeedGenerator.from_config(config)
             self.seed.state.assign(words)
             self._init_seed = self.seed
-
-
-class DrawnWhole(FanwiseInitializer):
-    """Base of those whose weight is made whole on the host, and a part taken of it."""
-
-    def whole_values(
-        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
-    ) -> np.ndarray:
-        raise NotImplementedError
-
-    def sample(
-        self,
-        stream: Stream,
-        distribution: Distribution,
-        shape: tuple[int, ...],
-        dtype: str,
-        index: Sequence[slice] | None = None,
-        site: Site | None = None,
-    ) -> np.ndarray:
-        values = self.whole_values(stream, shape, dtype, site)
-        return values if index is None else values[tuple(index)]
 
 
 def _has_own_sample(cls: type[FanwiseInitializer]) -> bool:

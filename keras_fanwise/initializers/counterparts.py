@@ -19,9 +19,11 @@ from keras_fanwise.initializers.base import (
     Seed,
     Site,
 )
-from keras_fanwise.initializers.orthogonal import FanwiseOrthogonal
-from keras_fanwise.initializers.structured import FanwiseSiren, FanwiseSubpixel
-from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
+from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
+from keras_fanwise.initializers.variance_scaling import (
+    FanwiseSiren,
+    FanwiseVarianceScaling,
+)
 
 # Arguments, of Keras's initializers and ours, that the values are proportional to.
 _PROPORTIONAL = ("gain", "maxval", "mean", "minval", "stddev", "value")

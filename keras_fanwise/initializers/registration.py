@@ -8,7 +8,7 @@ import keras
 
 from keras_fanwise.arguments import snake_case
 from keras_fanwise.backends.private_keras import TRIED, initializer_table
-from keras_fanwise.initializers import orthogonal, structured, variance_scaling
+from keras_fanwise.initializers import structured, variance_scaling
 from keras_fanwise.initializers.base import FanwiseInitializer, random_state_kept
 
 # Stands in every saved model that uses an initializer: never change it.
@@ -17,7 +17,7 @@ PACKAGE = "keras_fanwise"
 # Those that these modules have, in the order of their names.
 _FOUND: dict[str, type[FanwiseInitializer]] = {
     name: value
-    for module in (orthogonal, structured, variance_scaling)
+    for module in (structured, variance_scaling)
     for name, value in vars(module).items()
     if name.startswith("Fanwise") and value is not FanwiseInitializer
 }

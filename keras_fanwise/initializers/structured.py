@@ -1,4 +1,4 @@
-"""Initializers that give a kernel or a bias a structure: each knows what it is for."""
+"""Initializers that give a weight a structure, which is made whole on the host."""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +7,230 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import choice, fail, flag, integer, positive, real
-from keras_fanwise.fans.counting import shape_fans
-from keras_fanwise.fans.layers import Matrices, is_convolutional_cell
-from keras_fanwise.initializers.base import (
-    Distribution,
-    DrawnWhole,
-    FanwiseInitializer,
-    Seed,
-    Site,
-    site_matrices,
+from keras_fanwise.arguments import choice, fail, integer, positive, real
+from keras_fanwise.fans.layers import (
+    Matrices,
+    is_convolutional_cell,
+    layer_matrices,
+    shape_matrices,
 )
-from keras_fanwise.initializers.variance_scaling import effective_fan
+from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
+from keras_fanwise.sampling.orthonormal import orthonormal
 from keras_fanwise.sampling.quantile import log
 from keras_fanwise.sampling.sampler import Stream
 
+# Elements of matrices that are made orthonormal at a time.
+_TOGETHER = 2**18
 
-class FanwiseDirac(DrawnWhole):
+
+class _DrawnWhole(FanwiseInitializer):
+    """Base of those whose weight is made whole on the host, and a part taken of it."""
+
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
+    ) -> np.ndarray:
+        raise NotImplementedError
+
+    def sample(
+        self,
+        stream: Stream,
+        distribution: Distribution,
+        shape: tuple[int, ...],
+        dtype: str,
+        index: Sequence[slice] | None = None,
+        site: Site | None = None,
+    ) -> np.ndarray:
+        values = self.whole_values(stream, shape, dtype, site)
+        return values if index is None else values[tuple(index)]
+
+
+def _site_matrices(shape: Sequence[int], site: Site | None) -> Matrices | None:
+    """Those of a weight, by its layer; outside one by the shape, and `None` for vectors."""
+    if site is None:
+        return shape_matrices(shape)
+    return layer_matrices(site.layer, site.name, shape)
+
+
+class FanwiseOrthogonal(_DrawnWhole):
+    """Draws orthogonal matrices, distributed by Haar's measure.
+
+    A matrix W from `inputs` to `outputs`, over the axes that the linear map of the layer
+    has, has orthonormal columns times `gain` (`WᵀW = gain² I`) if there are as many inputs
+    as outputs or more, and orthonormal rows (`WWᵀ = gain² I`) if there are fewer: all its
+    singular values are `gain`. There is one such matrix
+
+    - for each gate of the kernels of SimpleRNN, LSTM, GRU and ConvLSTM;
+    - for each group of a convolution, whose inputs are flattened over the receptive field
+      (of a transposed convolution its outputs are);
+    - for each channel of a depthwise kernel, from the receptive field to its filters, which
+      are orthogonal as long as there are no more of them than taps;
+    - for each value of a batch label of `EinsumDense`, one that inputs, kernel and outputs
+      have, such as heads.
+
+    Outside a layer, and in layers that this package does not know, the last axis are
+    outputs and the others inputs, as in `keras.initializers.Orthogonal`.
+
+    It is drawn in float64, to 1e-12, with the same bits on every machine, and rounded to
+    the type of the weight.
+
+    Args:
+        gain: a number above 0, by which the matrices are multiplied.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `gain` or `seed` is out of range, or a shape has less than two axes.
+
+    References: Saxe et al. 2014, <https://arxiv.org/abs/1312.6120>; Mezzadri 2007,
+    <https://arxiv.org/abs/math-ph/0609050>, for the distribution.
+
+    Example: all four gates of an LSTM are orthogonal.
+
+    >>> import keras
+    >>> import numpy as np
+    >>> cell = keras.layers.LSTMCell(8, recurrent_initializer="fanwise_orthogonal")
+    >>> cell.build((None, 4))
+    >>> kernel = keras.ops.convert_to_numpy(cell.recurrent_kernel)
+    >>> gates = np.split(kernel, 4, axis=1)
+    >>> all(np.allclose(gate.T @ gate, np.eye(8), atol=1e-6) for gate in gates)
+    True
+    """
+
+    _FAMILY = "orthogonal"
+
+    def __init__(self, gain: float = 1.0, seed: Seed = None) -> None:
+        super().__init__(seed)
+        self.gain = positive("gain", gain)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """The standard deviation over all elements; of a delta kernel, with its zeros."""
+        count, rows, columns = self.matrices(shape, site)[0].stack_shape
+        squares = count * min(rows, columns) * self.gain**2
+        return Distribution(self._FAMILY, math.sqrt(squares / max(1, math.prod(shape))))
+
+    def matrices(
+        self, shape: Sequence[int], site: Site | None = None
+    ) -> tuple[Matrices, tuple[slice, ...]]:
+        """The matrices that are drawn, and where in the weight, of `whole`, they are."""
+        whole = self.whole(shape, site)
+        return whole, (slice(None),) * len(whole.shape)
+
+    def whole_values(
+        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
+    ) -> np.ndarray:
+        part, place = self.matrices(shape, site)
+        values = np.zeros(self.whole(shape, site).shape)
+        values[place] = part.unstack(self.gain * _haar(stream, *part.stack_shape))
+        return values.reshape(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"gain": self.gain, "seed": super().get_config()["seed"]}
+
+    def whole(self, shape: Sequence[int], site: Site | None = None) -> Matrices:
+        """The matrices of the whole weight; a ValueError for less than two axes."""
+        matrices = _site_matrices(shape, site)
+        if matrices is None:
+            raise fail(ValueError, "shape", "of two axes or more", tuple(shape))
+        return matrices
+
+
+class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
+    """Draws convolution kernels that are orthogonal at the central tap, and 0 elsewhere.
+
+    A tap is one position of a kernel. At the central one stands an orthogonal matrix,
+    distributed by Haar's measure, times `gain`: with orthonormal rows where the number of
+    channels grows, so that the layer keeps the length of every signal, and orthonormal
+    columns where it shrinks, so that it keeps the length of every gradient. All singular
+    values of the convolution are `gain`, which makes plain convolutional networks of a
+    thousand layers trainable.
+
+    It fills the kernels of convolutions of every rank: plain, in groups (each on its own),
+    transposed, depthwise, separable and ConvLSTM (each gate on its own). With strides the
+    central block of taps, as large as the stride, is orthogonal when it is flattened: one
+    tap alone would not read the positions between. In a causal convolution it is the last
+    tap, which sees its own position.
+
+    Outside a layer, and in layers that this package does not know, the axes of a shape are
+    taps, inputs and outputs, in this order, without strides.
+
+    Args:
+        gain: a number above 0, by which the matrix is multiplied. The square root of
+            the `weight_variance` at which an activation is critical makes the network so.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `gain` or `seed` is out of range; or the weight is not the kernel of a
+            convolution, or there is no isometry: a stride is larger than the kernel, so
+            that no tap reads some positions, and there are more outputs than inputs that
+            are read (in a transposed convolution, the other way round).
+
+    Reference: Xiao et al. 2018, <https://arxiv.org/abs/1806.05393>, algorithm 1.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> layer = keras.layers.Conv2D(8, 3, kernel_initializer="fanwise_delta_orthogonal")
+    >>> layer.build((None, 16, 16, 8))
+    >>> kernel = keras.ops.convert_to_numpy(layer.kernel)
+    >>> bool(np.allclose(kernel[1, 1].T @ kernel[1, 1], np.eye(8), atol=1e-6))
+    True
+    >>> int(np.count_nonzero(kernel)) == 8 * 8
+    True
+    """
+
+    _FAMILY = "delta_orthogonal"
+
+    def matrices(
+        self, shape: Sequence[int], site: Site | None = None
+    ) -> tuple[Matrices, tuple[slice, ...]]:
+        """Those of the central taps; a ValueError if they cannot be an isometry."""
+        whole = self.whole(shape, site)
+        if not whole.taps:
+            allowed = (
+                "the shape of a convolution's kernel, whose taps have axes of their own; "
+                "FanwiseOrthogonal fills others"
+            )
+            raise fail(ValueError, "shape", allowed, tuple(shape))
+        part, place = whole.central()
+        _check_isometry(whole, part, tuple(shape))
+        return part, place
+
+
+def _check_isometry(whole: Matrices, part: Matrices, shape: tuple[int, ...]) -> None:
+    sizes = tuple(whole.shape[axis] for axis in whole.taps)
+    if all(s <= k for s, k in zip(whole.strides, sizes, strict=True)):
+        return
+    _, rows, columns = part.stack_shape
+    transposed = whole.taps[0] in whole.outputs
+    few, many = (columns, rows) if transposed else (rows, columns)
+    if many <= few:
+        return  # it keeps the length of gradients, or of signals if it is transposed
+    reached = "reaches" if transposed else "reads"
+    ends = ("outputs", "inputs") if transposed else ("inputs", "outputs")
+    allowed = (
+        f"of a kernel that is as large as its strides {whole.strides}, for there is no "
+        f"isometry: no tap {reached} some of the {ends[0]}, and the {few} that one "
+        f"position {reached} are fewer than its {many} {ends[1]}"
+    )
+    raise fail(ValueError, "shape", allowed, shape)
+
+
+def _haar(stream: Stream, count: int, rows: int, columns: int) -> np.ndarray:
+    """Matrices with orthonormal columns, or rows if these are fewer; in float64."""
+    tall = (count, max(rows, columns), min(rows, columns))
+    matrices = stream.draw("untruncated_normal", tall, "float64")
+    together = max(1, _TOGETHER // max(1, tall[1] * tall[2]))
+    for start in range(0, count, together):
+        several = slice(start, start + together)
+        matrices[several] = orthonormal(matrices[several])
+    return matrices if rows >= columns else matrices.transpose(0, 2, 1)
+
+
+class FanwiseDirac(_DrawnWhole):
     """The identity: what goes into a layer comes out of it, times `gain`.
 
     If there are more outputs than inputs, the further outputs are 0, and with ReLU after
@@ -94,7 +301,7 @@ class FanwiseDirac(DrawnWhole):
     def _matrices(
         self, shape: Sequence[int], site: Site | None
     ) -> tuple[Matrices, Matrices, tuple[slice, ...]]:
-        whole = site_matrices(shape, site)
+        whole = _site_matrices(shape, site)
         if (
             whole is None
             or whole.is_lookup
@@ -111,7 +318,7 @@ class FanwiseDirac(DrawnWhole):
 INTERPOLATIONS = ("bilinear", "nearest")
 
 
-class FanwiseUpsampling(DrawnWhole):
+class FanwiseUpsampling(_DrawnWhole):
     """Makes a transposed convolution enlarge its input as `keras.ops.image.resize` does.
 
     The factor is the stride of the layer, for each axis. Each channel is enlarged by
@@ -171,7 +378,7 @@ class FanwiseUpsampling(DrawnWhole):
 
     def _values(self, shape: tuple[int, ...], site: Site | None) -> np.ndarray:
         """Of the kernel, of shape `(*k, outputs, inputs)`."""
-        whole = site_matrices(shape, site)
+        whole = _site_matrices(shape, site)
         if site is None or whole is None or not whole.is_transposed:
             allowed = (
                 "the shape of the kernel of a transposed convolution, inside a layer, "
@@ -205,7 +412,7 @@ class FanwiseUpsampling(DrawnWhole):
         return values
 
 
-class FanwiseSubpixel(DrawnWhole):
+class FanwiseSubpixel(_DrawnWhole):
     """Starts a convolution before `keras.ops.depth_to_space` without a checkerboard.
 
     Of the outputs of such a convolution `factor**2` become one channel of a larger image:
@@ -297,7 +504,7 @@ class FanwiseSubpixel(DrawnWhole):
         self, shape: tuple[int, ...], site: Site | None
     ) -> tuple[tuple[int, ...], Site | None]:
         """The shape of the kernel of one phase, and it as a weight of the layer."""
-        whole = site_matrices(shape, site)
+        whole = _site_matrices(shape, site)
         if (
             whole is None
             or whole.is_lookup
@@ -330,7 +537,7 @@ def _phase_axis(site: Site | None) -> int:
     return -1 if getattr(layer, "data_format", None) == "channels_first" else -2
 
 
-class FanwiseChronoBias(DrawnWhole):
+class FanwiseChronoBias(_DrawnWhole):
     """Biases of the gates of an LSTM or GRU that remembers over up to `longest` steps.
 
     A gate whose bias is b forgets over about 1 + exp(b) steps. The biases of the forget
@@ -419,47 +626,3 @@ class FanwiseChronoBias(DrawnWhole):
             )
             raise fail(ValueError, "unit_forget_bias", allowed, True)
         return 4, 1, 0  # input, forget, cell, output
-
-
-class FanwiseSiren(FanwiseInitializer):
-    """The weights of an implicit network whose activation is `sin(omega * x)`.
-
-    Uniform within `sqrt(6 / fan_in) / omega`, so that each sine gets a standard normal,
-    however deep it is; of the first layer, which gets coordinates from -1 to 1, uniform
-    within `1 / fan_in`, so that its sines span some `omega` radians.
-
-    Args:
-        omega: the frequency by which the layers multiply: a number above 0.
-        first: whether it is for the first layer.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: `omega` or `seed` is out of range.
-
-    Reference: Sitzmann et al. 2020, <https://arxiv.org/abs/2006.09661>, section 3.2 and
-    the supplement's 1.5.
-
-    Example:
-
-    >>> import keras
-    >>> first = keras.layers.Dense(64, kernel_initializer=FanwiseSiren(first=True))
-    >>> hidden = keras.layers.Dense(64, kernel_initializer="fanwise_siren")
-    >>> sine = keras.layers.Lambda(lambda x: keras.ops.sin(30.0 * x))
-    """
-
-    def __init__(self, omega: float = 30.0, first: bool = False, seed: Seed = None) -> None:
-        super().__init__(seed)
-        self.omega = positive("omega", omega)
-        self.first = flag("first", first)
-
-    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
-        """Uniform, by the fan_in of the weight; outside a layer, by its shape."""
-        fan_in = effective_fan(site.fans if site else shape_fans(shape), "fan_in")
-        limit = 1.0 / fan_in if self.first else math.sqrt(6.0 / fan_in) / self.omega
-        return Distribution("uniform", limit)
-
-    def get_config(self) -> dict[str, Any]:
-        seed = super().get_config()["seed"]
-        return {"omega": self.omega, "first": self.first, "seed": seed}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from keras_fanwise.arguments import choice, fail, positive, real, snake_case
+from keras_fanwise.arguments import choice, fail, flag, positive, real, snake_case
 from keras_fanwise.fans.counting import Fans, axes_fans, shape_fans, validated_axes
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
@@ -284,6 +284,50 @@ class FanwiseHeUniform(_He):
     """
 
     _recipe = (2.0, "fan_in", "uniform")
+
+
+class FanwiseSiren(FanwiseInitializer):
+    """The weights of an implicit network whose activation is `sin(omega * x)`.
+
+    Uniform within `sqrt(6 / fan_in) / omega`, so that each sine gets a standard normal,
+    however deep it is; of the first layer, which gets coordinates from -1 to 1, uniform
+    within `1 / fan_in`, so that its sines span some `omega` radians.
+
+    Args:
+        omega: the frequency by which the layers multiply: a number above 0.
+        first: whether it is for the first layer.
+        seed: an integer, for the same values in every run; `None`, for new ones; or a
+            `keras.random.SeedGenerator`, whose state advances with every draw.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `omega` or `seed` is out of range.
+
+    Reference: Sitzmann et al. 2020, <https://arxiv.org/abs/2006.09661>, section 3.2 and
+    the supplement's 1.5.
+
+    Example:
+
+    >>> import keras
+    >>> first = keras.layers.Dense(64, kernel_initializer=FanwiseSiren(first=True))
+    >>> hidden = keras.layers.Dense(64, kernel_initializer="fanwise_siren")
+    >>> sine = keras.layers.Lambda(lambda x: keras.ops.sin(30.0 * x))
+    """
+
+    def __init__(self, omega: float = 30.0, first: bool = False, seed: Seed = None) -> None:
+        super().__init__(seed)
+        self.omega = positive("omega", omega)
+        self.first = flag("first", first)
+
+    def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
+        """Uniform, by the fan_in of the weight; outside a layer, by its shape."""
+        fan_in = effective_fan(site.fans if site else shape_fans(shape), "fan_in")
+        limit = 1.0 / fan_in if self.first else math.sqrt(6.0 / fan_in) / self.omega
+        return Distribution("uniform", limit)
+
+    def get_config(self) -> dict[str, Any]:
+        seed = super().get_config()["seed"]
+        return {"omega": self.omega, "first": self.first, "seed": seed}
 
 
 class FanwiseNormal(FanwiseInitializer):

@@ -23,7 +23,7 @@ from keras_fanwise.backends.tap import (
 from keras_fanwise.diagnostics.batches import batch_for, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.graph import Arguments
-from keras_fanwise.initializers.structured import FanwiseSiren
+from keras_fanwise.initializers.variance_scaling import FanwiseSiren
 from keras_fanwise.models.initialize import all_or_none, left_out, untouchable
 from keras_fanwise.reports.weights import CalibratedWeight, CalibrationReport
 from keras_fanwise.seam.record import weight_initializers

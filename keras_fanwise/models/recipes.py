@@ -21,13 +21,13 @@ from keras_fanwise.initializers.activations import (
     criticality,
 )
 from keras_fanwise.initializers.base import random_state_kept
-from keras_fanwise.initializers.orthogonal import (
+from keras_fanwise.initializers.structured import (
     FanwiseDeltaOrthogonal,
     FanwiseOrthogonal,
 )
-from keras_fanwise.initializers.structured import FanwiseSiren
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseNormal,
+    FanwiseSiren,
     FanwiseVarianceScaling,
 )
 from keras_fanwise.models.rules import ModelRules, Rule, Subject, resolved, zero_rule
