@@ -53,7 +53,7 @@ class MeasuredWeight(NamedTuple):
         if is_subpixel and (one := initializer.one_phase(values, site)):
             # Equal phases are meant so: one of them is what was drawn.
             (values, site), initializer = one, initializer.initializer
-        draws = None if is_fixed(initializer) else drawn_as(initializer)
+        draws = None if is_fixed(initializer) else portable(initializer)
         counts = draws
         if not isinstance(initializer, FanwiseInitializer):
             counts = counterpart(initializer, axes=False) or draws
@@ -153,13 +153,6 @@ def is_fixed(initializer: Any) -> bool:
     return isinstance(initializer, keras.initializers.Identity) or (
         isinstance(initializer, FanwiseInitializer) and initializer.is_fixed
     )
-
-
-def drawn_as(initializer: Any) -> FanwiseInitializer | None:
-    """The initializer of this package that draws from the same distribution."""
-    if isinstance(initializer, FanwiseInitializer):
-        return initializer
-    return portable(initializer)
 
 
 def _expected(initializer: FanwiseInitializer | None, site: Site) -> Distribution | None:
@@ -283,7 +276,7 @@ def broken_isometry(weight: MeasuredWeight) -> BrokenIsometry | None:
 
     Of Keras's `Orthogonal` the matrix counts that it draws, not that of the layer's map.
     """
-    draws = drawn_as(weight.initializer)
+    draws = portable(weight.initializer)
     if not isinstance(draws, FanwiseOrthogonal):
         return None
     shape = weight.values.shape

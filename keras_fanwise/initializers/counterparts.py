@@ -119,11 +119,14 @@ def is_random(initializer: Any) -> bool:
 
 
 def portable(initializer: Any) -> FanwiseInitializer | None:
-    """One that draws as a random initializer of Keras, the same bits on every backend.
+    """One of this package that draws as an initializer does: itself if it is of it.
 
-    It counts fans as Keras does. `None` for what is not random or not Keras's.
+    For Keras's own it counts fans as Keras does. `None` for what is not random, or of
+    somebody else.
     """
     kind = type(initializer)
+    if isinstance(initializer, FanwiseInitializer):
+        return initializer
     if kind in _NORMALS:
         distribution = Distribution(_NORMALS[kind], initializer.stddev, initializer.mean)
     elif kind is keras.initializers.RandomUniform:

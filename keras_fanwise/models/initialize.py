@@ -40,6 +40,7 @@ from keras_fanwise.initializers.counterparts import (
     portable,
     random_inside,
     replaced_inside,
+    scaled,
 )
 from keras_fanwise.models.recipes import rules_of
 from keras_fanwise.models.rules import (
@@ -47,7 +48,6 @@ from keras_fanwise.models.rules import (
     Rule,
     Subject,
     resolved,
-    with_depth,
     zero_rule,
 )
 from keras_fanwise.reports.tables import group_by
@@ -119,13 +119,6 @@ class _Seeds(NamedTuple):
             raise fail(ValueError, "initializer", allowed, initializer) from error
 
 
-def _ours(initializer: Any) -> FanwiseInitializer | None:
-    """What draws as the initializer does: itself if it is of this package."""
-    if isinstance(initializer, FanwiseInitializer):
-        return initializer
-    return portable(initializer)
-
-
 class _Plan(NamedTuple):
     """What is to become of a weight."""
 
@@ -164,7 +157,7 @@ def _planned(
         return _Plan(owned, None, row)
     row = row._replace(initializer=_label(initializer))
     try:
-        ours = _ours(initializer)
+        ours = portable(initializer)
         if ours is None:
             fill = functools.partial(_values_of_others, initializer, site, variable, seeds)
             return _Plan(owned, initializer, row, fill)
@@ -205,8 +198,7 @@ _UNKNOWN = "its initializer is unknown"
 @random_state_kept()
 def _computed(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> list[str]:
     """Why no seed gives weights other values, and `""` of the others."""
-    assigned = assigned_when_built(weights)
-    return list(map(_why_computed, weights, initializers, assigned))
+    return list(map(_why_computed, weights, initializers, assigned_when_built(weights)))
 
 
 def _why_computed(owned: OwnedWeight, initializer: Any, assigned: bool | None) -> str:
@@ -219,7 +211,7 @@ def _why_computed(owned: OwnedWeight, initializer: Any, assigned: bool | None) -
     module = getattr(initializer, "__module__", kind.__module__).partition(".")[0]
     is_own = (
         kind is keras.initializers.Constant or module not in ("keras", "keras_fanwise")
-    ) and _ours(initializer) is None
+    ) and portable(initializer) is None
     is_table = assigned is None and role(owned) == Role.STATE
     if not (is_own or is_table):
         return ""
@@ -246,7 +238,7 @@ def _values_of_others(
     places: dict[int, int] = {}
 
     def replacement(value: Any) -> Any:
-        ours = _ours(value)
+        ours = portable(value)
         if ours is None and not isinstance(value, keras.initializers.Initializer):
             return value
         key = f"{site.key} inside {places.setdefault(id(value), len(places))}"
@@ -380,20 +372,19 @@ def _asked(
                 raise ValueError(
                     f"{rule} meets none of the weights of the model: {paths}{more}"
                 )
-        firsts = [several[0] if several else Rule(None) for several in met]
-        initializers = [
-            None if rule.initializer is None else resolved(rule.initializer)
-            for rule in firsts
-        ]
+        firsts = [several[0].initializer if several else None for several in met]
+        initializers = [None if one is None else resolved(one) for one in firsts]
         if residual == "depth":
-            initializers = with_depth(subject, initializers)
+            factor = 1 / math.sqrt(len(subject.known_branches()))
+            for place, (owned, given) in enumerate(zip(weights, initializers, strict=True)):
+                if given is not None and id(owned.variable) in subject.ends:
+                    initializers[place] = scaled(given, factor, "residual")
     reasons = [
         _why_kept(owned, several) if initializer is None else ""
         for owned, several, initializer in zip(weights, met, initializers, strict=True)
     ]
     if not isinstance(recipe, (Rule, Mapping, list, tuple)):  # whose author knows better
-        computed = _computed(weights, weight_initializers(weights))
-        for place, reason in enumerate(computed):
+        for place, reason in enumerate(_computed(weights, weight_initializers(weights))):
             # That of a layer of Keras's the user chose; one's own may be for good.
             is_for_good = not is_of_keras(weights[place].layer) or reason == _ASSIGNED
             if reason not in ("", _UNKNOWN) and is_for_good and not reasons[place]:

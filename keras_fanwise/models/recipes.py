@@ -74,19 +74,17 @@ def recipes() -> dict[str, list[Rule | ModelRules]]:
       β 0, but 1 for the forget gate of an LSTM, γ 1.
 
     - `"critical"`: a deep plain network at criticality, where signals and gradients keep
-      their size through any depth (see `criticality`, for the references too). It reads
-      each layer's activation, its own or the one of the activation layer after it, and
-      counts the L layers with one. The variance q of the signal before an activation
-      becomes that of its critical point, 1/L for tanh and its like, 1 for ReLU. Between
-      layers of the same activation kernels have its weight variance, biases its bias
-      variance; the first layer brings inputs of mean square 1 to q, the last one brings its
-      input to 1, and a layer between two activations brings the q of one to the q of the
-      other, without biases. Kernels of dense layers are
-      `FanwiseOrthogonal`, kernels of convolutions with stride 1, transposed ones too,
-      `FanwiseDeltaOrthogonal`, and kernels of other convolutions normal with the variance
-      over fan_in. Where a layer widens, the gain makes up for a signal that is spread over
-      more units. It is an error for networks with branches, normalization or other layers
-      with weights, and for activations without a critical point.
+      their size through any depth (see `criticality`, for the references too). By each
+      layer's activation, its own or that of the activation layer after it, kernels and
+      biases have the variances at which a signal of variance q stays: q is 1/L for tanh and
+      its like, where L is the number of activations, and 1 for ReLU. The first layer brings
+      inputs of mean square 1 to q, the last one its input to 1, and a layer between two
+      activations the q of one to the q of the other, without biases. Kernels are
+      `FanwiseOrthogonal` in dense layers, `FanwiseDeltaOrthogonal` in convolutions of
+      stride 1, transposed ones too, and normal in others; where a layer widens, the gain
+      makes up for a signal that is spread over more units. It is an error for networks with
+      branches, normalization or other layers with weights, and for activations without a
+      critical point.
 
     - `"transformer"`: kernels, embeddings and class tokens N(0, 2 / (5 d)), where d is the
       width of the residual stream that they are part of, or, in a network without one, the
@@ -301,9 +299,7 @@ def critical_rules(subject: Subject) -> list[Rule]:
         after: Criticality | None = None
         if activation is not None:
             key = activation_key(activation)
-            if key not in points:
-                points[key] = _point(layer, activation, depth)
-            after = points[key]
+            after = points[key] = points.get(key) or _point(layer, activation, depth)
         rules += _critical(layer, before, after)
         before = after
     return rules
@@ -315,30 +311,28 @@ def _stages(graph: Graph) -> list[tuple[keras.Layer, Any]]:
     `None` where there is none, and for the last layer, whose output is the network's.
     """
     if not graph.calls:
-        allowed = "one that can be called on symbolic tensors for the recipe 'critical'"
-        raise _refusal(allowed, graph.model)
+        raise _refusal("one that can be called on symbolic tensors", graph.model)
     for before, call in itertools.pairwise(graph.calls):
         if call.inputs != (before,):
-            allowed = (
-                "a plain network for the recipe 'critical', without branches, in which "
-                "each layer takes the output of the one before"
+            plain = (
+                "a plain network without branches, in which each layer takes the output of "
+                "the one before,"
             )
-            raise _refusal(allowed, call.operation or graph.model)
+            raise _refusal(plain, call.operation or graph.model)
     stages: list[tuple[keras.Layer, list[Any]]] = []
     for call in graph.calls:
         if isinstance(call.operation, _WITH_KERNEL):
             stages.append((call.operation, []))
         elif call.weights:
-            allowed = (
-                "a plain network for the recipe 'critical': of layers with weights only "
-                "dense layers and convolutions, plain, transposed or depthwise"
+            plain = (
+                "a plain network, of layers with weights only dense layers and "
+                "convolutions, plain, transposed or depthwise,"
             )
-            raise _refusal(allowed, call.operation)
+            raise _refusal(plain, call.operation)
         if call.activation and stages:
             stages[-1][1].append(call.function)
     if not stages:
-        allowed = "one with dense layers or convolutions for the recipe 'critical'"
-        raise _refusal(allowed, graph.model)
+        raise _refusal("one with dense layers or convolutions", graph.model)
     for layer, activations in stages:
         if len(activations) > 1:
             raise _refusal("one with at most one activation after each layer", layer)
@@ -346,9 +340,9 @@ def _stages(graph: Graph) -> list[tuple[keras.Layer, Any]]:
     return [(layer, next(iter(own), None)) for layer, own in stages]
 
 
-def _refusal(allowed: str, operation: Any, more: str = "") -> Exception:
+def _refusal(needs: str, operation: Any, more: str = "") -> Exception:
     name = f"{operation.name} ({type(operation).__name__}){more}"
-    return fail(ValueError, "model", allowed, name)
+    return fail(ValueError, "model", f"{needs} for the recipe 'critical'", name)
 
 
 def _point(layer: keras.Layer, activation: Any, depth: int) -> Criticality:
@@ -358,12 +352,9 @@ def _point(layer: keras.Layer, activation: Any, depth: int) -> Criticality:
         except ValueError:  # it is critical along a line
             return criticality(activation, q=1 / depth)
     except (TypeError, ValueError) as error:
-        allowed = (
-            "of activations with a critical point for the recipe 'critical', such as relu, "
-            "tanh, gelu and selu"
-        )
+        points = "of activations with a critical point, such as relu, tanh, gelu and selu,"
         name = getattr(activation, "__name__", type(activation).__name__)
-        raise _refusal(allowed, layer, f" with {name}") from error
+        raise _refusal(points, layer, f" with {name}") from error
 
 
 def _critical(

@@ -2,7 +2,6 @@
 
 import fnmatch
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,7 +20,6 @@ from keras_fanwise.arguments import (
 from keras_fanwise.graph.branches import Branch, additions, residual_branches
 from keras_fanwise.graph.graph import END, Graph
 from keras_fanwise.initializers.base import random_state_kept
-from keras_fanwise.initializers.counterparts import scaled
 from keras_fanwise.initializers.registration import CLASSES
 from keras_fanwise.reports.weights import ResidualBranch, ResidualReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
@@ -296,14 +294,3 @@ def zero_rule(subject: Subject) -> Rule:
     subject.note("branches that do not start at zero", reasons)
     last = tuple(end.last for end in ends if not end.reason)
     return Rule("zeros", weight=last, optional=True)
-
-
-def with_depth(subject: Subject, initializers: Sequence[Any]) -> list[Any]:
-    """The initializers of all weights, `None` of those kept, after `residual="depth"`."""
-    factor = 1 / math.sqrt(len(subject.known_branches()))
-    return [
-        scaled(initializer, factor, "residual")
-        if initializer is not None and id(owned.variable) in subject.ends
-        else initializer
-        for owned, initializer in zip(subject.weights, initializers, strict=True)
-    ]
