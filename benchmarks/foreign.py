@@ -559,8 +559,7 @@ def verdict_of(model: keras.Model, x: Any, y: Any) -> dict[str, Any]:
         for one in found.findings
         if one.severity in (ERROR, WARNING)
     ]
-    totals = [trend and trend.total for trend in (found.forward, found.backward)]
-    return {"level": level, "told": told[:6], "totals": totals}
+    return {"level": level, "told": told[:6], "totals": found.totals}
 
 
 def measured(name: str, number: int, before: dict[str, Any]) -> Iterator[dict[str, Any]]:

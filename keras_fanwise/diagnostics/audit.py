@@ -1,7 +1,7 @@
 """What is wrong with the weights of a model, what has led to it, and what to write."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -131,13 +131,17 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
 
 
 @random_state_kept()
-def audit_of(graph: Graph, ignore: str | Sequence[str] | None = None) -> AuditReport:
-    """`audit` of a model whose wiring is known."""
+def audit_of(
+    graph: Graph,
+    ignore: str | Sequence[str] | None = None,
+    drawn: Mapping[int, Any] | None = None,
+) -> AuditReport:
+    """`audit` of a model whose wiring is known, and what weights were drawn by, by id."""
     weights = owned_weights(graph.model)
     paths = [owned.variable.path for owned in weights]
     globs = [] if ignore is None else globs_of("ignore", ignore, paths)
     measured = [
-        MeasuredWeight.of(owned, initializer)
+        MeasuredWeight.of(owned, (drawn or {}).get(id(owned.variable), initializer))
         for owned, initializer in zip(weights, weight_initializers(weights), strict=True)
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)

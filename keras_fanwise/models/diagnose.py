@@ -1,7 +1,6 @@
 """Why a network does not learn: all evidence, one verdict, and starts that were tried."""
 
 import contextlib
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from keras_fanwise.diagnostics.signal import measured_signal
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Graph
-from keras_fanwise.initializers.activations import rule_for
+from keras_fanwise.initializers.activations import FLAT, rule_for
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, start_values
@@ -32,6 +31,7 @@ from keras_fanwise.reports.diagnosis import (
     Diagnosis,
     DiagnosisFinding,
     Fault,
+    FindingKind,
     Trend,
     Trial,
     Verdict,
@@ -42,7 +42,11 @@ from keras_fanwise.seam.weights import owned_weights, role
 # So many samples tell what there is to tell.
 _SAMPLES = 512
 # What no start mends.
-_OF_DATA = (Fault.INPUTS, Fault.TARGETS, Fault.HEAD)
+_OF_DATA = {Fault.INPUTS, Fault.TARGETS, Fault.HEAD}
+# Within this factor signal and gradient keep their size.
+_NEAR = 3.0
+# The rank of a start than which none needs to be better.
+_GOOD = (0, 0, 0, math.log(_NEAR))
 
 
 def diagnose(
@@ -113,33 +117,22 @@ def diagnose(
     if integer("steps", steps, 0, 2**31) and y is None:
         raise fail(ValueError, "steps", "0 without `y`", steps)
     case = Case(model, *_few(x, y), ignore, steps)
-    found = case.evidence()
+    first = case.evidence()
     with _taken_back(model):
-        rows = [case.trial("", found)]
-    tried = [found]
-    lines: list[_Start] = []
+        rows = [case.trial("", first)]
+    best, carry_out = 0, None
     # A fault of the data is mended first: what is measured on it is not of the start.
-    if rows[0].errors + rows[0].warnings and not any(
-        one.fault in _OF_DATA and one.severity != NOTE for one in found.findings
-    ):
-        for start in case.starts(found):
-            # Not every start is one for every model.
-            with _taken_back(model), contextlib.suppress(ValueError):
-                start.carry_out(None)
-                left = case.evidence(is_tried=True)
-                rows.append(case.trial(start.line, left))
-                tried.append(left)
-                lines.append(start)
-            if not rows[-1].errors + rows[-1].warnings:
-                break
-    ranks = [
-        (one.of_signal, not one.audited, row.errors, row.warnings)
-        for one, row in zip(tried, rows, strict=True)
-    ]
-    best = ranks.index(min(ranks))
-    carry_out = lines[best - 1].carry_out if best else None
+    for start in case.starts(first) if first.faults and not first.faults & _OF_DATA else ():
+        # Not every start is one for every model.
+        with _taken_back(model), contextlib.suppress(ValueError):
+            case.drawn.clear()
+            start.carry_out(None)
+            found = case.evidence(is_tried=True)
+            rows.append(case.trial(start.line, found))
+            if found is case.best:
+                best, carry_out = len(rows) - 1, start.carry_out
     return Diagnosis(
-        rows, findings=found.findings, best=best, _carry_out=carry_out, name=model.name
+        rows, findings=first.findings, best=best, _carry_out=carry_out, name=model.name
     )
 
 
@@ -149,21 +142,48 @@ class _Start(NamedTuple):
     line: str
     carry_out: Callable[[int | None], Any]
 
+    def then(self, other: "_Start") -> "_Start":
+        def carry_out(seed: int | None) -> Any:
+            return [self.carry_out(seed), other.carry_out(seed)]
+
+        return _Start(f"{self.line}, then {other.line}", carry_out)
+
 
 class Evidence(NamedTuple):
     """What was found about a model, and what becomes of its signal over the depth."""
 
     findings: list[DiagnosisFinding]
-    audited: AuditReport | None  # of a signal that breaks down there is none
-    forward: Trend | None
-    backward: Trend | None
+    audited: AuditReport | None  # of a start that is worse than others there is none
+    totals: tuple[
+        float | None, float | None
+    ]  # of the signal and of its gradient over the depth
     loss: float | None  # of the batch, if there are targets and it is finite
 
     @property
-    def of_signal(self) -> int:
-        """How many errors the signal has."""
-        errors = [one.fault for one in self.findings if one.severity == ERROR]
-        return sum(isinstance(fault, Verdict) for fault in errors)
+    def faults(self) -> set[FindingKind]:
+        return {one.fault for one in self.findings if one.severity != NOTE}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """How bad a start is: by the errors of its signal, all errors, and warnings.
+
+        Among equals by how far signal and gradient are from their size, which best tells
+        how a network trains.
+        """
+        levels = Counter(one.severity for one in self.findings)
+        of_signal = [
+            one.path
+            for one in self.findings
+            if one.severity == ERROR and isinstance(one.fault, Verdict)
+        ]
+        totals = [total for total in self.totals if total is not None]
+        far = [abs(math.log(total)) if total else math.inf for total in totals]
+        nearest = max([math.log(_NEAR), *far])  # nearer ones are equals
+        return len(of_signal), levels[ERROR], levels[WARNING], nearest
+
+
+def _total(trend: Trend | None) -> float | None:
+    return trend.total if trend else None
 
 
 class Case:
@@ -176,84 +196,98 @@ class Case:
         self._ignore = ignore
         self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
         self.graph = Graph(model)  # which no start changes
+        self.best: Evidence | None = None
+        # Of a start that is tried the initializers, by the ids of their weights.
+        self.drawn: dict[int, Any] = {}
 
     def evidence(self, is_tried: bool = False) -> Evidence:
-        """All findings now; of a start that is tried first the signal, which takes less."""
+        """All findings now; of a start that is tried as long as it may be the best.
+
+        An audit takes longest, and of a signal that breaks down it says nothing new.
+        """
         x, y = self._x, self._y
-        found = [] if is_tried else self._of_data()
+        found = [] if x is None else training_findings(self._model, x, y, graph=self.graph)
         broken = [one.fault for one in found if one.severity == ERROR]
         x = None if Fault.INPUTS in broken else x
         y = None if Fault.TARGETS in broken or x is None else y
         measured = measured_signal(self.graph, x, y)
-        audited = None
-        if not (is_tried and measured.errors):
-            found += self._of_data() if is_tried else []
-            audited = audit_of(self.graph, self._ignore)
         for sent in measured.findings:
             numbers = f"{sent.direction}: {sent.numbers}"
             found.append(DiagnosisFinding(sent.path, sent.verdict, sent.severity, numbers))
-        for one in audited.findings if audited else ():
-            level = one.severity
-            if level == ERROR and not measured.errors:
-                level = ERROR if one.condition == Condition.SYMMETRY else WARNING
-            numbers = f"{one.numbers}; {one.cause}"
-            found.append(DiagnosisFinding(one.path, one.condition, level, numbers))
-        kept = [
+        totals = _total(measured.forward), _total(measured.backward)
+        loss = measured.loss if measured.loss and math.isfinite(measured.loss) else None
+        evidence = Evidence(self._heeded(found), None, totals, loss)
+        if self._is_best(evidence) and not (is_tried and measured.errors):
+            audited = audit_of(self.graph, self._ignore, self.drawn)
+            for one in audited.findings:
+                level = one.severity
+                if level == ERROR and not measured.errors:
+                    level = ERROR if one.condition == Condition.SYMMETRY else WARNING
+                numbers = f"{one.numbers}; {one.cause}"
+                found.append(DiagnosisFinding(one.path, one.condition, level, numbers))
+            evidence = evidence._replace(findings=self._heeded(found), audited=audited)
+        if self._is_best(evidence):
+            self.best = evidence
+        return evidence
+
+    def _is_best(self, evidence: Evidence) -> bool:
+        return self.best is None or evidence.rank < self.best.rank
+
+    def _heeded(self, found: Sequence[DiagnosisFinding]) -> list[DiagnosisFinding]:
+        """Without those that are known and accepted."""
+        return [
             one for one in found if not any(glob_matches(g, one.path) for g in self._globs)
         ]
-        loss = measured.loss if measured.loss and math.isfinite(measured.loss) else None
-        return Evidence(kept, audited, measured.forward, measured.backward, loss)
-
-    def _of_data(self) -> list[DiagnosisFinding]:
-        given = self._model, self._x, self._y
-        return [] if self._x is None else training_findings(*given, graph=self.graph)
 
     def trial(self, line: str, found: Evidence) -> Trial:
         """What is to be told of a start, which may train the model."""
         levels = Counter(one.severity for one in found.findings)
-        forward, backward = (
-            trend.total if trend else None for trend in (found.forward, found.backward)
-        )
-        loss, after = found.loss, None
-        if self._steps and loss is not None and self._model.trainable_variables:
+        after = None
+        if self._steps and found.loss is not None and self._model.trainable_variables:
             with training_aside(self._model):
                 for _ in range(self._steps):
                     self._model.train_on_batch(self._x, self._y)
             after = measured_signal(self.graph, self._x, self._y).loss
-        return Trial(line, levels[ERROR], levels[WARNING], forward, backward, loss, after)
+        counts = levels[ERROR], levels[WARNING]
+        return Trial(line, *counts, *found.totals, found.loss, after)
 
-    def starts(self, found: Evidence) -> Iterator[_Start]:
-        """What can be tried, from the mildest."""
-        faults = {one.fault for one in found.findings if one.severity != NOTE}
-        has_loss = self._y is not None and Fault.LOSS in faults
-        if has_loss:
-            yield _Start("output_bias(model, y)", self._output_bias)
-        if found.audited and (remedies := found.audited.remedies()):
-            line = "initialize(model, audit(model).remedies(), seed=0)"
-            yield _Start(line, functools.partial(self._initialize, remedies, None))
-        recipe = self._recipe()
-        ways = [None, *(("depth", "zero") if residual_branches(self.graph) else ())]
-        starts = []
-        for way in ways:
-            more = f', residual="{way}"' if way else ""
-            line = f'initialize(model, "{recipe}", seed=0{more})'
-            starts.append(_Start(line, functools.partial(self._initialize, recipe, way)))
-        yield from starts
-        calibrations = [
-            _Start(
-                f"calibrate(model{', x' if self._x is not None else ''}{more})",
-                functools.partial(self._calibrate, by),
-            )
-            for by, more in (("layer", ""), ("unit", ', by="unit"'))
-        ]
-        yield from calibrations
-        for one in calibrations:
-            yield _both(starts[0], one)
-            if has_loss:
-                yield _both(one, _Start("output_bias(model, y)", self._output_bias))
+    def starts(self, first: Evidence) -> Iterator[_Start]:
+        """What to try, from the mildest, until one is good; few, as each takes a while."""
+        x = "" if self._x is None else ", x"
+        activation = self._activation()
+        recipe = rule_for(activation) or "he"
+        by = "unit" if activation in FLAT else "layer"  # whose mean has to be taken out
+        more = ', by="unit"' if by == "unit" else ""
+        calibrated = _Start(
+            f"calibrate(model{x}{more})", lambda _: calibrate(self._model, self._x, by=by)
+        )
+        bias = _Start("output_bias(model, y)", lambda _: output_bias(self._model, self._y))
+        whole = self._drawn(recipe)
+        remedies = first.audited.remedies() if first.audited else {}
+        starts = [self._drawn(remedies) if remedies else whole]
+        if residual_branches(self.graph):
+            ways = [self._drawn(recipe, way) for way in ("depth", "zero")]
+            starts = ways if Verdict.EXPLODING in first.faults else [*starts, ways[0]]
+        # No factor mends what is the same everywhere.
+        is_lost = first.faults & {Condition.SYMMETRY, Verdict.DEAD, Verdict.NON_FINITE}
+        last = whole.then(calibrated) if is_lost else calibrated
+        if is_of_loss := first.faults == {Fault.LOSS}:
+            starts, last = [bias], calibrated.then(bias)
+        chosen = None
+        while starts and self.best:
+            before, start = self.best, starts.pop(0)
+            yield start
+            chosen = chosen if self.best is before else start
+            if self.best.rank <= _GOOD:
+                return
+            # Only too far from its size, or not mended by any of them.
+            if start is not last and not (starts and self.best.faults):
+                starts = [last]
+        if chosen and self.best and self.best.faults == {Fault.LOSS} and not is_of_loss:
+            yield chosen.then(bias)
 
-    def _recipe(self) -> str:
-        """That of the most frequent activation of the hidden layers."""
+    def _activation(self) -> str:
+        """The most frequent one of the hidden layers."""
         after = (
             self.graph.activation_after(call)
             for owned in owned_weights(self._model)
@@ -263,27 +297,23 @@ class Case:
         names = Counter(
             call.activation for call in after if call and call.activation != "softmax"
         )
-        return rule_for(names.most_common(1)[0][0] if names else "linear") or "he"
+        return names.most_common(1)[0][0] if names else "linear"
 
-    def _initialize(self, recipe: Any, residual: str | None, seed: int | None) -> Any:
-        if seed is not None:
-            return initialize(self._model, recipe, seed, residual=residual)
-        for variable, values in start_values(self._model, recipe, 0, residual):
-            variable.assign(values)
-        return None
+    def _drawn(self, recipe: Any, residual: str | None = None) -> _Start:
+        def carry_out(seed: int | None) -> Any:
+            if seed is not None:
+                return initialize(self._model, recipe, seed, residual=residual)
+            # Layers keep their initializers, and the optimizer its state.
+            for variable, initializer, values in start_values(
+                self._model, recipe, 0, residual
+            ):
+                variable.assign(values)
+                self.drawn[id(variable)] = initializer
+            return None
 
-    def _calibrate(self, by: str, _seed: int | None) -> Any:
-        return calibrate(self._model, self._x, by=by)
-
-    def _output_bias(self, _seed: int | None) -> Any:
-        return output_bias(self._model, self._y)
-
-
-def _both(one: _Start, other: _Start) -> _Start:
-    def carry_out(seed: int | None) -> Any:
-        return [one.carry_out(seed), other.carry_out(seed)]
-
-    return _Start(f"{one.line}, then {other.line}", carry_out)
+        shown = f'"{recipe}"' if isinstance(recipe, str) else "audit(model).remedies()"
+        more = f', residual="{residual}"' if residual else ""
+        return _Start(f"initialize(model, {shown}, seed=0{more})", carry_out)
 
 
 def _few(x: Any, y: Any) -> tuple[Any, Any]:

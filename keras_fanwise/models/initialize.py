@@ -342,11 +342,11 @@ def initialize(
 
 def start_values(
     model: keras.Layer, recipe: Any, seed: int, residual: str | None = None
-) -> Iterator[tuple[keras.Variable, Any]]:
-    """The weights that `initialize` would write, with their values, one at a time."""
+) -> Iterator[tuple[keras.Variable, Any, Any]]:
+    """The weights that `initialize` would write, their initializers, and their values."""
     for plan in _asked(model, recipe, seed, residual)[0]:
         if plan.fill is not None:
-            yield plan.owned.variable, plan.fill()
+            yield plan.owned.variable, plan.initializer, plan.fill()
 
 
 def _asked(
