@@ -66,11 +66,12 @@ def diagnose(
     a weight of another scale is at most a warning.
 
     Faults of data, head and loss come with the line to change. For others, starts are
-    tried on the model, from the mildest: the initializers that `audit` proposes, a recipe
-    by the activations, residual branches that begin small, `calibrate` by layer and by
-    unit, and `output_bias`. Each is carried out, measured and taken back, until one leaves
-    neither error nor warning; `report.apply()` carries out that one, or the one that leaves
-    least. With a fault of the data none is tried: mend that first.
+    tried on the model, from the mildest: the initializers that `audit` proposes or a recipe
+    by the activations, residual branches that begin small, `calibrate` (by unit, where the
+    activations are such as the sigmoid), and `output_bias`. Each is carried out, measured
+    and taken back, until one leaves neither error nor warning, and keeps signal and
+    gradient within a factor of 3 over the depth. `report.apply()` carries out that one, or
+    the one that leaves least. With a fault of the data none is tried: mend that first.
 
     The model is as before, bit for bit: weights, moving statistics, optimizer, random
     states and metrics; also after an error or an interrupt.
@@ -252,7 +253,7 @@ class Case:
         return Trial(line, *counts, *found.totals, found.loss, after)
 
     def starts(self, first: Evidence) -> Iterator[_Start]:
-        """What to try, from the mildest, until one is good; few, as each takes a while."""
+        """What to try, from the mildest, until one is good: few, as each takes a while."""
         x = "" if self._x is None else ", x"
         activation = self._activation()
         recipe = rule_for(activation) or "he"
@@ -280,7 +281,7 @@ class Case:
             chosen = chosen if self.best is before else start
             if self.best.rank <= _GOOD:
                 return
-            # Only too far from its size, or not mended by any of them.
+            # Where nothing is left but a signal of another size, that is what to change.
             if start is not last and not (starts and self.best.faults):
                 starts = [last]
         if chosen and self.best and self.best.faults == {Fault.LOSS} and not is_of_loss:

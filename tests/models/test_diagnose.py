@@ -83,7 +83,43 @@ def test_the_start_that_is_applied_is_the_one_that_was_tried(make):
     assert after.rows[0]._replace(line=tried.line) == tried
 
 
-def test_of_a_start_with_a_broken_signal_nothing_else_is_measured(monkeypatch):
+@pytest.mark.parametrize("make", [equal, residual])
+def test_a_start_is_judged_as_what_it_leaves(make):
+    """By the initializers that it gives to layers: a zero that it chose is no fault."""
+    keras.utils.set_random_seed(0)
+    case = module.Case(make(), None, None)
+    starts = list(case.starts(case.evidence()))
+    assert len(starts) > 1
+    for place, start in enumerate(starts):
+        with module._taken_back(case._model):
+            case.best = None
+            case.drawn.clear()
+            start.carry_out(None)
+            tried = case.evidence(is_tried=True)
+        assert tried.audited
+        keras.utils.set_random_seed(0)
+        other = module.Case(make(), None, None)
+        list(other.starts(other.evidence()))[place].carry_out(0)
+        other.best = None
+        left = other.evidence()
+        assert (left.rank, left.faults) == (tried.rank, tried.faults), start.line
+
+
+def test_the_start_that_keeps_the_signal_is_taken():
+    """Neither leaves an error or a warning, but Glorot's gates make it small."""
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((32,))
+    for _ in range(6):
+        x = layers.Dense(32)(x) * layers.Dense(32, "sigmoid")(x)
+    model = keras.Model(inputs, layers.Dense(4)(x))
+    kf.initialize(model, "zeros", seed=0)
+    report = kf.diagnose(model, BATCH)
+    drawn, scaled = report.rows[1], report.rows[report.best]
+    assert drawn.errors == drawn.warnings == 0
+    assert drawn.forward < 1 / 3 < scaled.forward < 3
+
+
+def test_what_cannot_be_the_best_is_not_audited(monkeypatch):
     """An audit takes as long as several passes, and there may be many starts."""
     keras.utils.set_random_seed(0)
     audits = []
@@ -96,7 +132,7 @@ def test_of_a_start_with_a_broken_signal_nothing_else_is_measured(monkeypatch):
     report = kf.diagnose(chain(20, "glorot_uniform", "sigmoid"))
     broken = [row for row in report.rows[1:] if row.errors]
     assert broken
-    assert len(audits) == len(report.rows) - len(broken)
+    assert len(audits) <= len(report.rows) - len(broken)
 
 
 def test_where_all_kernels_are_0_the_last_is_drawn_too():
