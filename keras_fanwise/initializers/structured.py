@@ -483,12 +483,7 @@ class FanwiseSubpixel(_DrawnWhole):
         return np.moveaxis(several, 0, _phase_axis(site)).reshape(shape)
 
     def one_phase(self, values: np.ndarray, site: Site) -> tuple[np.ndarray, Site] | None:
-        """What all phases of a weight are, as a weight of its own; `None` if they differ.
-
-        Args:
-            values: of the weight.
-            site: of the weight.
-        """
+        """What all phases are, as a weight of its own; `None` if they differ."""
         one, place = self._phase(values.shape, site)
         axis, count = _phase_axis(site), values.shape[-1] // max(1, one[-1])
         split = (one[-1], count) if axis == -1 else (count, one[-1])

@@ -150,33 +150,38 @@ def _planned(
     variable = owned.variable
     site = Site.of(owned.layer, variable.name, variable.shape, key)
     site = site._replace(path=variable.path)
-    row = WeightStart(site.path, type(owned.layer).__name__, site.shape, site.fans)
-    status = "kept" if reason else "set"
-    row = row._replace(status=status, reason=reason, role=role(owned))
-    if initializer is None:
-        return _Plan(owned, None, row)
-    row = row._replace(initializer=_label(initializer))
+    row = WeightStart(
+        site.path,
+        type(owned.layer).__name__,
+        site.shape,
+        site.fans,
+        "" if initializer is None else _label(initializer),
+        status="kept" if reason else "set",
+        reason=reason,
+        role=role(owned),
+    )
+    fill: Callable[[], Any] | None = None
     try:
         ours = portable(initializer)
-        if ours is None:
+        if ours is not None:
+            expected = ours.expected(site.shape, site)
+            if math.isfinite(expected.std):
+                row = row._replace(std_asked=expected.std)
+            checked_shape_and_dtype(site.shape, variable.dtype)
+            fill = functools.partial(
+                ours.draw,
+                site.shape,
+                variable.dtype,
+                layout_of(variable.value),
+                site=site,
+                seed=seeds.before(ours),
+                distribution=expected,
+            )
+        elif initializer is not None:
             fill = functools.partial(_values_of_others, initializer, site, variable, seeds)
-            return _Plan(owned, initializer, row, fill)
-        expected = ours.expected(site.shape, site)
-        if math.isfinite(expected.std):
-            row = row._replace(std_asked=expected.std)
-        checked_shape_and_dtype(site.shape, variable.dtype)
-        draw = functools.partial(
-            ours.draw,
-            site.shape,
-            variable.dtype,
-            layout_of(variable.value),
-            site=site,
-            seed=seeds.before(ours),
-            distribution=expected,
-        )
-        return _Plan(owned, initializer, row, draw)
     except (TypeError, ValueError) as error:
         raise in_weight(error, site.path, site.shape) from error
+    return _Plan(owned, initializer, row, fill)
 
 
 def _label(initializer: Any) -> str:

@@ -148,7 +148,7 @@ def _vectors(initializer: Any) -> list[Rule]:
     return [Rule(initializer, weight=glob, optional=True) for glob in globs]
 
 
-_LITERAL = 0.02
+_LITERAL = 0.02  # as `FanwiseNormal` has it too
 
 
 def literal_rules(subject: Subject) -> list[Rule]:
@@ -172,11 +172,6 @@ def literal_rules(subject: Subject) -> list[Rule]:
     return []
 
 
-def _gpt2() -> list[Rule | ModelRules]:
-    normal = FanwiseNormal(stddev=_LITERAL)
-    return [literal_rules, *_vectors(normal), *_all_kernels(normal)]
-
-
 def width_rules(subject: Subject) -> list[Rule]:
     """For the weights that a residual stream of each width goes through; see `recipes`."""
     streams = {
@@ -192,7 +187,7 @@ def width_rules(subject: Subject) -> list[Rule]:
             variable = owned.variable
             # What is in no branch has a side in the stream, first the one that feeds it.
             sides = [size for size in reversed(variable.shape) if size in widths]
-            for width in [*filter(None, [streams.get(id(variable))]), *sides][:1]:
+            if width := streams.get(id(variable)) or next(iter(sides), None):
                 weights.setdefault(width, []).append(variable)
     return [
         Rule(FanwiseNormal(stddev=math.sqrt(2 / (5 * width))), weight=tuple(several))
@@ -245,7 +240,7 @@ def _vit() -> list[Rule]:
     return [
         Rule("zeros", layer=keras.layers.Dense, head=True, optional=True),
         *(Rule("zeros", weight=token, optional=True) for token in _TOKENS),
-        Rule(FanwiseNormal(stddev=0.02), weight=_EMBEDDINGS, optional=True),
+        Rule("fanwise_normal", weight=_EMBEDDINGS, optional=True),
         Rule("fanwise_lecun_normal", layer=_CONVOLUTIONS, weight="*kernel", optional=True),
         Rule("zeros", layer=(*attention, *_CONVOLUTIONS), weight="bias", optional=True),
         Rule(biases, layer=_DENSE, weight="bias", optional=True),
@@ -422,7 +417,11 @@ _RECIPES: dict[str, Callable[[], Sequence[Rule | ModelRules]]] = {
         *_vectors(FanwiseVarianceScaling(0.4, "fan_out")),
         *_all_kernels(FanwiseVarianceScaling(0.4)),
     ],
-    "gpt2": _gpt2,
+    "gpt2": lambda: [
+        literal_rules,
+        *_vectors("fanwise_normal"),
+        *_all_kernels("fanwise_normal"),
+    ],
     "deepnorm": lambda: [
         deepnorm_rules,
         *_embeddings(),
