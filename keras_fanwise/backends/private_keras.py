@@ -48,6 +48,7 @@ import keras
 import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
 from keras.src.trainers.compile_utils import get_loss
 
@@ -57,10 +58,14 @@ TRIED = "3.8 to 3.16"
 SEAM = "_keras_fanwise_seam"
 
 
-def is_shape_inference(variable: keras.Variable) -> bool:
+def is_shape_inference(state: keras.Variable | None = None) -> bool:
     """Whether Keras is only inferring shapes, so that no value drawn now is kept."""
-    # Or else the scope would have a value of the variable.
-    return is_stateless() and get_stateless_scope().get_current_value(variable) is None
+    # Of a generator that the scope has a state of, what is drawn is meant to be kept.
+    return bool(in_symbolic_scope()) or (
+        state is not None
+        and is_stateless()
+        and get_stateless_scope().get_current_value(state) is None
+    )
 
 
 def is_stateless() -> bool:

@@ -386,8 +386,8 @@ class FanwiseInitializer(keras.initializers.Initializer):
             return values if sharding is None else distribute(values, sharding)
         words: Any = self.seed if seed is None else seed
         is_generator = isinstance(words, keras.random.SeedGenerator)
-        if is_generator and is_shape_inference(words.state):
-            # It can be neither read nor advanced.
+        if is_shape_inference(words.state if is_generator else None):
+            # A generator can be neither read nor advanced, and a graph draws in vain.
             return keras.ops.zeros(shape, dtype=dtype)
         own_sample = _has_own_sample(type(self))
         # Without a value now, but advancing: on JAX it is lost outside a stateless scope.

@@ -10,6 +10,8 @@ import pytest
 
 import keras_fanwise as kf
 from keras_fanwise.arguments import snake_case
+from keras_fanwise.sampling import device
+from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam import binding
 from keras_fanwise.seam.blocks import deferral, retrofitted
 
@@ -294,6 +296,17 @@ def test_subclassed_models_without_build():
     for first, second in kernels[1:]:
         assert np.array_equal(first, kernels[0][0])
         assert np.array_equal(second, kernels[0][1])
+
+
+def test_nothing_is_drawn_to_learn_shapes(monkeypatch):
+    """On TensorFlow each placeholder was a graph of the whole generator: 0.4 s a weight."""
+    drawn, draw = [], Stream.draw
+    monkeypatch.setattr(device, "draw", None)
+    monkeypatch.setattr(
+        Stream, "draw", lambda self, *args, **more: drawn.append(1) or draw(self, *args, **more)
+    )
+    Outer()(np.ones((2, 4), "float32"))
+    assert len(drawn) == 2
 
 
 def test_models_with_a_sequential_that_nobody_named():
