@@ -45,6 +45,21 @@ def pytest_runtest_setup(item):
             pytest.skip(f"needs {' and '.join(missing)}, not installed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
+def pytest_collection_modifyitems(items):
+    """Of a test with `few(n)`, n cases evenly spread are quick; the others are slow."""
+    cases = {}
+    for item in items:
+        for marker in item.iter_markers("few"):
+            cases.setdefault((item.function, marker.args[0]), []).append(item)
+    for (_, count), found in cases.items():
+        last, steps = len(found) - 1, max(count - 1, 1)
+        quick = {round(last * step / steps) for step in range(count)}
+        for place, item in enumerate(found):
+            if place not in quick:
+                item.add_marker("slow")
+
+
 def pytest_configure(config):
     random.seed(0)  # for what is made where a test's module is imported
     # Registered, for a hook in this file would see the tests of this folder alone.

@@ -9,6 +9,8 @@ import pytest
 
 import keras_fanwise as kf
 
+from support.processes import needs
+
 BAD_ARGUMENTS = [
     # class, arguments, error, what is said to be allowed
     *(
@@ -191,7 +193,7 @@ def test_empty_shapes_are_empty_tensors(shape, sampler):
     assert tuple(tensor.shape) == tuple(shape)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone loses the state")
+@needs("jax")  # which alone loses the state
 def test_a_generator_in_a_traced_function():
     initializer = kf.FanwiseHeNormal(seed=keras.random.SeedGenerator(1))
     seeded = kf.FanwiseHeNormal(seed=1)

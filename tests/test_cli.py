@@ -141,6 +141,7 @@ def test_every_report_has_a_long_form(folder, capsys):
         assert layer in long
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("suffix", fewer_by_default(["png", "svg", "pdf"], "png"))
 def test_plot_writes_a_figure(folder, capsys, command, suffix):

@@ -21,7 +21,7 @@ def files():
 
 
 @pytest.mark.parametrize("kind", cli_inputs.KINDS)
-@settings(max_examples=fuzz_examples(3), suppress_health_check=list(HealthCheck))
+@settings(max_examples=fuzz_examples(2), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_input_ends_in_a_traceback(files, kind, data):
     faults = cli_inputs.outcome(data.draw(cli_inputs.cases(files, kind))).faults

@@ -24,11 +24,9 @@ def tool(name):
 pages = tool("pages")
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in pages.PAGES}
 WITH_CODE = [name for name, text in TEXTS.items() if pages.blocks(text)]
-# What a newcomer reads first.
-FIRST = ("README.md", "docs/getting_started.md")
 
 
-@pytest.mark.parametrize("name", fewer_by_default(WITH_CODE, *FIRST))
+@pytest.mark.parametrize("name", fewer_by_default(WITH_CODE, "README.md"))
 # Files of a model with a Lambda layer, or of the older kind, warn when they are saved.
 def test_the_blocks_of_a_page_print_what_stands_under_them(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("kind", function_inputs.KINDS)
-@settings(max_examples=fuzz_examples(4), suppress_health_check=list(HealthCheck))
+@settings(max_examples=fuzz_examples(2), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_call_ends_in_a_traceback(kind, data):
     model = data.draw(function_inputs.models())

@@ -13,7 +13,6 @@ from keras.src.backend.common.name_scope import current_path
 import keras_fanwise as kf
 
 from support.models import values_of
-from support.processes import run_python
 
 layers = keras.layers
 
@@ -236,32 +235,3 @@ def test_what_is_left_behind_is_seen(model):
     own = model_now(model)
     model(model.inputs)
     assert model_now(model) != own
-
-
-DISTRIBUTED = """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-import keras
-import keras_fanwise as kf
-from test_state import Positions, global_state_now
-keras.distribution.set_distribution(
-    keras.distribution.DataParallel(devices=keras.distribution.list_devices("cpu"))
-)
-x = inputs = keras.Input((4, 8))
-x = Positions()(x)
-x = x + keras.layers.MultiHeadAttention(2, 4)(x, x)
-model = keras.Model(inputs, x)
-model.compile("adam", "mse")
-model.optimizer.build(model.trainable_variables)
-before = global_state_now()
-kf.initialize(model, "he", seed=0, residual="zero")
-kf.reinitialize(model, seed=0)
-kf.signal(model)
-after = global_state_now()
-print([key for key in before | after if before.get(key) != after.get(key)])
-"""
-
-
-@pytest.mark.multi_backend("jax")
-def test_under_a_distribution_of_jax():
-    assert run_python(DISTRIBUTED, backend="jax").splitlines()[-1] == "[]"

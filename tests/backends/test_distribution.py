@@ -1,10 +1,18 @@
-"""Layers under `tf.distribute` and `keras.distribution` have the weights of one device."""
+"""Layers under `tf.distribute` have the weights of one device.
+
+Those under `keras.distribution` are tested by `test_sharding`.
+"""
 
 import pytest
 
 from support.processes import run_python
 
-BUILD = """
+MIRRORED = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+import keras, keras_fanwise
+
 def build():
     initializer = keras_fanwise.FanwiseHeNormal(seed=7)
     inputs = keras.Input((8, 8, 4), name="x")
@@ -19,17 +27,6 @@ def kernels(model):
 
 alone = kernels(build())
 assert len(alone) == 6 and all(kernel.std() > 0 for kernel in alone)
-"""
-
-MIRRORED = (
-    """
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-import keras, keras_fanwise
-"""
-    + BUILD
-    + """
 strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
 with strategy.scope():
     model = build()
@@ -48,37 +45,8 @@ for weight, expected in zip(model.weights, one.weights):
         assert np.array_equal(replica.numpy(), expected.numpy())
 print("equal")
 """
-)
-
-SHARDED = (
-    """
-import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-import numpy as np, keras, keras_fanwise
-"""
-    + BUILD
-    + """
-devices = keras.distribution.list_devices("cpu")
-assert len(devices) == 4
-mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], devices)
-layouts = keras.distribution.LayoutMap(mesh)
-layouts[".*dense.*kernel"] = (None, "model")
-data = keras.distribution.DataParallel(devices=devices)
-model = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
-for distribution in (data, model):
-    with distribution.scope():
-        for kernel, expected in zip(kernels(build()), alone):
-            assert np.array_equal(kernel, expected)
-print("equal")
-"""
-)
 
 
 @pytest.mark.multi_backend
-@pytest.mark.parametrize(
-    ("program", "backend"),
-    [(MIRRORED, "tensorflow"), (SHARDED, "jax")],
-    ids=["MirroredStrategy", "keras.distribution"],
-)
-def test_weights_are_those_of_one_device(program, backend):
-    assert run_python(program, backend=backend).splitlines()[-1] == "equal"
+def test_weights_are_those_of_one_device():
+    assert run_python(MIRRORED, backend="tensorflow").splitlines()[-1] == "equal"

@@ -1,76 +1,58 @@
-"""The same seed, the same bits, on every backend."""
+"""The same seed, the same bits, on every backend; and the same signals, but for rounding."""
 
+import functools
 import json
 
+import keras
+import numpy as np
 import pytest
 
 from support.processes import on_others, run_python
 
 pytestmark = pytest.mark.multi_backend
+HERE = keras.backend.backend()
 
 
-DRAW = """
-import hashlib, json
-import keras, numpy as np
-import keras_fanwise
-from support.any_weight import ANY_WEIGHT
-
-if keras.backend.backend() == "jax":
-    import jax
-    jax.config.update("jax_enable_x64", True)
-
-hashes = {}
-for cls in ANY_WEIGHT:
-    for dtype in ("float16", "bfloat16", "float32", "float64"):
-        for seed in (1, 2**40, "generator"):
-            if seed == "generator":
-                initializer = cls(seed=keras.random.SeedGenerator(2**31 - 1))
-                initializer((1, 1, 5))
-            else:
-                initializer = cls(seed=seed)
-            tensor = initializer((2, 150, 500), dtype=dtype)
-            assert keras.backend.standardize_dtype(tensor.dtype) == dtype
-            # bfloat16 is exact in float32.
-            wide = keras.ops.cast(tensor, "float64" if dtype == "float64" else "float32")
-            values = np.ascontiguousarray(keras.ops.convert_to_numpy(wide))
-            assert values.std() > 0
-            digest = hashlib.sha256(values.tobytes()).hexdigest()
-            hashes[f"{cls.__name__} {dtype} {seed}"] = digest
-
-def digest_of(layer):
-    random = [w for w in layer.weights if w.name.endswith("kernel")]
-    values = [np.ascontiguousarray(keras.ops.convert_to_numpy(w.value * 1)) for w in random]
-    return len(random), hashlib.sha256(b"".join(v.tobytes() for v in values)).hexdigest()
-
-for seed in (7, None):
-    keras.utils.set_random_seed(3)
-    initializer = keras_fanwise.FanwiseHeNormal(seed=seed)
-    inputs = keras.Input((6, 8))
-    x = keras.layers.MultiHeadAttention(2, 4, kernel_initializer=initializer)(inputs, inputs)
-    x = keras.layers.Bidirectional(keras.layers.GRU(4, kernel_initializer=initializer, recurrent_initializer="fanwise_orthogonal"))(x)
-    x = keras.layers.Dense(3, kernel_initializer="fanwise_glorot_uniform")(x)
-    model = keras.Model(inputs, x)
-    hashes[f"a model from seed {seed}"] = digest_of(model)
-for name in ("tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "mish"):
-    hashes[f"gain of {name}"] = keras_fanwise.gain(name)
-print(json.dumps(hashes))
-"""
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """On the backend of this run."""
-    return run_python(DRAW).splitlines()[-1]
+@functools.cache
+def on(backend):
+    """What `support.compared` has there: one process for each."""
+    output = run_python("from support.compared import main; main()", backend=backend)
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize("backend", on_others())
-def test_same_bits_on_every_backend(backend, reference):
-    assert run_python(DRAW, backend=backend).splitlines()[-1] == reference
+def test_same_bits_on_every_backend(backend):
+    assert on(backend)["bits"] == on(HERE)["bits"]
 
 
-def test_other_seeds_classes_and_dtypes_give_other_bits(reference):
+def test_other_seeds_classes_and_dtypes_give_other_bits():
     # Or the equality above would hold for want of a difference. By default
     # FanwiseVarianceScaling is LeCun's.
-    hashes = json.loads(reference)
-    others = [str(hashes[key]) for key in hashes if "VarianceScaling" not in key]
-    assert len(set(others)) == len(others) > 90
+    bits = on(HERE)["bits"]
+    others = [bits[key] for key in bits if "float" in key and "VarianceScaling" not in key]
+    assert len(set(others)) == len(others) > 70
+    # Of structured starts identities and interpolations are drawn as they were.
+    fixed = {
+        key.split("/")[0]
+        for key in bits
+        if "/kernel" in key and bits[key] == bits.get(f"{key} anew")
+    }
+    assert {"same", "too", "larger"} <= fixed
+    assert not fixed & {"phases", "first", "second", "hidden"}
+
+
+def check_signals(one, two):
+    scale = one[:, 1:2]  # a mean may be about 0
+    assert np.all(np.abs(one[:, :3] - two[:, :3]) < 1e-5 * (1 + scale))
+    assert np.allclose(one[:, 3], two[:, 3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", on_others())
+def test_the_same_signals_on_every_backend(backend):
+    here = np.array(on(HERE)["signals"])
+    check_signals(np.array(on(backend)["signals"]), here)
+    for number in range(4):  # another would be noticed
+        other = here.copy()
+        other[2, number] += 0.001
+        with pytest.raises(AssertionError):
+            check_signals(other, here)

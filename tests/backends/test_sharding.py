@@ -13,18 +13,12 @@ import keras_fanwise as kf
 from support.processes import TESTS, run_python
 
 layers = keras.layers
-PROGRAMS = [
-    "draws(), large_draws(), a_fault_is_noticed(), each_shard_is_drawn_once()",
-    "bad_layouts(), generators(), replicas_stay_apart(), memory()",
-    "models()",
-    "whole_models()",
-]
 
 
 @pytest.mark.multi_backend("jax")
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_on_eight_devices(program):
-    run_python(f"from support.eight_devices import *; {program}", backend="jax")
+def test_on_eight_devices():
+    """In one process, of which a traceback tells what failed."""
+    run_python("from support.eight_devices import everything; everything()", backend="jax")
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has layouts")

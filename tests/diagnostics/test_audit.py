@@ -43,7 +43,7 @@ def weight_of(model, path):
     return next(weight for weight in model.weights if weight.path == path)
 
 
-@pytest.mark.parametrize("count", fewer_by_default([30, 1000], 30))
+@pytest.mark.parametrize("count", fewer_by_default([12, 1000], 12))
 def test_false_alarms(count):
     """At most one in a hundred models of a thousand; one in a thousand is asked for."""
     of_one_architecture = {
@@ -711,6 +711,7 @@ def test_weights_without_values_and_with_equal_paths():
     assert len({row.path for row in report.rows}) == 1
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_any_model(make):
     model = make()

@@ -30,6 +30,7 @@ def orthogonal(count, size):
     return list((q * signs[:, None, :]).reshape(count, -1))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", [*DISTRIBUTIONS, "orthogonal"])
 @pytest.mark.parametrize("size", [64, 1024])
 def test_independent_weights_are_no_copies(kind, size):
@@ -53,6 +54,7 @@ REARRANGEMENTS = {
 }
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("kind", REARRANGEMENTS)
 @pytest.mark.parametrize("shape", [(8, 8), (64, 32), (300, 200), (3, 3, 16, 32)])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -91,6 +93,7 @@ def shape_tails(values, distribution, dtype="float32"):
     return shape_tail(np.asarray(values).astype(dtype), parameters(distribution), eps)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", [2, 30, 5000])
 def test_false_alarms_of_shapes(distribution, size):

@@ -32,6 +32,7 @@ def test_a_sum_of_squares_is_as_rare_as_its_deviation_says(count, deviation):
     assert true < 2 * NORMAL.sf(abs(deviation))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", [4, 9, 100])
 def test_false_alarms(distribution, size):

@@ -34,21 +34,19 @@ def network(activation="relu"):
     )  # fmt: skip
 
 
-def trained(model, optimizer=None, epochs=3, history=None, x=None, **settings):
-    inputs, y = data()
+def trained(model, optimizer=None, epochs=3, history=None, size=8, **settings):
     model.compile(optimizer or "adam", "sparse_categorical_crossentropy", **settings)
     callbacks = [history] if history else []
     return model.fit(
-        inputs if x is None else x, y, batch_size=8, epochs=epochs, verbose=0,
-        callbacks=callbacks,
-    )  # fmt: skip
+        *data(), batch_size=size, epochs=epochs, verbose=0, callbacks=callbacks
+    )
 
 
 def watched(model, optimizer=None, epochs=3, **more):
     x, y = data(32)
     history = kf.SignalHistory(x, y, **more)
     # A few steps, for which nothing is compiled.
-    trained(model, optimizer, epochs, history, run_eagerly=True)
+    trained(model, optimizer, epochs, history, 32, run_eagerly=True)
     return history
 
 
@@ -58,8 +56,12 @@ def adam(rate, **more):
 
 SETTINGS = {
     "plain": {},
-    "several steps at once, mixed precision": {"steps_per_execution": 3},
-    "compiled, gradients accumulated": {"jit_compile": True},
+    # Both in one function that is traced, and not compiled too.
+    "several steps at once, mixed precision": {
+        "steps_per_execution": 3,
+        "jit_compile": False,
+    },
+    "gradients accumulated": {"jit_compile": False},
 }
 
 
@@ -99,7 +101,7 @@ def test_under_a_strategy():
     for history in (None, kf.SignalHistory(*data(16))):
         with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
             model = network()
-            model.compile("adam", "sparse_categorical_crossentropy")
+            model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
         callbacks = [history] if history else []
         model.fit(*data(), batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
         states.append(arrays(model))
@@ -110,7 +112,7 @@ def test_under_a_strategy():
 def test_a_sound_training_has_no_finding():
     x, y = data(32)
     history = kf.SignalHistory(x, y)
-    fitted = trained(network(), epochs=3, history=history, run_eagerly=True)
+    fitted = trained(network(), None, 3, history, 16, run_eagerly=True)
     assert history.findings == []
     assert fitted.history["signal_findings"] == [0, 0, 0]
     assert len(fitted.history["signal_dead"]) == 3
@@ -140,7 +142,7 @@ def test_a_rate_that_is_too_low():
 
 
 def test_a_rate_that_a_schedule_brings_to_nothing_is_none_too_low():
-    rate = keras.optimizers.schedules.PiecewiseConstantDecay([8], [1e-3, 1e-9])
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([2], [1e-3, 1e-9])
     assert not watched(network(), adam(rate)).findings
 
 

@@ -102,6 +102,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
     "path", ["delta/kernel", "keras/kernel", "gru/gru_cell/recurrent_kernel", "head/kernel"]

@@ -54,6 +54,7 @@ CHAINS = {
 }  # fmt: skip
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", CHAINS)
 def test_what_kernels_of_a_chain_do_together(name):
     make, arguments, level = CHAINS[name]
@@ -92,6 +93,7 @@ def network(kind, width):
     return residual_network(6, width)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("width", fewer_by_default([16, 64, 256, 1024], 16))
 @pytest.mark.parametrize("kind", RECIPES)
 def test_after_a_recipe_there_is_neither_error_nor_warning(kind, width):
@@ -101,6 +103,7 @@ def test_after_a_recipe_there_is_neither_error_nor_warning(kind, width):
         assert levels(model) == (0, 0), (recipe, str(kf.audit(model)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("blocks", [20, 30, 60])
 def test_fixup_of_branches_of_two_kernels(blocks):
     model = residual_network(blocks, 24)
@@ -133,6 +136,7 @@ def sine(x):
     return keras.ops.sin(30.0 * x)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("initializer", [User, fanwise])
 @pytest.mark.parametrize("wave", ["layer", "activation", "Activation", "Lambda", "ops"])
 def test_siren(initializer, wave):
@@ -171,7 +175,7 @@ def test_a_trained_model_looks_trained():
     rng = np.random.default_rng(0)
     model = chain("he_normal", 3, 32)
     assert not kf.audit(model).is_trained
-    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     x = rng.normal(size=(256, 32)).astype("float32")
     model.fit(x, np.tile(x[:, :1] * x[:, 1:2], 10), epochs=30, verbose=0)
     report = kf.audit(model)

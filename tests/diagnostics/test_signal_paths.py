@@ -97,6 +97,7 @@ def functional(join):
     return keras.Model(inputs, outputs)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("join", JOINS.values(), ids=JOINS)
 @pytest.mark.parametrize("make", [functional, subclassed])
 def test_zeros_at_the_end_of_a_branch(make, join):
@@ -128,12 +129,14 @@ def test_slopes_give_no_depth():
         assert other.rate == pytest.approx(one.rate, rel=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a .quantize.")
-@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
-def test_a_quantized_model_is_measured(mode):
-    if mode == "float8" and BACKEND == "tensorflow":
-        pytest.skip("Keras sends no gradients through float8 there, but in a tf.function")
+# On TensorFlow Keras sends no gradients through float8, but in a tf.function.
+QUANTIZED = ["int8", "int4", *["float8"] * (BACKEND != "tensorflow")]
 
+
+@pytest.mark.few(2)
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a .quantize.")
+@pytest.mark.parametrize("mode", QUANTIZED)
+def test_a_quantized_model_is_measured(mode):
     def made():
         body = [layers.Dense(32, "relu", kernel_initializer=HE) for _ in range(4)]
         return keras.Sequential([keras.Input((32,)), *body, layers.Dense(3)])
@@ -186,6 +189,7 @@ RECURRENT = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
 def test_what_explodes_from_step_to_step(make):
     def model(scale):
@@ -286,6 +290,7 @@ REMEDIES = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", REMEDIES)
 def test_a_remedy_names_what_the_layer_has_and_helps(name):
     make, written, missing = REMEDIES[name]

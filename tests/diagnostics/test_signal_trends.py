@@ -325,6 +325,7 @@ def test_a_model_that_ends_with_a_branch(monkeypatch):
     assert labels(kf.signal(model)) != []
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "model",
     [

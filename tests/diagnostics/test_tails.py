@@ -55,6 +55,7 @@ def share_of_alarms(distribution, values, false_alarms, trials, tail):
     return alarms / trials
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("values", [30, 64])
 def test_false_alarms_of_correlations(distribution, values):

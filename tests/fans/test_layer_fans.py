@@ -74,6 +74,7 @@ def _rows(layer, weight):
     return TABLE[classes[0]] if classes else CONVOLUTIONAL_CELL
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", MANY)
 def test_many_of_each_layer(name):
     # JAX compiles every operation for every new shape, TensorFlow some of them.

@@ -31,6 +31,7 @@ def residual(report):
     return [row for row in report.rows if row.status == "residual"]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_the_last_weight_of_each_branch(name):
     model, ends = RESIDUAL[name]()
@@ -118,6 +119,7 @@ JOINED = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", JOINED)
 def test_a_branch_however_it_is_joined(name):
     for make in (functional, composite, subclassed):

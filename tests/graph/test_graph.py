@@ -67,6 +67,7 @@ def wired():
         yield pytest.param(OTHERS[name], id=name)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("make", list(wired()))
 def test_what_a_call_leads_to_is_what_changes_with_it(make):
     model = make()
@@ -92,6 +93,7 @@ RECORDED = ["resnet", "nested", "plain blocks", *OTHERS]
 RECORDED.remove("summed embeddings")
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", RECORDED)
 def test_what_keras_has_recorded_is_what_a_call_does(name, monkeypatch):
     model = {**OTHERS, **RESIDUAL}[name]()

@@ -47,6 +47,7 @@ own = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("cls", ANY_WEIGHT)
 @settings(max_examples=40)
 @given(st.data())

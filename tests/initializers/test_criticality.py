@@ -44,6 +44,7 @@ def by_mpmath(name, q):
     return float(weight), float(q - weight * expectation(lambda x: function(x) ** 2))
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("q", [0.01, 1.5])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_against_mpmath(name, q):

@@ -34,6 +34,7 @@ def test_known_gains(name):
     assert kf.gain(name) == pytest.approx(KNOWN[name], abs=6e-5)
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", [n for n in activations() if n not in NOT_ELEMENTWISE])
 def test_every_keras_activation_against_scipy(name):
     function = keras.activations.get(name)

@@ -222,13 +222,14 @@ class WithoutBuild(keras.Model):
         return self.two(self.one(x))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("sampler", ["portable", "backend"])
 @pytest.mark.parametrize("seed", [1, None, "generator"])
 def test_models_that_create_their_weights_in_call(seed, sampler):
     generator = keras.random.SeedGenerator(5)
     seed = generator if seed == "generator" else seed
     model = WithoutBuild(kf.FanwiseHeNormal(seed=seed, sampler=sampler))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     model.fit(np.ones((4, 5)), np.ones((4, 3)), verbose=0)
     for layer in (model.one, model.two):
         assert np.std(values_of(layer.kernel.value)) > 0
@@ -317,7 +318,7 @@ def test_a_draw_is_nobody_elses_memory():
 def test_drawn_weights_can_be_trained():
     layer = keras.layers.Dense(3, kernel_initializer="fanwise_he_normal", dtype="float32")
     model = keras.Sequential([keras.Input((5,)), layer])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     before = values_of(layer.kernel.value)
     model.fit(np.ones((8, 5)), np.ones((8, 3)), verbose=0)
     after = values_of(layer.kernel.value)

@@ -112,6 +112,7 @@ def deviation(values, expected):
     return abs(values.mean() - expected) / (values.std(ddof=1) / math.sqrt(values.size))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", fewer_by_default(SCALES, "he_normal"))
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_variance_is_kept_forward_and_backward(row, name):
@@ -125,6 +126,7 @@ def test_variance_is_kept_forward_and_backward(row, name):
     assert forward.std(ddof=1) / math.sqrt(DRAWS) < 0.1 * forward.mean()
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", fewer_by_default(SCALES, "he_normal"))
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_built_in_fails_where_its_fans_are_wrong(row, name):

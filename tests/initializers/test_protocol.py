@@ -43,6 +43,7 @@ class Cauchy(kf.FanwiseInitializer):
         return {"scale": self.scale, "seed": config["seed"]}
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("cls", ANY_WEIGHT)
 @pytest.mark.parametrize("seed", [1, None])
 def test_an_initializer_is_never_changed_by_being_used(cls, seed):

@@ -119,6 +119,7 @@ def measured(model, x, **options):
     return [row.before for row in rows if row.status == "scaled"]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("make", MODELS)
 def test_every_layer_gives_what_was_asked_for(make):
     keras.utils.set_random_seed(1)
@@ -168,6 +169,7 @@ def test_factors_of_relus_are_those_of_he():
     np.testing.assert_allclose(factors[1:depth], np.sqrt(2), rtol=5 * error)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("make", [plain, residual, depthwise, transformer])
 def test_by_unit_every_unit_is_centred_and_scaled(make):
     model = make()
@@ -590,6 +592,7 @@ def generators():
     return [*kept, np.random.get_state()[1:3], random.getstate()]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("source", "is_there"), [*dict.fromkeys(SOURCES, True).items(), ("Keras's", False)]
 )

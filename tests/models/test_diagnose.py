@@ -68,6 +68,7 @@ def own():
     return model
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("make", [tiny, equal, depthwise, residual, own])
 def test_the_start_that_is_applied_is_the_one_that_was_tried(make):
     keras.utils.set_random_seed(0)
@@ -177,6 +178,7 @@ def with_state():
     return model
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("failure", [None, RuntimeError, KeyboardInterrupt])
 def test_nothing_is_changed(monkeypatch, failure):
     keras.utils.set_random_seed(0)

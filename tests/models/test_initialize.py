@@ -245,6 +245,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_after_an_error_no_weight_is_changed(fault):
     recipe, kind, message = fault
@@ -470,6 +471,7 @@ def test_progress_is_shown_for_long_work(monkeypatch, capsys):
     assert "weights" in capsys.readouterr().err
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_any_model(make):
     model = make()

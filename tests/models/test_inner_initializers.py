@@ -78,6 +78,7 @@ def dense(initializer):
     return keras.Sequential([keras.Input((16,)), layer])
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("inside", INSIDE)
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_what_is_inside_gets_fresh_seeds(holder, inside):

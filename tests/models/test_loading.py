@@ -83,6 +83,7 @@ def stack(*heads, body="he_normal", head="fanwise_he_normal", seed=None):
     return keras.Model(inputs, outputs)
 
 
+@pytest.mark.few(3)
 def test_what_is_not_loaded_is_drawn_as_without_the_block(make):
     one, two, skipped = without_block_and_with(make)
     assert all(equal(arrays(one), arrays(two)))
@@ -115,6 +116,7 @@ def stack_of_one():
     return stack(3)
 
 
+@pytest.mark.few(3)
 def test_every_kind_of_model_is_loaded(make, no_draws):
     model = make()
     saved = arrays(model)
@@ -196,6 +198,7 @@ def test_a_block_that_raises_leaves_no_weight_undrawn():
     assert "assign" not in vars(kernel)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("loaded", [(), (0,), (1,), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("cls", [initializers.HeNormal, kf.FanwiseHeNormal])
 def test_a_generator_gives_each_weight_the_values_of_its_turn(cls, loaded):

@@ -123,6 +123,7 @@ def departures(model):
     return [found for found in kf.audit(model).findings if found.condition == condition]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "recipe", fewer_by_default(["he", "fanwise_lecun_uniform", "random_normal"], "he")
 )

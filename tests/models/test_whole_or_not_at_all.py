@@ -74,6 +74,7 @@ def test_after_an_interrupt_of_a_draw_all_is_as_before(exception, number, monkey
     assert is_as_before(model, before)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("number", [1, 4, 6, 7, 9, 11])
 def test_after_an_interrupt_of_an_assignment_all_is_old_or_new(number, monkeypatch):
     model, finished = used(), used()

@@ -74,6 +74,7 @@ def test_a_healthy_model_has_no_point_in_a_region():
     assert [regions(axis) for axis in report.plot().axes] == [{}, {}]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("depth", [1, 10, 50, 150, 1000])
 def test_names_are_readable(depth, tmp_path):
     """Drawn without a warning, labels upright, of the right points, none over another."""

@@ -94,6 +94,7 @@ def test_names_that_differ_look_different():
     ]
 
 
+@pytest.mark.few(6)
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of matplotlib has no Chinese
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_show_a_name_as_it_is(name, tmp_path):

@@ -54,6 +54,7 @@ def long():
     return reports(network(11))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_deep_model_fits_a_screen(long, kind):
     lines = str(long[kind]).splitlines()

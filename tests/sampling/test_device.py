@@ -1,5 +1,7 @@
 """Draws on the device have the bits of the host; here the device is the CPU."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -11,11 +13,11 @@ from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.sampling import device, sampler
 from keras_fanwise.sampling.sampler import DTYPES
 
-from support.processes import run_python
+from support.processes import needs
 
 KEY = 0x0123456789ABCDEF0123456789ABCDEF
 BACKEND = keras.backend.backend()
-ON_JAX = pytest.mark.skipif(BACKEND != "jax", reason="JAX alone")
+ON_JAX = needs("jax")
 TRACING = pytest.mark.skipif(
     BACKEND == "torch" or not compute().can_be_traced,
     reason="PyTorch does not trace, nor JAX 0.4 64-bit numbers",
@@ -47,6 +49,7 @@ def check(family, dtype, shape, spread=0.1, mean=0.0, made=None):
         return differing(there, host)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", DISTRIBUTIONS)
 def test_the_bits_of_the_host(family, dtype):
@@ -61,6 +64,7 @@ def test_the_bits_of_the_host(family, dtype):
 CONTROLS = [("truncated_normal", "float32"), ("untruncated_normal", "float64")]
 
 
+@pytest.mark.few(1)
 @TRACING
 @pytest.mark.parametrize(("family", "dtype"), CONTROLS)
 def test_without_guards_the_bits_differ(family, dtype):
@@ -71,6 +75,7 @@ def test_without_guards_the_bits_differ(family, dtype):
     assert check(family, dtype, SHAPE, made=Unguarded) > 1000
 
 
+@pytest.mark.few(1)
 @TRACING
 @pytest.mark.parametrize(("family", "dtype"), CONTROLS)
 def test_a_zero_that_the_compiler_knows_is_none(family, dtype):
@@ -81,7 +86,7 @@ def test_a_zero_that_the_compiler_knows_is_none(family, dtype):
     assert check(family, dtype, SHAPE, made=Known) > 1000
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's square root alone")
+@needs("torch")
 def test_the_square_root_of_pytorch_on_a_cpu_is_not_relied_on():
     import torch
 
@@ -164,7 +169,7 @@ def traced(function):
     ("initializer", "shape"),
     [
         (initializers()[place % 3], shape)
-        for place, shape in enumerate([(), (5, 3), (2, 64, 48), (5, 3), (2, 64, 48)])
+        for place, shape in enumerate([(), (5, 3), (2, 64, 48)])
     ],
 )
 def test_in_a_traced_function(initializer, shape, monkeypatch):
@@ -186,7 +191,7 @@ def test_an_integer_seed_is_no_constant_in_a_program():
     assert graph.ByteSize() < 1_000_000
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's compiled functions")
+@needs("tensorflow")
 def test_in_a_compiled_function_of_tensorflow():
     import tensorflow as tf
 
@@ -231,6 +236,7 @@ def test_a_generator_in_a_traced_function():
         assert differing(value, host) == 0
 
 
+@pytest.mark.few(2)
 @ON_JAX
 @pytest.mark.parametrize("family", DISTRIBUTIONS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -246,9 +252,13 @@ def test_parts(family, dtype):
             assert differing(there, host) == 0
 
 
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    monkeypatch.setattr(device, "_block", functools.cache(device._block.__wrapped__))
+
+
 @TRACING
-def test_one_compiled_function_serves_all_shapes():
-    device._block.cache_clear()
+def test_one_compiled_function_serves_all_shapes(nothing_compiled):
     for shape in ((3,), (70, 80), (1025, 1025)):
         device.draw(compute(), KEY, ("uniform", 1.0 / len(shape), 0.0), shape)
     assert device._block.cache_info().currsize == 1
@@ -259,16 +269,15 @@ def test_one_compiled_function_serves_all_shapes():
 
 
 @TRACING
-def test_a_gpu_has_blocks_of_its_own(monkeypatch):
+def test_a_gpu_has_blocks_of_its_own(nothing_compiled):
     """Two sizes, one after the other: smaller ones here."""
     members = {"platform": staticmethod(lambda _=None: "gpu")}
     made = type("Gpu", (compute(),), members | {"block": 1 << 10, "gpu_block": 1 << 14})
-    device._block.cache_clear()
     assert check("truncated_normal", "bfloat16", (147, 129), made=made) == 0
     assert device._block.cache_info().currsize == 2
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's devices alone")
+@needs("torch")
 @pytest.mark.parametrize("family", ["uniform", "truncated_normal"])
 def test_operations_that_take_numbers_of_the_host(family):
     """Those of Philox alone; the device is one without values."""
@@ -297,6 +306,7 @@ def lookup():
     return type("Table", (compute(),), {"platform": staticmethod(lambda _=None: "tpu")})
 
 
+@pytest.mark.few(3)
 @ON_JAX
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("family", DISTRIBUTIONS)
@@ -343,9 +353,3 @@ def test_whole_models(start, monkeypatch):
     monkeypatch.setenv("KERAS_FANWISE_DRAW", "device")
     for one, other in zip(weights(), host, strict=True):
         assert one.tobytes() == other.tobytes()
-
-
-@pytest.mark.multi_backend("jax")
-def test_shards():
-    """Each device draws its own, and nothing travels."""
-    run_python("from support.eight_devices import *; on_the_devices()", backend="jax")

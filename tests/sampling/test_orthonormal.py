@@ -59,6 +59,7 @@ def test_columns_are_orthonormal(shape):
         assert distance(q.astype(np.float32)) < 2.0**-23
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("shape", [(128, 128), (512, 512), (1024, 256), (4608, 512)])
 def test_large_matrices_in_both_types(shape):
     q = orthonormal(normals(shape))

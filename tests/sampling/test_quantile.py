@@ -105,6 +105,7 @@ def planted(rational, place, factor):
     return tuple(numerator), rational[1]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("place", range(len(quantile.REST[0])))
 def test_a_wrong_digit_in_a_coefficient_is_caught(monkeypatch, place):
     monkeypatch.setattr(quantile, "REST", planted(quantile.REST, place, 1 + 1e-5))

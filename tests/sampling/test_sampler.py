@@ -167,6 +167,7 @@ CDFS = {
 }
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -285,7 +285,7 @@ def test_subclassed_models_without_build():
     x = np.ones((2, 4), "float32")
     called, fitted, symbolic = Outer(), Outer(), Outer()
     called(x)
-    fitted.compile("sgd", "mse")
+    fitted.compile("sgd", "mse", jit_compile=False)
     fitted.predict(x, verbose=0)
     symbolic(keras.Input((4,)))
     kernels = [
@@ -303,7 +303,9 @@ def test_nothing_is_drawn_to_learn_shapes(monkeypatch):
     drawn, draw = [], Stream.draw
     monkeypatch.setattr(device, "draw", None)
     monkeypatch.setattr(
-        Stream, "draw", lambda self, *args, **more: drawn.append(1) or draw(self, *args, **more)
+        Stream,
+        "draw",
+        lambda self, *args, **more: drawn.append(1) or draw(self, *args, **more),
     )
     Outer()(np.ones((2, 4), "float32"))
     assert len(drawn) == 2

@@ -242,6 +242,7 @@ MODELS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_built_again_loaded_or_cloned_a_model_has_the_same_values(make, write, tmp_path):
