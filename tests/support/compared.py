@@ -22,7 +22,7 @@ def digest(tensors: list[Any]) -> str:
     values = []
     for tensor in tensors:
         is_wide = keras.backend.standardize_dtype(tensor.dtype) == "float64"
-        arrays.append(
+        values.append(
             values_of(keras.ops.cast(tensor, "float64" if is_wide else "float32"))
         )
     return hashlib.sha256(b"".join(array.tobytes() for array in values)).hexdigest()
