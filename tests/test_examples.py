@@ -21,12 +21,14 @@ from support.statistics_checks import (
     truncated_normal_cdf,
 )
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES, BENCHMARKS = (
+    Path(__file__).parents[1] / name for name in ("examples", "benchmarks")
+)
 layers = keras.layers
 
 
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def example(name, folder=EXAMPLES):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -319,23 +321,78 @@ def test_other_kernels_of_the_discriminator_are_noticed(recipe, fault):
             CHECKS[recipe](kernel)
 
 
-def test_the_claim_of_deep_depthwise_rests_on_an_interval_over_the_seeds():
-    module = example("deep_depthwise")
-    ours, built_in = (
-        module.Setting(False, 16, start) for start in (module.OURS, module.BUILT_IN)
-    )
-    accuracies = {ours: [0.914, 0.95, 0.93], built_in: [0.1, 0.12, 0.1]}
-    results = {
-        setting: [module.Run([], accuracy) for accuracy in each]
-        for setting, each in accuracies.items()
+@pytest.fixture(scope="module")
+def rates():
+    pytest.importorskip("jax")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return example("rates", BENCHMARKS)
+
+
+def test_the_interval_over_the_seeds_is_of_student(rates):
+    values = [0.914, 0.95, 0.93, 0.91, 0.97]
+    known = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    mean, reach = rates.interval(values)
+    assert (mean - reach, mean + reach) == pytest.approx((known.low, known.high))
+
+
+def test_rates_are_tried_until_the_accuracy_falls_on_both_sides(rates):
+    asked = []
+
+    def score(exponent):
+        """Highest at 10; within 0.02 of that from 7.5 to 12.5."""
+        asked.append(exponent)
+        return 0.9 - 0.008 * abs(exponent - 10)
+
+    curve = rates.search(score, rates.Search(range(0, 3), -5, 20))
+    assert (list(curve), rates.best(curve)) == (list(range(0, 14)), 10)
+    assert sorted(asked) == list(curve), "each once"
+    assert rates.good_range(curve) == pytest.approx((7.5, 12.5))
+    assert list(rates.search(score, rates.Search(range(10, 13), 8, 20))) == [*range(8, 14)]
+
+    # Where the grid ends first, nothing is known of the range.
+    open_above = rates.search(score, rates.Search(range(0, 3), -5, 12))
+    assert list(open_above)[-1] == 12
+    assert rates.good_range(open_above) == (pytest.approx(7.5), math.inf)
+    assert (rates.width(curve), rates.width(open_above)) == ("× 316", "≥ × 178")
+    # A good rate beyond a bad one is no part of the range.
+    gap = {0: 0.5, 1: 0.9, 2: 0.5, 3: 0.89, 4: 0.5}
+    assert rates.good_range(gap) == pytest.approx((0.95, 1.05))
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 8), (2, 8), (2, 7)])
+def test_the_faster_depthwise_layer_computes_the_same(rates, stride, side):
+    if keras.backend.backend() != "jax":
+        pytest.skip("it is for JAX")
+    images = np.random.default_rng(0).normal(size=(2, side, side, 5)).astype("float32")
+    layer = rates.Depthwise(3, stride, "same", bias_initializer="normal")
+    known = layers.DepthwiseConv2D(3, stride, "same")
+    result = values_of(layer(images))
+    known.build(images.shape)
+    known.set_weights(layer.get_weights())
+    np.testing.assert_allclose(result, values_of(known(images)), atol=1e-5)
+    assert kf.fans_table(layer).rows[0].fans.fan_in == 9
+
+
+def test_rates_are_compared_from_a_file_that_keeps_every_run(rates, tmp_path, monkeypatch):
+    if keras.backend.backend() != "jax":
+        pytest.skip("it is for JAX")
+    file = tmp_path / "rates.json"
+    rates.Results(rates.QUICK, file).train()
+    monkeypatch.delattr(rates, "Trainer")  # nothing is trained again
+    results = rates.Results(rates.QUICK, file)
+    # Four starts and two other scales, from two rates by two seeds, and two reported.
+    assert len(results.runs) == 6 * (2 * 2 + 2)
+    rates.print_tables(results)
+    rates.draw(results, tmp_path / "rates.png")
+    # After two steps the starts differ by their depthwise kernels.
+    changes = {
+        start: results.run(
+            rates.Setting("digits", "4 blocks", start, "Adam"), -6, 1000
+        ).change
+        for start in rates.STARTS
     }
-    differences = np.subtract(*accuracies.values())
-    known = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    low, mean, high = module.difference(results, ours)
-    assert (low, high) == pytest.approx((known.low, known.high))
-    assert mean == pytest.approx(differences.mean())
-    results[built_in] = [module.Run([], accuracy) for accuracy in (0.95, 0.9, 0.94)]
-    assert module.difference(results, ours)[0] < 0
+    assert changes["he_normal"] > 1.2 * changes["fanwise_he_normal"]
 
 
 thousand_layers = example("thousand_layers")
