@@ -11,20 +11,18 @@ from keras_fanwise.arguments import glob_matches, globs_of, snake_case
 from keras_fanwise.diagnostics.measured import (
     COMPARED,
     FAIR_SCALES,
+    FALSE_ALARMS,
     MeasuredWeight,
     broken_isometry,
     equal_beginnings,
     equal_bits,
     equal_units,
     is_fixed,
-)
-from keras_fanwise.diagnostics.paths import Paths, Total
-from keras_fanwise.diagnostics.statistics import (
-    FALSE_ALARMS,
     limit,
     shape_tail,
     variance_deviation,
 )
+from keras_fanwise.diagnostics.paths import Paths, Total
 from keras_fanwise.diagnostics.verdicts import flat_remedy
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
 from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
@@ -71,22 +69,17 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
       or multiplied by a factor.
     - Balance: the mean of a kernel is 0 within its standard error, and about as many
       values are positive as negative.
-    - Scale: weights are neither too small nor too large: of a kernel `fan_in * Var(w)` and
-      `fan_out * Var(w)` are not both below 1/10 or above 20; biases are up to 10, and γ
-      from 1/10 to 10.
+    - Scale: of a kernel `fan_in * Var(w)` and `fan_out * Var(w)` are not both below 1/10
+      or above 20; biases are up to 10, and γ from 1/10 to 10.
     - Glorot's condition: the variance lies between `scale / fan_in`, which keeps the
       variance of a signal, and `scale / fan_out`, which keeps that of gradients, for a
       scale from 1 to 2, or the initializer's own if that is from 1/4 to 4; if that is not,
-      neither `fan_in * Var(w)` nor `fan_out * Var(w)` is above 20; and it is drawn with the
-      fans of the layer.
+      neither product is above 20; and the fans that it is drawn with are the layer's.
 
     A kernel is a weight of that name, and in layers of your own also a matrix with as many
     rows as the layer has input units, or a stack of such matrices; zeros in these are a
-    note.
-
-    These hold whatever an initializer was asked for. A fifth finding, "initializer", is
-    that a weight is not what its own initializer draws: by its mean, its deviation or the
-    shape of its distribution.
+    note. A fifth finding, "initializer", is that a weight is not what its own initializer
+    draws: by its mean, its deviation or the shape of its distribution.
 
     With errors the network will not train as it is, with warnings slowly, or at few
     learning rates; notes do no harm. A scale weighs by what the kernels of one path do
@@ -108,8 +101,7 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
             list of them, such as `"head/*"`; see `Rule`. They are counted as ignored.
 
     Returns:
-        An `AuditReport` of every weight of a float type that has values: print it, or
-        read its `errors`, `warnings`, `notes` and `rows`.
+        An `AuditReport` of every weight of a float type that has values.
 
     Raises:
         TypeError: `model` is not a Keras model or layer, or `ignore` no glob.
@@ -138,8 +130,8 @@ def audit_of(
 ) -> AuditReport:
     """`audit` of a model whose wiring is known, and what weights were drawn by, by id."""
     weights = owned_weights(graph.model)
-    paths = [owned.variable.path for owned in weights]
-    globs = [] if ignore is None else globs_of("ignore", ignore, paths)
+    every = [owned.variable.path for owned in weights]
+    globs = [] if ignore is None else globs_of("ignore", ignore, every)
     measured = [
         MeasuredWeight.of(owned, (drawn or {}).get(id(owned.variable), initializer))
         for owned, initializer in zip(weights, weight_initializers(weights), strict=True)
@@ -151,21 +143,15 @@ def audit_of(
     for index, finding in (*_copies(measured), *conditions.of_paths(measured, findings)):
         findings[index].append(finding)
     is_trained = conditions.looks_trained(measured)
-    if is_trained:
-        findings = [
-            [
-                one._replace(severity=NOTE) if math.isfinite(weight.evidence.std) else one
-                for one in own
-            ]
-            for weight, own in zip(measured, findings, strict=True)
-        ]
-    rows, heeded, ignored = [], [], []
+    rows: list[WeightAudit] = []
+    heeded: list[AuditFinding] = []
+    ignored: list[AuditFinding] = []
     for weight, own in zip(measured, findings, strict=True):
-        if any(glob_matches(glob, weight.path) for glob in globs):
-            ignored += own
-            own = []
-        heeded += own
-        rows.append(_row(weight, own))
+        if is_trained and math.isfinite(weight.evidence.std):
+            own = [one._replace(severity=NOTE) for one in own]
+        is_ignored = any(glob_matches(glob, weight.path) for glob in globs)
+        (ignored if is_ignored else heeded).extend(own)
+        rows.append(_row(weight, [] if is_ignored else own))
     return AuditReport(
         rows, findings=heeded, ignored=ignored, is_trained=is_trained, name=graph.model.name
     )
@@ -193,27 +179,20 @@ def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudi
 
 def _copies(weights: Sequence[MeasuredWeight]) -> Iterator[tuple[int, AuditFinding]]:
     """Weights that repeat the values of an earlier one, perhaps times a factor."""
-    random = [
-        index
-        for index, weight in enumerate(weights)
-        if weight.is_random and math.isfinite(weight.evidence.std)
-    ]
-    long = [index for index in random if weights[index].support.size >= COMPARED]
-    short = [
-        index
-        for index in random
-        if (weight := weights[index]).values.size < COMPARED
-        and weight.is_kernel
-        and weight.is_dense
-        and weight.drawn
-        and weight.evidence.std
-    ]
-    values = [weights[index].values for index in short]
+    long, short = [], []
+    for index, weight in enumerate(weights):
+        if not weight.is_random or not math.isfinite(weight.evidence.std):
+            continue
+        if weight.support.size >= COMPARED:
+            long.append(index)
+        is_drawn = weight.is_kernel and weight.is_dense and weight.drawn
+        if is_drawn and weight.evidence.std and weight.values.size < COMPARED:
+            short.append(index)
     digits = [weights[index].random_digits for index in short]
     found: dict[int, int] = {}
     for indices, equal in (
         (long, equal_beginnings([weights[index].support for index in long], _SHARE)),
-        (short, equal_bits(values, digits, _SHARE)),
+        (short, equal_bits([weights[index].values for index in short], digits, _SHARE)),
     ):
         found |= {indices[place]: indices[earlier] for place, earlier in equal.items()}
     for place, earlier in sorted(found.items()):
@@ -263,8 +242,7 @@ class _Conditions:
             numbers = "values that are not finite"
             yield _finding(weight, Condition.SCALE, ERROR, numbers, "overflow")
         elif weight.role is Role.BIAS or weight.is_gamma:
-            found = list(_gamma(weight) if weight.is_gamma else self._bias(weight))
-            yield from found or self._initializer(weight)
+            yield from list(self._vector(weight)) or self._initializer(weight)
         elif values.size < 2 or not (
             weight.is_random or weight.role in (Role.KERNEL, Role.LOOKUP)
         ):
@@ -403,19 +381,14 @@ class _Conditions:
 
     def _by_activation(self, weight: MeasuredWeight) -> tuple[Any, str]:
         """What gives a kernel the scale of its activation, if anything does, in words."""
-        found = [
-            self._graph.activation_after(call)
-            for call in self._graph.calls_of(weight.owned.variable)
-        ]
-        activation = next((one.activation for one in found if one), "linear")
+        activation = self._graph.activation_for(weight.owned.variable)
         new = fitting(activation)
         if new is None and own_gain(activation):
             return None, "let calibrate(model, x) scale the kernels"
         if new is None:
             return None, flat_remedy(activation)
-        argument = initializer_argument(weight.owned)
-        shown = f'"{new}"' if isinstance(new, str) else repr(new)
-        return new, f"write {argument or 'initializer'}={shown}"
+        argument = initializer_argument(weight.owned) or "initializer"
+        return new, f"write {argument}={_shown(new)}"
 
     def looks_trained(self, weights: Sequence[MeasuredWeight]) -> bool:
         """Whether most kernels, and most constant vectors, are no longer at their start."""
@@ -471,13 +444,9 @@ class _Conditions:
         drawn, found = weight.drawn, weight.evidence
         if drawn is None or not drawn.std or weight.values.size < 2:
             return
-        broken = broken_isometry(weight)
         ratio = found.std / drawn.std
-        if broken and broken.outside:
-            numbers = f"{broken.outside} values beside the central taps, where 0 is drawn"
-        elif broken:
-            span = f"from {broken.smallest:.3g} to {broken.largest:.3g}"
-            numbers = f"singular values {span} where {broken.gain:g} is drawn"
+        if broken := broken_isometry(weight):
+            numbers = broken
         elif self._departed(weight):
             numbers = f"std {found.std:.4g} where {drawn.std:.4g} is drawn, × {ratio:.3g}"
         elif (
@@ -509,18 +478,24 @@ class _Conditions:
         cause = _cause(weight, is_replaced=not is_own)
         return _finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
 
-    def _bias(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def _vector(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+        """That a bias or a γ is far from its usual size, beside signals of deviation 1."""
         largest = float(np.max(np.abs(weight.values)))
-        if largest <= _LARGEST_BIAS:
+        low, high = _GAMMAS if weight.is_gamma else (0.0, _LARGEST_BIAS)
+        if largest < low:
+            yield _chosen(weight, f"no value is above {largest:.4g}, where 1 is usual")
+        if largest <= high:
             return
-        numbers = f"values of up to {largest:.4g} beside a signal of deviation 1"
-        is_output = self._after(weight) == {END}
+        usual = "where 1 is usual" if weight.is_gamma else "beside a signal of deviation 1"
+        numbers = f"values of up to {largest:.4g} {usual}"
+        is_output = not weight.is_gamma and self._after(weight) == {END}
         if is_output and not activation_of(weight.owned.layer) and weight.initializer:
             yield _chosen(weight, numbers)  # such as the mean of what is to be predicted
-        else:
-            is_zeros = isinstance(weight.initializer, keras.initializers.Zeros)
-            cause = _cause(weight, is_replaced=is_zeros)
-            yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
+            return
+        is_constant = isinstance(weight.initializer, keras.initializers.Constant)
+        is_zeros = isinstance(weight.initializer, keras.initializers.Zeros)
+        cause = _cause(weight, not is_constant if weight.is_gamma else is_zeros)
+        yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
 
 
 def _scale_text(weight: MeasuredWeight) -> str:
@@ -533,18 +508,6 @@ def _scale_text(weight: MeasuredWeight) -> str:
 def _total_text(total: Total) -> str:
     what = "the signal" if total.direction == "forward" else "gradients"
     return f"{what} × {total.total:.2g}"
-
-
-def _gamma(weight: MeasuredWeight) -> Iterator[AuditFinding]:
-    largest = float(np.max(np.abs(weight.values)))
-    low, high = _GAMMAS
-    if largest > high:
-        numbers = f"values of up to {largest:.4g} where 1 is usual"
-        is_constant = isinstance(weight.initializer, keras.initializers.Constant)
-        cause = _cause(weight, is_replaced=not is_constant)
-        yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
-    elif largest < low:
-        yield _chosen(weight, f"no value is above {largest:.4g}, where 1 is usual")
 
 
 def _fair(weight: MeasuredWeight) -> tuple[float, float]:
@@ -605,17 +568,17 @@ def _miscounted(weight: MeasuredWeight) -> str:
     matrices = known_matrices(weight.owned.layer, weight.site.name, weight.site.shape)
     if matrices is None:
         return "counts by the shape alone"
-    strides = "no strides" if set(matrices.strides) - {1} else ""
     if matrices.is_lookup:
         return "counts all rows, of which a token reads one"
-    if matrices.parts == "gates":
-        kind = "kernel" if matrices.taps else "matrix"
-        return f"counts all gates as one {kind}{strides and f', and {strides}'}"
-    if matrices.is_transposed:
-        return f"counts inputs for outputs{strides and f', and {strides}'}"
     if matrices.parts in _UNKNOWN and matrices.stack_shape[0] > 1:
         return f"counts {_UNKNOWN[matrices.parts]}"
-    return f"counts {strides or 'by the shape alone'}"
+    counted = []
+    if matrices.parts == "gates":
+        counted.append(f"all gates as one {'kernel' if matrices.taps else 'matrix'}")
+    elif matrices.is_transposed:
+        counted.append("inputs for outputs")
+    counted += ["no strides"] if set(matrices.strides) - {1} else []
+    return f"counts {', and '.join(counted) or 'by the shape alone'}"
 
 
 # Of kernels whose initializer's scale does not fit, where no rule is known Glorot's.
@@ -623,10 +586,7 @@ _BY_RULE = {"he": "fanwise_he_normal", "lecun": "fanwise_lecun_normal"}
 
 
 def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
-    """An initializer, by name if it has one, with which a weight starts well, and in words.
-
-    Of the scale and distribution of its own, if that knows fans and its scale is fair.
-    """
+    """What a weight starts well with, of its own scale if that is fair, and in words."""
     given, activation, scale = weight.initializer, activation_of(weight.owned.layer), ""
     ours = given if isinstance(given, FanwiseVarianceScaling) else counterpart(given)
     new: Any
@@ -642,13 +602,16 @@ def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
         new = snake_case(type(ours).__name__)
     else:
         new = FanwiseVarianceScaling(ours.scale, ours.mode, ours.distribution)
-    shown = f'"{new}"' if isinstance(new, str) else repr(new)
     argument = initializer_argument(weight.owned)
     if is_replaced or not argument:
-        words = f"draw it again by {shown}, as initialize(model, report.remedies()) does"
-        return new, words
+        call = "as initialize(model, report.remedies()) does"
+        return new, f"draw it again by {_shown(new)}, {call}"
     retrofit = ", or build inside retrofit()" if weight.miscount != 1.0 else ""
-    return new, f"write {argument}={shown}{retrofit}{scale}"
+    return new, f"write {argument}={_shown(new)}{retrofit}{scale}"
+
+
+def _shown(initializer: Any) -> str:
+    return f'"{initializer}"' if isinstance(initializer, str) else repr(initializer)
 
 
 @random_state_kept()

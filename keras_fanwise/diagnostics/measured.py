@@ -1,19 +1,19 @@
-"""A weight, measured, with what it should come from."""
+"""A weight, measured: how far its values are from what its initializer draws.
 
+And what chance alone gives: tails of distributions, by which that is judged.
+"""
+
+import functools
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import keras
 import ml_dtypes
 import numpy as np
 
-from keras_fanwise.diagnostics.statistics import (
-    Evidence,
-    correlation_tail,
-    correlations,
-    evidence,
-)
+from keras_fanwise.backends.arrays import moments
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -24,6 +24,141 @@ from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.seam.weights import OwnedWeight, Role, role
+
+_NORMAL = NormalDist()
+# The share of healthy models in which chance may give a finding.
+FALSE_ALARMS = 0.001
+
+
+def limit(false_alarms: float, tests: int) -> float:
+    """How many standard deviations to allow each of many tests, such that none alarms.
+
+    >>> round(limit(0.05, 1), 2)
+    1.96
+    """
+    return -_NORMAL.inv_cdf(false_alarms / (2 * max(1, tests)))
+
+
+def correlation_tail(correlation: float, count: int) -> float:
+    """Two-sided p-value of the correlation r of two normal samples, or up to 1/|r| of it.
+
+    r² of `count` pairs has the distribution Beta(1/2, a) with a = (count - 2) / 2 (Fisher
+    1915); the bound is (1 - r²)^a / (|r| a B(a, 1/2)). Of uniforms large correlations are
+    more frequent, by simulation up to 1.5 times for 30 values and more.
+    """
+    size, half = abs(correlation), (count - 2) / 2
+    rest = (1 - size) * (1 + size)
+    if size == 0 or rest <= 0:
+        return float(size == 0)
+    beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
+    return min(1.0, math.exp(half * math.log(rest) - beta) / (half * size))
+
+
+def deviation_tail(distance: float, count: int) -> float:
+    """At most so often does a distribution function stray so far (Massart 1990)."""
+    return min(1.0, 2 * math.exp(-2 * count * distance**2))
+
+
+def rare_events_tail(events: int, expected: float) -> float:
+    """At most so often are there so many independent rare events (Chernoff 1952)."""
+    if events <= expected:
+        return 1.0
+    return math.exp(events - expected - events * math.log(events / expected))
+
+
+def variance_deviation(ratio: float, count: int) -> float:
+    """In standard errors, of a sum of squares of normals (Wilson and Hilferty 1931)."""
+    variance = 2 / (9 * count)
+    return float((ratio ** (1 / 3) - 1 + variance) / math.sqrt(variance))
+
+
+def correlations(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The correlations of each two rows, 0 for rows of equal values."""
+    result: np.ndarray = np.clip(_directions(rows) @ _directions(others).T, -1.0, 1.0)
+    return result
+
+
+def _directions(rows: np.ndarray) -> np.ndarray:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    result: np.ndarray = centred / np.where(lengths > 0, lengths, 1.0)
+    return result
+
+
+# Of a large weight so many values are looked at, evenly spread, and at so many quantiles.
+_MOST_VALUES, _PLACES = 2**16, 2**8
+# How often a value may lie outside the limits of its distribution. PyTorch's truncated
+# normal does so 4 times in a million, as Keras asks for it.
+_OUTSIDE = 1e-5
+
+
+def shape_tail(values: np.ndarray, expected: Distribution, rounding: float) -> float:
+    """How rare it is, at most, that draws from a distribution look like these values.
+
+    By how far the distribution function strays, and how many values lie outside its limits.
+    `rounding` is the relative distance of neighbours in the type of the values.
+    """
+    step = max(1, values.size // _MOST_VALUES)
+    sample = np.sort(values.reshape(-1)[::step].astype(np.float64)) - expected.mean
+    shares, places = _quantiles(expected.family)
+    places = places * expected.spread
+    slack = rounding * np.maximum(abs(places + expected.mean), expected.spread)
+    # What is certain of the share of values up to a place: at least and at most.
+    least, most = (
+        np.searchsorted(sample, place, "right") / sample.size
+        for place in (places - slack, places + slack)
+    )
+    distance = float(max(0.0, (least - shares).max(), (shares - most).max()))
+    tail = deviation_tail(distance, sample.size)
+    if expected.family != "untruncated_normal":
+        edge = expected.spread * (2.0 if expected.family == "truncated_normal" else 1.0)
+        margin = rounding * (edge + abs(expected.mean))
+        outside = int(np.count_nonzero(np.abs(sample) > edge + margin))
+        tail = min(tail, rare_events_tail(outside, _OUTSIDE * sample.size))
+    return min(1.0, 2 * tail)  # the smaller of two bounds
+
+
+@functools.cache
+def _quantiles(family: str) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of draws, and below what they are, for a mean of 0 and a spread of 1."""
+    shares = np.arange(1, _PLACES) / _PLACES
+    if family == "uniform":
+        return shares, 2 * shares - 1
+    cut = _NORMAL.cdf(-2.0) if family == "truncated_normal" else 0.0
+    return shares, np.array([_NORMAL.inv_cdf(cut + p * (1 - 2 * cut)) for p in shares])
+
+
+class Evidence(NamedTuple):
+    """How far a sample is from what is expected of it; deviations in standard errors."""
+
+    mean: float
+    std: float
+    positive: float  # the share of positive values, zeros counted half
+    mean_deviation: float
+    sign_deviation: float  # of the share of values above the mean that is expected
+    std_deviation: float  # around the mean that is expected
+
+
+def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
+    """Compares a sample with a symmetric distribution of this mean and this deviation."""
+    sample = moments(values)
+    count = values.size
+    above = sample.positive * count
+    if mean:
+        above = np.count_nonzero(values > mean) + np.count_nonzero(values == mean) / 2
+    around = math.hypot(sample.std, sample.mean - mean)
+    # By the larger deviation: values that are k times too large have a mean k times as far
+    # off as well, and only their standard deviation is to be blamed for it.
+    error = max(std, sample.std) / math.sqrt(count)
+    return Evidence(
+        mean=sample.mean,
+        std=sample.std,
+        positive=sample.positive,
+        mean_deviation=(sample.mean - mean) / error if error else 0.0,
+        sign_deviation=(2 * above - count) / math.sqrt(count),
+        std_deviation=variance_deviation(around**2 / std**2, count) if std else 0.0,
+    )
+
 
 # Scales that fit an activation: He's is 2, and the gain of a sigmoid 1.85, its square 3.4.
 FAIR_SCALES = (0.25, 4.0)
@@ -93,15 +228,10 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def is_random(self) -> bool:
-        """Whether its values should look like draws: not with, say, `identity`.
-
-        Those of `zeros` should, too, if they are no zeros any more.
-        """
+        """Whether its values should look like draws; "zeros" too, if they are none now."""
         if self.drawn is not None or not self.is_kernel:
             return self.drawn is not None
-        return self.initializer is None or isinstance(
-            self.initializer, keras.initializers.Zeros
-        )
+        return isinstance(self.initializer, (type(None), keras.initializers.Zeros))
 
     @property
     def positive_fans(self) -> tuple[float, float]:
@@ -122,10 +252,7 @@ class MeasuredWeight(NamedTuple):
 
     @property
     def factor(self) -> float | None:
-        """The deviation that is measured, by the one that the fans of the layer ask for.
-
-        That of Glorot's initializer, where its own knows no fans, or has an unfair scale.
-        """
+        """The deviation by the one that the fans ask for, of Glorot's if not of its own."""
         if self.has_fair_scale and self.asked and self.asked.std:
             return self.evidence.std / self.asked.std
         if self.is_kernel:
@@ -165,10 +292,9 @@ COMPARED = 64
 
 
 def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict[int, int]:
-    """Weights that begin as an earlier one, or as that transposed, times some factor.
+    """Of weights that begin as an earlier one, perhaps transposed or scaled, the places.
 
-    For the place of each that of the earlier one. They are of `COMPARED` values or more
-    each, also of different sizes; independent ones give any with this probability.
+    Each has `COMPARED` values or more; independent ones give any with this probability.
     """
     tests = 3 * math.comb(len(weights), 2)
     if not tests:
@@ -190,10 +316,7 @@ def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict
 def equal_bits(
     weights: Sequence[np.ndarray], digits: Sequence[int], false_alarms: float
 ) -> dict[int, int]:
-    """Weights that are an earlier one of their shape bit for bit, however few the values.
-
-    As `equal_beginnings`, with how many binary digits of a value of each are random.
-    """
+    """As `equal_beginnings`, bit for bit; `digits` of a value of each are random."""
     allowed = false_alarms / max(1, math.comb(len(weights), 2))
     first: dict[tuple[Any, ...], int] = {}
     equal = {}
@@ -259,26 +382,14 @@ _SLACK, _STEPS = 1e-4, 4
 _MOST_MATRICES, _MOST_VECTORS = 64, 512
 
 
-class BrokenIsometry(NamedTuple):
-    """The ends of singular values that are not all the gain, as an initializer draws them.
-
-    Or how many values beside the central taps are not 0; 0 if singular values differ.
-    """
-
-    smallest: float
-    largest: float
-    gain: float
-    outside: int
-
-
-def broken_isometry(weight: MeasuredWeight) -> BrokenIsometry | None:
-    """`None` of what is as it is drawn, or not drawn orthogonal.
+def broken_isometry(weight: MeasuredWeight) -> str:
+    """What is not as an orthogonal initializer draws it; "" of any other one.
 
     Of Keras's `Orthogonal` the matrix counts that it draws, not that of the layer's map.
     """
     draws = portable(weight.initializer)
     if not isinstance(draws, FanwiseOrthogonal):
-        return None
+        return ""
     shape = weight.values.shape
     matrices, place = draws.matrices(shape, weight.site)
     values = weight.values.reshape(-1)
@@ -293,10 +404,9 @@ def broken_isometry(weight: MeasuredWeight) -> BrokenIsometry | None:
     low, high = float(singular.min()), float(singular.max())
     outside = int(np.count_nonzero(values) - np.count_nonzero(inside))
     slack = draws.gain * (_SLACK + _STEPS * weight.rounding)
-    is_kept = max(abs(low - draws.gain), abs(high - draws.gain)) <= slack
-    if is_kept and not outside:
-        return None
-    return BrokenIsometry(low, high, draws.gain, outside if is_kept else 0)
+    if max(abs(low - draws.gain), abs(high - draws.gain)) > slack:
+        return f"singular values from {low:.3g} to {high:.3g} where {draws.gain:g} is drawn"
+    return (outside and f"{outside} values beside the central taps, where 0 is drawn") or ""
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_fanwise.diagnostics.measured import FALSE_ALARMS, limit
 from keras_fanwise.diagnostics.paths import LIMIT, level_of
-from keras_fanwise.diagnostics.statistics import FALSE_ALARMS, limit
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.activations import FLAT, fitting, own_gain
@@ -100,10 +100,9 @@ class _Wired:
         return any(self.graph.leads_to(a, b) for a in before for b in after)
 
     def chosen_zeros(self) -> list[bool]:
-        """Of each row, whether it is 0 by choice: the end of a branch, or of the model.
+        """Of each row, whether it is 0 by choice: of a branch's end, or the model's.
 
-        A kernel or a γ of 0 is such a choice if other signals join what comes of it, or
-        nothing comes after it; what follows it up to there is 0 with it.
+        What follows that, up to where other signals join or nothing comes, is 0 with it.
         """
         passed = (Role.KERNEL, Role.MATRIX, Role.LOOKUP, Role.SCALE)
         chosen: set[Call] = set()
@@ -126,14 +125,8 @@ class _Wired:
                 continue  # gates are another matter
             for owned in weights_within(self.layers[i]):
                 if role(owned).is_matrix:
-                    yield self.owned[id(owned.variable)], self._activation(owned.variable)
-
-    def _activation(self, kernel: keras.Variable) -> str:
-        calls = self.graph.calls_of(kernel)
-        # Of several kernels of a layer the activation is after the last.
-        lasts = (call for call in calls if call.kernels and call.kernels[-1] is kernel)
-        found = next(filter(None, map(self.graph.activation_after, lasts)), None)
-        return found.activation if found else "linear"
+                    kernel = owned.variable
+                    yield self.owned[id(kernel)], self.graph.activation_for(kernel)
 
     def is_recurrent(self, i: int) -> bool:
         return self.rows[i].input_rms is not None
@@ -221,10 +214,7 @@ class _Point(NamedTuple):
 
 
 class _Profile:
-    """The hidden kernels of a path as a signal, or a gradient, comes through them.
-
-    Without the zeros, if they are `explained`: by dead units, or by choice.
-    """
+    """A signal at the hidden kernels of a path; zeros are left out if `explained`."""
 
     def __init__(
         self, direction: str, wired: _Wired, path: Sequence[int], explained: bool
@@ -254,11 +244,7 @@ class _Profile:
         return row.std if self._direction == "forward" else row.gradient_std
 
     def _hidden_points(self, path: Sequence[int]) -> Iterator[_Point]:
-        """Each hidden kernel, with the last row that is still of the shape of its own.
-
-        That is what a normalization, an activation and an addition have made of it. Pooling
-        changes the size of a signal and of its gradient by what it averages over.
-        """
+        """Each hidden kernel, with the last row of its shape: before pooling, say."""
         for place, (kernel, following) in enumerate(itertools.pairwise(path)):
             way = self._wired.between(kernel, following)
             rows = [self._wired.rows[i] for i in way]
@@ -305,12 +291,7 @@ class _Profile:
         return slope if is_shown else None
 
     def _averaged(self) -> float:
-        """By how much an average over positions makes the signal smaller on its way.
-
-        The gradient of a mean over n positions is a nth of it at each of them, and the
-        standard deviation of a mean of n independent values is that of one by the square
-        root of n.
-        """
+        """By how much a mean over n positions makes it smaller: n of a gradient, or √n."""
         points = sorted(self._points)
         between = [self._wired.rows[i] for point in points for i in point.way]
         ends = [between.index(points[end].row) for end in (0, -1)]
@@ -394,19 +375,15 @@ class _Profile:
             if own_gain(name):
                 remedy += f", or give the hidden layers {_scaled(own_gain(name))}"
             return f"{remedy}: the effect of their activation, {name}, is not known", {}
-        given = {name: fitting(name) for _, name in kernels}
-        shown = {
-            name: f'"{one}"' if isinstance(one, str) else _scaled(f'gain("{name}") ** 2')
-            for name, one in given.items()
-        }
-        replacements = {
-            owned.variable.path: given[name] for owned, name in kernels if given[name]
-        }
-        written = Counter(
-            f"{argument}={shown[name]}"
-            for owned, name in kernels
-            if given[name] and (argument := initializer_argument(owned))
-        )
+        replacements: dict[str, Any] = {}
+        written: Counter[str] = Counter()
+        for owned, activation in kernels:
+            if new := fitting(activation):
+                replacements[owned.variable.path] = new
+                scaled = _scaled(f'gain("{activation}") ** 2')
+                shown = f'"{new}"' if isinstance(new, str) else scaled
+                argument = initializer_argument(owned)
+                written.update([f"{argument}={shown}"] if argument else [])
         arguments = " and ".join(dict(written.most_common(_MOST)))
         write = f"write {arguments} for the hidden layers, or " if arguments else ""
         remedy = f"{write}call initialize(model, report.remedies())"
@@ -430,11 +407,9 @@ _MOST = 3
 
 
 def _worst(profiles: Sequence[_Profile]) -> _Profile:
-    """That of the path to tell of: the longest, if none is beyond the limits.
-
-    A gradient does not explode that is small in one head, and comes from others to the
-    layers before them.
-    """
+    """That of the path to tell of: the longest, if none is beyond the limits."""
+    # A gradient does not explode that is small in one head, and comes from others to the
+    # layers before them.
     calm = {one.trend.last for one in profiles if one.trend and one.trend.total <= LIMIT}
 
     def is_told(one: _Profile) -> bool:
@@ -466,10 +441,7 @@ _LONGEST = 3
 
 
 def rate(depths: Sequence[int], values: Sequence[float]) -> float | None:
-    """By what each layer multiplies, if the values support that there is such a number.
-
-    It is the last value by the first, to the power of 1 / layers, as of a random walk.
-    """
+    """The last value by the first, to the power of 1 / layers, if the steps support it."""
     if len(depths) < _ENOUGH:
         return None
     logarithms = [math.log(value) for value in values]

@@ -70,10 +70,9 @@ class Call:
     inputs: tuple["Call", ...]  # in the order of its arguments
     holders: tuple[keras.Layer, ...]  # the layers that call it, from the model inwards
     weights: tuple[keras.Variable, ...]
-    shape: tuple[
-        int | None, ...
-    ]  # of what it gives first; `None` where the model's is open
-    dtype: str  # likewise
+    # Of what it gives first; `None` where the model's is open.
+    shape: tuple[int | None, ...]
+    dtype: str
     place: int  # in the order of the calls
 
     def __post_init__(self) -> None:
@@ -267,10 +266,9 @@ class Graph:
         return calls
 
     def after(self, weight: keras.Variable) -> frozenset[str]:
-        """What a signal meets after the calls that apply a weight, on all of its ways.
+        """What a signal meets after a weight on all ways, beyond calls without kernels.
 
-        Calls without kernels, such as activations and pooling, are passed through. The set
-        is empty where nothing is known, in what could not be opened of a model.
+        Nothing where nothing is known, in what could not be opened of a model.
         """
         # After a layer alone may come anything.
         end = END if isinstance(self.model, keras.Model) else KERNEL
@@ -307,8 +305,15 @@ class Graph:
             return SUM
         return KERNEL if call.has_kernel else ""
 
+    def activation_for(self, kernel: keras.Variable) -> str:
+        """The activation that its products go through; "linear" where none is known."""
+        # Of several kernels of a layer it is after the last.
+        lasts = (c for c in self.calls_of(kernel) if c.kernels and c.kernels[-1] is kernel)
+        found = next(filter(None, map(self.activation_after, lasts)), None)
+        return found.activation if found else "linear"
+
     def activation_after(self, call: Call) -> Call | None:
-        """The call that applies an activation to what a call gives: itself, or a later one.
+        """The call that applies an activation, itself or later, to what a call alone gives.
 
         `None` where it meets a kernel, a sum or another signal before, ends or parts.
         """

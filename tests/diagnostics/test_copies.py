@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.measured import equal_beginnings, equal_bits
-from keras_fanwise.diagnostics.statistics import shape_tail
+from keras_fanwise.diagnostics.measured import equal_beginnings, equal_bits, shape_tail
 from keras_fanwise.initializers.base import DISTRIBUTIONS
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
 from keras_fanwise.sampling.sampler import Stream

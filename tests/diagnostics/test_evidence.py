@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.statistics import (
+from keras_fanwise.diagnostics.measured import (
     correlations,
     evidence,
     limit,

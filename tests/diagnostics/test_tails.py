@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_fanwise.diagnostics.statistics import (
+from keras_fanwise.diagnostics.measured import (
     correlation_tail,
     correlations,
     deviation_tail,
