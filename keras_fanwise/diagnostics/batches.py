@@ -42,10 +42,9 @@ def sizes(model: keras.Layer) -> tuple[int, ...]:
 def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
     """A batch of standard normal values, and of integers where the model takes them.
 
-    Sizes that the model leaves open are `size`, or what the shortest position embedding of
-    the model holds, if that is less. Masks let all pass. As models may take indices as
-    floats, and may not tell, in the context of the batch every `Embedding` that is given
-    something else gets random indices of that shape.
+    Open sizes are `size`, or what the shortest position embedding holds, if less. Masks
+    let all pass. Models may take indices as floats: in the context of the batch every
+    `Embedding` that is given something else gets random indices of that shape.
     """
     arguments = arguments_of(model)
     tensors = keras.tree.flatten(tuple(arguments))
@@ -66,12 +65,7 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
 
 
 def given(model: keras.Layer, x: Any) -> Any:
-    """The tensors of a batch that somebody gave for a model.
-
-    If there is no value, all are 0, or one is infinite or not a number, what follows would
-    be the same whatever the weights: that is a `ValueError`, as is a batch of other shapes
-    than the model says that it takes.
-    """
+    """The tensors of a batch that somebody gave for a model, if it can measure anything."""
 
     def refusal(allowed: str, error: Exception | None = None) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -158,10 +152,7 @@ def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
 
 
 def _index_limits(model: keras.Layer, tensors: Sequence[Any], size: int) -> list[int]:
-    """Below what the indices in each tensor are: what the embeddings that it goes to hold.
-
-    Otherwise what every layer of the model holds, and every open size.
-    """
+    """Below what indices are: what the embeddings that take them hold, or all."""
 
     def held(layers: Sequence[keras.Layer]) -> list[int]:
         names = ("input_dim", "num_tokens")
@@ -185,8 +176,8 @@ def _values(number: int, tensor: Any, shape: Sequence[int], limit: int) -> Any:
         raise ValueError("`x` must be given: the model takes strings. Received: x=None")
     if "mask" in tensor.name:
         return keras.ops.ones(shape, dtype)
-    drawn = _integers(shape, 2 if dtype == "bool" else limit, f"input {number}")
-    return keras.ops.cast(drawn, dtype)
+    limit = 2 if dtype == "bool" else limit
+    return keras.ops.cast(_integers(shape, limit, f"input {number}"), dtype)
 
 
 def _integers(shape: Sequence[int], limit: int, name: str) -> Any:

@@ -75,16 +75,8 @@ class Total(NamedTuple):
     level: str  # how much that weighs
     direction: str  # "forward" or "backward"
     total: float
-    kernels: tuple[keras.Variable, ...]
-
-
-class _End(NamedTuple):
-    """A call of a kernel, and what becomes of a signal or a gradient up to there."""
-
-    call: Call
-    level: str
-    direction: str
-    total: float
+    end: Call  # of the last kernel
+    kernels: tuple[keras.Variable, ...] = ()  # from there on
 
 
 class _Flow:
@@ -139,7 +131,7 @@ class Paths:
             return None
         end = (max if explodes else min)(ends, key=lambda end: end.total)
         kernels = [kernel for call in self._way(end) for kernel in call.kernels]
-        return Total(end.level, end.direction, end.total, tuple(kernels))
+        return end._replace(kernels=tuple(kernels))
 
     def is_undone(self, kernel: keras.Variable) -> bool:
         """Whether normalizations undo how large its products are, on all ways."""
@@ -147,10 +139,7 @@ class Paths:
         return bool(flows) and not any(flow.is_kept for flow in flows)
 
     def largest_step(self, kernel: keras.Variable) -> float | None:
-        """By what it multiplies a mean square, forward or backward, at most.
-
-        0 before functions whose gain nobody knows, and `None` where its use is not known.
-        """
+        """By what it multiplies a mean square at most; `None` if its use is not known."""
         flows = self._flows_of(kernel)
         judged = [flow for flow in flows if flow.is_judged]
         steps = [
@@ -172,7 +161,7 @@ class Paths:
         return [flow for flow in flows if flow.kind is _Kind.KERNEL]
 
     @functools.cached_property
-    def _far(self) -> list[_End]:
+    def _far(self) -> list[Total]:
         """Where signals, or gradients, are far from their size; errors first."""
         far = []
         for call, flow in self._flows.items():
@@ -187,7 +176,7 @@ class Paths:
                 level = level_of(total)
                 level = most if level and direction == "forward" else level
                 if level and (total > 1 or is_small):
-                    far.append(_End(call, level, direction, total))
+                    far.append(Total(level, direction, total, call))
         return sorted(far, key=lambda end: LEVELS.index(end.level))
 
     @functools.cached_property
@@ -204,9 +193,9 @@ class Paths:
                     levels.setdefault((id(kernel), end.total > 1), end.level)
         return levels
 
-    def _way(self, end: _End) -> Iterator[Call]:
+    def _way(self, end: Total) -> Iterator[Call]:
         """The kernels of the path by which most comes to an end, from there on."""
-        call: Call | None = end.call
+        call: Call | None = end.end
         if end.direction == "forward":
             while call is not None:
                 if self._flows[call].kind is _Kind.KERNEL:
@@ -222,7 +211,7 @@ class Paths:
             ]
             call = max(followers, key=lambda one: self._flows[one].back(), default=None)
             if call is None and is_first:
-                yield end.call
+                yield end.end
             elif call is not None and self._flows[call].kind is _Kind.KERNEL:
                 yield call
                 is_first = False
@@ -271,16 +260,13 @@ class Paths:
         gradient = sum(one.back() for one in counted) + (len(counted) < len(after))
         flow.raw_gradient = _finite(gradient * flow.slope)
         for one in after:
+            is_kernel = one.kind is _Kind.KERNEL
             if one.kind is _Kind.UNKNOWN:
                 flow.is_kept, flow.is_judged = True, flow.is_judged or not one.is_own
-            elif one.kind is _Kind.KERNEL:
-                flow.is_kept |= one.is_kept
-                flow.is_multiplied |= one.is_kept
-                flow.is_judged |= one.is_kept
             elif one.kind is not _Kind.NORMALIZATION:
                 flow.is_kept |= one.is_kept
-                flow.is_multiplied |= one.is_multiplied
-                flow.is_judged |= one.is_judged
+                flow.is_multiplied |= one.is_kept if is_kernel else one.is_multiplied
+                flow.is_judged |= one.is_kept if is_kernel else one.is_judged
 
     def _kind(self, call: Call) -> _Kind:
         if not call.is_signal or not call.signals:

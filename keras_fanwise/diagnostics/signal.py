@@ -146,11 +146,9 @@ def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
 
 
 def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
-    """The layers of a model, and in place of models inside it their layers, with paths.
-
-    Keras puts the name of a model before those of the layers that it builds, and not of
-    those that have nothing to build; here it stands before all of them, or none.
-    """
+    """The layers of a model, and in place of models inside it their layers, with paths."""
+    # Keras puts the name of a model before those of the layers that it builds, and not of
+    # those that have nothing to build; here it stands before all of them, or none.
     inner = model.layers if isinstance(model, keras.Model) else []
     if not inner:
         return {model: model.path or model.name}
@@ -166,15 +164,13 @@ def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
 
 @dataclass(eq=False)
 class _MeasuredCall:
-    """A call of a layer, and what was measured of the tensors that it gave.
-
-    Of a recurrent layer also of those that it took: it may change them at each step.
-    """
+    """A call of a layer, and what was measured of the tensors that it gave."""
 
     layer: keras.Layer
     path: str
     number: int
     depth: int
+    # Of a recurrent layer also what it took: it may change that at each step.
     taken: list[Moments]
     sent_back: list[Moments]
     shape: tuple[int, ...] = ()

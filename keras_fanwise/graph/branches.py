@@ -100,10 +100,7 @@ def _best(graph: Graph, addition: Call, shortcuts: dict[Call, Call]) -> list[Bra
 
 
 def _way(graph: Graph, short: Call, long: Call, shortcuts: dict[Call, Call]) -> _Way | None:
-    """From the last call that leads to both inputs, if it leads to one by a short way.
-
-    On that the signal is passed by, or mapped linearly, by at most one kernel.
-    """
+    """From the last call that leads to both, to one linearly and by at most one kernel."""
     call, kernels, grows = short, 0, False
     while call.is_signal and kernels < 2:
         if graph.leads_to(call, long):
@@ -181,11 +178,9 @@ def _factors(call: Call, inside: set[Call]) -> list[Call]:
 
 
 def _gate(call: Call, inside: set[Call]) -> tuple[int, int]:
-    """How much of a gate one factor is: what comes of no function is a value.
-
-    2 if a function after the last kernel is not 0 at 0, as of one that adds a constant, and
-    1 if it is; of two that are as much of one it is the one with fewer kernels.
-    """
+    """How much of a gate one factor is; of equal ones that with fewer kernels is more."""
+    # 2 if a function after the last kernel is not 0 at 0, as of one that adds a constant, 1
+    # if it is, and 0 of a value, that comes of no function.
     gate, kernels = 0, 0
     while True:
         before = [one for one in call.signals if one in inside]

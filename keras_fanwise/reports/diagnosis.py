@@ -253,8 +253,8 @@ class Verdict(FindingKind):
 class Trend(NamedTuple):
     """What becomes of a standard deviation over the hidden layers of one path.
 
-    It is read at one row for each kernel: the last after it that still has the shape of
-    the kernel's own, so after its normalization, activation and addition.
+    It is read at one row for each kernel: the last that has the shape of the kernel's own,
+    so after its normalization, activation and addition.
 
     Attributes:
         rate: by what each layer multiplies it, `total ** (1 / layers)`; `None` with fewer
@@ -429,8 +429,8 @@ class SignalReport(
 ):
     """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
-    Printed, it gives the verdict, then trends and findings, then the layers with kernels,
-    about 20 of them, evenly spaced, and those with a verdict.
+    Printed, it gives the verdict, trends and findings, then about 20 of the layers with
+    kernels, evenly spaced, and those with a verdict.
 
     The trends are of the hidden layers of one path, the worst or else the longest, from the
     first that has a kernel to the last but one: what a model gives is often of another

@@ -73,13 +73,11 @@ def _new(count: int, names: Sequence[str]) -> tuple[Figure, list[Axes], float]:
 
 def _given(ax: Any, count: int) -> tuple[Figure, list[Axes], float]:
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
-    allowed = (
-        "a matplotlib Axes" if count == 1 else f"a sequence of {count} matplotlib Axes"
-    )
-    if not all(isinstance(axis, Axes) for axis in axes):
-        raise fail(TypeError, "ax", allowed, ax)
-    if len(axes) != count:
-        raise fail(ValueError, "ax", allowed, ax)
+    several = f"a sequence of {count} matplotlib Axes"
+    is_wrong = not all(isinstance(axis, Axes) for axis in axes)
+    if is_wrong or len(axes) != count:
+        error = TypeError if is_wrong else ValueError
+        raise fail(error, "ax", several if count > 1 else "a matplotlib Axes", ax)
     figure = axes[0].figure.figure  # of a subfigure the whole one
     return figure, axes, axes[-1].get_window_extent().width / figure.dpi
 
