@@ -40,17 +40,7 @@ _DATA = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: those of the command line, by default of this process.
-
-    Returns:
-        The exit code, as `keras_fanwise.cli.run` has it.
-
-    Raises:
-        SystemExit: the arguments are wrong (2) or ask for help or the version (0).
-    """
+    """Runs the command, by default with this process's arguments; gives the exit code."""
     options = _parser().parse_args(arguments)
     with _quiet_errors():
         from keras_fanwise.cli import run
@@ -59,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _quiet_errors() -> Iterator[None]:
-    """Without what TensorFlow logs while it is imported, past Python, and later.
-
-    An exception is told as ever, after the block.
-    """
+    """Without what TensorFlow logs while it is imported, past Python, and later."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

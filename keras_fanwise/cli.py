@@ -95,11 +95,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_file(path: Path | None, *, overwrite: bool) -> Iterator[Path | None]:
-    """Where to write a file that takes its place when the block has ended well.
-
-    Whatever the block raises, what is at `path` is as it was. A file that exists keeps its
-    mode, and a link goes on to point to it.
-    """
+    """Where to write a file that takes its place, by its mode, if the block ends well."""
     if path is None:
         yield None
         return

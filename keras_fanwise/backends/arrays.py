@@ -35,7 +35,13 @@ def to_tensor(values: np.ndarray) -> Any:
     """A backend tensor that takes over, on a CPU, the memory of an `owned` array."""
     backend = keras.backend.backend()
     if backend == "torch":
-        return keras.ops.convert_to_tensor(_torch(values))
+        import torch
+
+        if values.dtype.name == "bfloat16":  # a type that torch does not take from NumPy
+            tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensor = torch.from_numpy(values)
+        return keras.ops.convert_to_tensor(tensor)
     if backend == "jax":
         import jax
 
@@ -128,14 +134,6 @@ def wide() -> contextlib.AbstractContextManager[Any]:
     return scope
 
 
-def _torch(values: np.ndarray) -> Any:
-    import torch
-
-    if values.dtype.name == "bfloat16":  # a type that torch does not take from NumPy
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
-
-
 def _tensorflow(values: np.ndarray) -> Any:
     import tensorflow as tf
 
@@ -180,6 +178,8 @@ def placed(
 
 
 def distribute(values: Any, sharding: Any) -> Any:
+    if sharding is None:
+        return values
     import jax
 
     return jax.device_put(values, sharding)
@@ -187,7 +187,7 @@ def distribute(values: Any, sharding: Any) -> Any:
 
 @contextlib.contextmanager
 def sharding_of(layout: Any) -> Iterator[Any]:
-    """The `jax.sharding.Sharding` that a layout, or its `sharding`, means.
+    """The `jax.sharding.Sharding` that a layout, or its `sharding`, means; `None` of none.
 
     Keras calls an initializer that takes a layout under a mesh whose axes are explicit,
     where JAX demands a sharding for the result of every operation. The state of a
@@ -195,6 +195,9 @@ def sharding_of(layout: Any) -> Iterator[Any]:
     the axes are automatic again, and JAX demands nothing.
     """
     backend = keras.backend.backend()
+    if layout is None:
+        yield None
+        return
     if backend != "jax":
         raise fail(ValueError, "layout", f"None on the {backend} backend", layout)
     import jax

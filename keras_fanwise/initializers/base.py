@@ -339,8 +339,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             shape, dtype = checked_shape_and_dtype(shape, dtype)
             distribution = distribution or self.expected(shape, site)
             _check_reach(distribution, dtype)
-            whole = contextlib.nullcontext() if layout is None else sharding_of(layout)
-            with whole as sharding:
+            with sharding_of(layout) as sharding:
                 return self._placed(shape, dtype, sharding, site, seed, distribution)
         except (TypeError, ValueError) as error:
             if site is not None:
@@ -383,7 +382,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             if isinstance(kept, int):
                 kept = keras_seed(kept)
             values = _by_keras(distribution, shape, dtype, kept)
-            return values if sharding is None else distribute(values, sharding)
+            return distribute(values, sharding)
         words: Any = self.seed if seed is None else seed
         is_generator = isinstance(words, keras.random.SeedGenerator)
         if is_shape_inference(words.state if is_generator else None):
@@ -405,9 +404,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             draw_there = functools.partial(
                 device.draw, compute(), number, distribution, shape, dtype, state=state
             )
-            if sharding is None:
-                return draw_there()
-            if compute().is_traced():
+            if sharding is None or compute().is_traced():
                 return distribute(draw_there(), sharding)
             return placed(shape, sharding, draw_there, there=True)
         stream = Stream(stream_key(_advanced(words), key))

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -82,9 +82,6 @@ def stream_key(seed: int | Sequence[int], weight_key: str = "") -> int:
     It is BLAKE2b (RFC 7693) of the weight key and an integer seed, so that streams of
     neighbouring seeds or of similar names have nothing to do with each other; or an
     element of such a stream, by the integers of a generator's state.
-
-    >>> stream_key(1) == stream_key(1), stream_key(1) == stream_key(1, "kernel")
-    (True, False)
     """
     if isinstance(seed, int):
         return _hash(f"seed {seed}\0{weight_key}")
@@ -125,11 +122,6 @@ _GAP = 3000
 _LONGEST = 1 << 18
 
 
-# Neighbours in a tensor: the number of the first, counted in row-major order, that after
-# the last, and which of them are wanted, from 0 on; `None` for all.
-Stretch: TypeAlias = tuple[int, int, np.ndarray | None]
-
-
 class Subarray:
     """A slice of each axis of a tensor; in row-major order runs of length `run`.
 
@@ -153,8 +145,13 @@ class Subarray:
             self.strides = np.array(strides[:inner], np.int64)
         self.size = math.prod(self.shape)
 
-    def stretches(self, left: int, right: int) -> Iterator[Stretch]:
-        """What to draw for its elements from number `left` to `right`."""
+    def stretches(
+        self, left: int, right: int
+    ) -> Iterator[tuple[int, int, np.ndarray | None]]:
+        """What to draw for its elements from number `left` to `right`.
+
+        The numbers in the tensor of the first and after the last, and which are wanted.
+        """
         if not self.outer:
             yield self.first + left, self.first + right, None
             return
@@ -194,11 +191,7 @@ _THREADS = "KERAS_FANWISE_THREADS"
 # In bytes, on x86 and most others. NumPy asks for them, on Linux, from 4 MiB on.
 _HUGE_PAGE = 2**21
 
-_FillNormal = Callable[[np.ndarray, float, Slope, np.ndarray], None]
-_NORMALS: dict[str, _FillNormal] = {
-    "truncated_normal": fill_truncated,
-    "untruncated_normal": fill_normal,
-}
+_NORMALS = {"truncated_normal": fill_truncated, "untruncated_normal": fill_normal}
 
 
 class Words(NamedTuple):

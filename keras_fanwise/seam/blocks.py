@@ -228,11 +228,9 @@ class Deferral(keras.initializers.Initializer):
         is_drawn = not self._block.is_open or dtype not in DTYPES
         if not is_drawn and is_stateless():
             return keras.ops.zeros(shape, dtype=dtype)
-        no_sharding = contextlib.nullcontext()
-        with no_sharding if layout is None else sharding_of(layout) as sharding:
+        with sharding_of(layout) as sharding:
             if is_drawn:
-                values = self._initializer(shape, dtype=dtype)
-                return values if sharding is None else distribute(values, sharding)
+                return distribute(self._initializer(shape, dtype=dtype), sharding)
             if self._generator is not None:  # the next weight has its own values
                 self._state = snapshot(self._generator.state)
                 self._generator.next()
