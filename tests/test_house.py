@@ -1,6 +1,7 @@
 """The rooms of the package: who imports whom."""
 
 import ast
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -40,14 +41,17 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imported(source):
     """The modules of the package that a source imports, wherever in it."""
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
+    return found
 
 
 def upward(module, source):

@@ -6,7 +6,7 @@ it. The test of each would notice a change.
 | relied on | where | test |
 |---|---|---|
 | `optimizer`, `train_function` and more of models | here | `test_steps_are_taken_back` |
-| the stateless scope and its variables | here | `test_subclassed_models_without_build` |
+| the stateless scope and its variables, the symbolic one | here | `test_nothing_is_drawn_to_learn_shapes` |
 | the stack of name scopes, `override_parent`, `caller` | here | `test_subclassed_models_without_build` |
 | `_flatten_layers`, `_trainable_variables` of layers | here | `test_every_weight_stands_in_the_report_once` |
 | `_inbound_nodes`, `_losses`, `_loss_ids` of layers | here | `test_every_kind_of_model` |
