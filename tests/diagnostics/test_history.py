@@ -56,15 +56,16 @@ def adam(rate, **more):
 
 SETTINGS = {
     "plain": {},
-    # Both in one function that is traced, and not compiled too.
+    # Traced, and not compiled too.
+    "gradients accumulated": {"jit_compile": False},
     "several steps at once, mixed precision": {
         "steps_per_execution": 3,
         "jit_compile": False,
     },
-    "gradients accumulated": {"jit_compile": False},
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_training_is_as_without_it(name):
     """Bit for bit: weights, generators, statistics, the optimizer, and what `fit` tells."""
@@ -112,7 +113,7 @@ def test_under_a_strategy():
 def test_a_sound_training_has_no_finding():
     x, y = data(32)
     history = kf.SignalHistory(x, y)
-    fitted = trained(network(), None, 3, history, 16, run_eagerly=True)
+    fitted = trained(network(), None, 3, history, run_eagerly=True)
     assert history.findings == []
     assert fitted.history["signal_findings"] == [0, 0, 0]
     assert len(fitted.history["signal_dead"]) == 3

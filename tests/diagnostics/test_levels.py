@@ -177,7 +177,7 @@ def test_a_trained_model_looks_trained():
     assert not kf.audit(model).is_trained
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     x = rng.normal(size=(256, 32)).astype("float32")
-    model.fit(x, np.tile(x[:, :1] * x[:, 1:2], 10), epochs=30, verbose=0)
+    model.fit(x, np.tile(x[:, :1] * x[:, 1:2], 10), epochs=30, batch_size=64, verbose=0)
     report = kf.audit(model)
     assert report.is_trained
     assert str(report).startswith("The model looks trained: 0 errors, 0 warnings, ")

@@ -231,7 +231,7 @@ def test_training_is_not_disturbed():
                 layers.SpectralNormalization(layers.Dense(3)),
             ]
         )
-        model.compile("adam", "mse", jit_compile=False)
+        model.compile("adam", "mse", run_eagerly=BACKEND == "tensorflow")
         for _ in range(2):
             if measured:
                 kf.signal(model)
@@ -592,7 +592,10 @@ def test_the_loss_is_left_as_it_was():
         keras.utils.set_random_seed(0)
         model = keras.models.clone_model(keras.Model(inputs, outputs))
         model.compile(
-            "sgd", {"a": "mse", "b": "mae"}, {"a": 2.0, "b": 1.0}, jit_compile=False
+            "sgd",
+            {"a": "mse", "b": "mae"},
+            {"a": 2.0, "b": 1.0},
+            run_eagerly=BACKEND == "tensorflow",
         )
         data = np.ones((6, 4), "float32"), {"a": np.ones((6, 1)), "b": np.ones((6, 2))}
         history = []

@@ -133,7 +133,7 @@ def test_slopes_give_no_depth():
 QUANTIZED = ["int8", "int4", *["float8"] * (BACKEND != "tensorflow")]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a .quantize.")
 @pytest.mark.parametrize("mode", QUANTIZED)
 def test_a_quantized_model_is_measured(mode):
