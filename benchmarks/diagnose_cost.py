@@ -2,8 +2,8 @@
 
     python benchmarks/diagnose_cost.py
 
-Networks of 200 dense layers on 512 samples: one that starts well, one that the first start
-that is tried mends, and one that none of the starts mends. A pass is a step of
+Networks of 200 dense layers on 512 samples: one that starts well, one that a start mends,
+and one that none of the starts mends. A pass is a step of
 `train_on_batch` that is not compiled, by SGD. Times are the shortest of several, which
 take turns, once everything is warm. The exit code is 1 if a diagnosis takes longer than 25
 passes.
@@ -27,7 +27,7 @@ from harness import (
 # Activation and initializer of the hidden layers.
 CASES = {
     "starts well": ("relu", "fanwise_he_normal"),
-    "is mended at once": ("relu", "glorot_uniform"),
+    "is mended": ("relu", "glorot_uniform"),
     "is not mended": ("sigmoid", "glorot_uniform"),
 }
 LAYERS, SAMPLES, WIDTH, CLASSES = 200, 512, 64, 10

@@ -355,6 +355,27 @@ def joined(halves: Any) -> Any:
     return dense(WIDTH, "tanh")(layers.Concatenate()(ends))
 
 
+class Own(layers.Layer):
+    """Multiplies and activates by itself."""
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(
+            shape=(shape[-1], WIDTH), initializer="glorot_uniform", name="kernel"
+        )
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.relu(x @ self.kernel)
+
+
+def of_own_layers(depth: int) -> Builder:
+    def body(x: Any) -> Any:
+        for _ in range(depth):
+            x = Own()(x)
+        return x
+
+    return body
+
+
 def sines(x: Any) -> Any:
     for _ in range(4):
         x = keras.ops.sin(dense(WIDTH)(x))
@@ -451,6 +472,8 @@ NETWORKS: dict[str, tuple[str, Builder]] = {
     "siamese": ("pairs", siamese),
     "joined halves": ("halves", joined),
     "sines": ("digits", sines),
+    "own layers 3": ("digits", of_own_layers(3)),
+    "own layers 6": ("digits", of_own_layers(6)),
 }
 
 

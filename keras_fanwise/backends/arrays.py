@@ -112,15 +112,16 @@ def snapshot(variable: keras.Variable) -> Any:
     return np.array(keras.ops.convert_to_numpy(variable.value))
 
 
+def float64(values: Any) -> np.ndarray:
+    """What a variable, a tensor or an array holds, on the host and in float64."""
+    return np.asarray(keras.ops.convert_to_numpy(values), np.float64)
+
+
 def in_float64(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
     """What a function of a backend tensor gives for float64 values, on the host."""
 
-    def result() -> np.ndarray:
-        tensor = keras.ops.convert_to_tensor(values)
-        return np.asarray(keras.ops.convert_to_numpy(function(tensor)), np.float64)
-
     with wide():
-        return result()
+        return float64(function(keras.ops.convert_to_tensor(values)))
 
 
 def wide() -> contextlib.AbstractContextManager[Any]:

@@ -3,15 +3,20 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import dtype_name, to_tensor
-from keras_fanwise.backends.private_keras import all_layers, symbolic_inputs
-from keras_fanwise.backends.tap import LayerCall, is_concrete, tapped
+from keras_fanwise.backends.private_keras import (
+    all_layers,
+    has_compiled_loss,
+    symbolic_inputs,
+)
+from keras_fanwise.backends.tap import LayerCall, is_concrete, kept_state, tapped
 from keras_fanwise.graph.graph import (
     LARGE_SIZE,
     SIZE,
@@ -62,6 +67,33 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
         ]
         first, others = keras.tree.pack_sequence_as(tuple(arguments), drawn)
         yield Arguments(first, others)
+
+
+def first_batch(model: keras.Layer, x: Any, y: Any = None) -> tuple[Any, Any]:
+    """Of a dataset the first batch, with targets if the model has a loss; or x and y."""
+    is_batch = x is None or hasattr(x, "__array__") or keras.ops.is_tensor(x)
+    if is_batch or isinstance(x, (list, tuple, dict)):
+        return x, y
+    if isinstance(x, (str, bytes)) or not isinstance(x, (Iterable, keras.utils.PyDataset)):
+        raise fail(TypeError, "x", "a batch, a dataset of batches, or None", x)
+    if y is not None:
+        raise fail(ValueError, "y", "None beside a dataset, which has its own targets", y)
+    with kept_state(model):  # which the order of a dataset may come from
+        if isinstance(x, keras.utils.PyDataset):  # iterating would also shuffle it
+            batch = x[0] if len(x) else None
+        else:
+            batch = next(iter(x), None)
+    if batch is None:
+        raise fail(ValueError, "x", "a dataset of one batch or more", x)
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    has_loss = isinstance(model, keras.Model) and has_compiled_loss(model)
+    x = keras.tree.map_structure(_of_backend, x)
+    return x, keras.tree.map_structure(_of_backend, y if has_loss else None)
+
+
+def _of_backend(values: Any) -> Any:
+    """A dataset may give the tensors of another backend."""
+    return values if values is None or keras.ops.is_tensor(values) else np.asarray(values)
 
 
 def given(model: keras.Layer, x: Any) -> Any:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.backends import private_keras
+from keras_fanwise.backends.arrays import float64
 from keras_fanwise.backends.private_keras import loss_arguments
 from keras_fanwise.graph.graph import Call, Graph, activation_of
 from keras_fanwise.seam.weights import OwnedWeight, Role, role, weights_within
@@ -384,7 +385,12 @@ def compared(
 
     An output with several losses is there several times, one without a loss not at all.
     """
-    y, sample_weight = (keras.tree.map_structure(_array, one) for one in (y, sample_weight))
+    y, sample_weight = (
+        keras.tree.map_structure(
+            lambda values: None if values is None else float64(values), one
+        )
+        for one in (y, sample_weight)
+    )
     places = {id(one): i for i, one in enumerate(keras.tree.flatten(outputs))}
     return [
         Compared(
@@ -398,14 +404,6 @@ def compared(
         for found in private_keras.comparisons(model, y, outputs, sample_weight)
         if id(found.y_pred) in places
     ]
-
-
-def _array(values: Any) -> Any:
-    if values is None:
-        return None
-    if keras.ops.is_tensor(values):
-        values = keras.ops.convert_to_numpy(values)
-    return np.asarray(values, np.float64)
 
 
 class Head(NamedTuple):

@@ -24,7 +24,13 @@ from keras_fanwise.backends.tap import (
     kept_state,
     tapped,
 )
-from keras_fanwise.diagnostics.batches import batch_for, given, normal_values, sizes
+from keras_fanwise.diagnostics.batches import (
+    batch_for,
+    first_batch,
+    given,
+    normal_values,
+    sizes,
+)
 from keras_fanwise.diagnostics.training import activation_slopes
 from keras_fanwise.diagnostics.verdicts import judge
 from keras_fanwise.fans.layers import unit_axes
@@ -58,7 +64,9 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
             and as many as the model says if it does) of independent standard normal
             values, or of integers where the model takes integers. Dimensions that the
             model leaves open are 32, or what its position embeddings hold, if less; or
-            1,024, where 32 are too few for it.
+            1,024, where 32 are too few for it. Of a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a `DataLoader` of PyTorch or another iterable of batches the
+            first is taken, with its targets if the model has a loss.
         y: what the loss compares the results of `x` with, in the structure that `fit`
             takes.
 
@@ -87,7 +95,7 @@ def signal(model: keras.Layer, x: Any = None, y: Any = None) -> SignalReport:
     >>> round(report.forward.rate ** 2, 1), round(report.backward.rate ** 2, 1)
     (0.5, 0.5)
     """
-    return measured_signal(checked(model, x, y), x, y)
+    return measured_signal(checked(model, x, y), *first_batch(model, x, y))
 
 
 def checked(model: Any, x: Any, y: Any) -> Graph:

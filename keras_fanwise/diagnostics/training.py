@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_fanwise.backends.arrays import dtype_name
+from keras_fanwise.backends.arrays import dtype_name, float64
 from keras_fanwise.backends.private_keras import all_layers
 from keras_fanwise.backends.tap import LayerCall, is_concrete, kept_state, tapped
 from keras_fanwise.diagnostics.loss import (
@@ -25,7 +25,7 @@ from keras_fanwise.diagnostics.loss import (
     compared,
     head_of,
 )
-from keras_fanwise.graph.graph import NORMALIZATION, Graph, activation_of
+from keras_fanwise.graph.graph import NORMALIZATION, Call, Graph, activation_of
 from keras_fanwise.reports.diagnosis import DiagnosisFinding, Fault
 from keras_fanwise.reports.report import ERROR, NOTE, WARNING
 from keras_fanwise.seam.weights import owned_weights, role, weights_within
@@ -127,11 +127,10 @@ def training_findings(
 def _seen(model: keras.Model, x: Any, graph: Graph) -> _Seen:
     kernels = [call for call in graph.calls if call.has_kernel]
     firsts = {
-        call.operation
+        _taker(call)
         for call in kernels
-        if isinstance(call.operation, keras.Layer)
-        and not any(one is not call and graph.leads_to(one, call) for one in kernels)
-    }
+        if not any(one is not call and graph.leads_to(one, call) for one in kernels)
+    } - {None}
     entries: dict[keras.Layer, Array] = {}
     slopes: dict[keras.Layer, Array] = {}
 
@@ -143,7 +142,7 @@ def _seen(model: keras.Model, x: Any, graph: Graph) -> _Seen:
         if layer in firsts and layer not in entries and call.args:
             tensors = keras.tree.flatten(call.args[0])
             if keras.ops.is_tensor(tensors[0]) and "float" in dtype_name(tensors[0]):
-                entries[layer] = _array(tensors[0])
+                entries[layer] = float64(tensors[0])
         if isinstance(layer, _ATTENTION):
             kwargs = {**call.kwargs, "return_attention_scores": True}
             output, values = call._replace(kwargs=kwargs).output()
@@ -167,10 +166,20 @@ def _seen(model: keras.Model, x: Any, graph: Graph) -> _Seen:
     return _Seen(outputs, entries, slopes)
 
 
+def _taker(call: Call) -> keras.Layer | None:
+    """The layer that takes what comes to a kernel: the one that has it, if it is opened."""
+    if isinstance(call.operation, keras.Layer):
+        return call.operation
+    holder = call.holders[-1] if call.holders else None
+    # Inside something may come before the kernel.
+    is_first = all(holder not in one.holders for one in call.signals)
+    return holder if is_first and not isinstance(holder, keras.Model) else None
+
+
 def activation_slopes(name: str, values: Any) -> Array | None:
     """What is left of the slope of an activation that gives these; `None` if unknown."""
     slope = _SLOPES.get(name)
-    return slope and np.asarray(slope(_array(values)), np.float64)
+    return slope and np.asarray(slope(float64(values)), np.float64)
 
 
 def _activation(layer: keras.Layer) -> str:
@@ -178,10 +187,6 @@ def _activation(layer: keras.Layer) -> str:
     if isinstance(layer, (keras.layers.Softmax, *_ATTENTION)):
         return "softmax"
     return activation_of(layer)
-
-
-def _array(tensor: Any) -> Array:
-    return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
 
 
 def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
@@ -380,7 +385,7 @@ def _start(one: Compared) -> Iterator[DiagnosisFinding]:
             yield finding(NOTE, numbers, "none if the model is trained")
         return
     outputs, targets = (
-        _array(values).reshape(len(one.targets), -1)
+        float64(values).reshape(len(one.targets), -1)
         for values in (one.prediction, one.targets)
     )
     width = float(targets.std())

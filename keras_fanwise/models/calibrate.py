@@ -4,14 +4,14 @@ import contextlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, fail, positive
-from keras_fanwise.backends.arrays import dtype_name, moments, snapshot
+from keras_fanwise.backends.arrays import dtype_name, float64, moments, snapshot
 from keras_fanwise.backends.private_keras import all_layers, own_variables
 from keras_fanwise.backends.tap import (
     LayerCall,
@@ -20,7 +20,7 @@ from keras_fanwise.backends.tap import (
     random_state,
     tapped,
 )
-from keras_fanwise.diagnostics.batches import batch_for, given
+from keras_fanwise.diagnostics.batches import batch_for, first_batch, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.graph import Arguments
 from keras_fanwise.initializers.variance_scaling import FanwiseSiren
@@ -110,7 +110,7 @@ class _Pass:
             factor, expected = self._std / before, self._std
             _multiply(variables, factor)
         else:
-            factor, expected = self._scale_units(variables, owned, _array(tensor))
+            factor, expected = self._scale_units(variables, owned, float64(tensor))
         restore()
         scaled, activated = call.outputs()
         after = moments(_before_activation(scaled, activated, place)[0]).std
@@ -125,7 +125,7 @@ class _Pass:
 
     def _obstacle(self, owned: OwnedWeight, shape: Sequence[int], before: float) -> str:
         """Why a kernel is kept with which its layer gave this; `""` if it is scaled."""
-        if not _array(owned.variable.value).any():
+        if not float64(owned.variable.value).any():
             return "it is 0"
         if before == 0 or not math.isfinite(before):
             return "the output of its layer is constant or not finite"
@@ -155,8 +155,8 @@ class _Pass:
         np.divide(self._std, stds, out=factors, where=stds > 0)
         between = 0.0 if biases else float(np.var(factors * means))
         for bias in biases:
-            _assign(bias, factors * (_array(bias.value).reshape(means.shape) - means))
-        matrix = _array(kernel.value).reshape(matrices.shape)
+            _assign(bias, factors * (float64(bias.value).reshape(means.shape) - means))
+        matrix = float64(kernel.value).reshape(matrices.shape)
         _assign(kernel, matrix * matrices.unit_factors(factors))
         expected = math.sqrt(float(np.mean((factors * stds) ** 2)) + between)
         return float(np.median(factors)), expected
@@ -185,7 +185,7 @@ def _is_near(std: float, expected: float) -> bool:
 
 def _multiply(variables: Sequence[keras.Variable], factor: float) -> None:
     for variable in variables:
-        _assign(variable, _array(variable.value) * factor)
+        _assign(variable, float64(variable.value) * factor)
 
 
 def _row(owned: OwnedWeight, reason: str = "") -> CalibratedWeight:
@@ -198,11 +198,6 @@ def _kernel_and_bias(owned: OwnedWeight) -> list[keras.Variable]:
     """The bias, if there is one, is added to what the kernel gives."""
     biases = (one for one in own_variables(owned.layer) if one.name == "bias")
     return [owned.variable, *itertools.islice(biases, 1)]
-
-
-def _array(value: Any) -> np.ndarray:
-    """In float64, so that a factor is rounded once."""
-    return np.asarray(keras.ops.convert_to_numpy(value), dtype=np.float64)
 
 
 def _assign(variable: keras.Variable, values: np.ndarray) -> None:
@@ -302,7 +297,7 @@ def calibrate(
         if x is None:
             batch = stack.enter_context(batch_for(model))
         else:
-            batch = Arguments((given(model, _first_batch(x)),), {})
+            batch = Arguments((given(model, first_batch(model, x)[0]),), {})
         free = [owned for owned, reason in zip(kernels, reasons, strict=True) if not reason]
         values = scaling.run(model, free, batch)
     if not dry_run:
@@ -315,22 +310,6 @@ def calibrate(
         if reason or owned.layer not in scaling.rows
     ]
     return CalibrationReport([*scaling.rows.values(), *rows], name=model.name)
-
-
-def _first_batch(x: Any) -> Any:
-    """The inputs of the first batch of a dataset, and else what it is."""
-    is_batch = hasattr(x, "__array__") or keras.ops.is_tensor(x)
-    if is_batch or isinstance(x, (list, tuple, dict)):
-        return x
-    if isinstance(x, (str, bytes)) or not isinstance(x, (Iterable, keras.utils.PyDataset)):
-        raise fail(TypeError, "x", "a batch, a dataset of batches, or None", x)
-    if isinstance(x, keras.utils.PyDataset):  # iterating would also shuffle it
-        batch = x[0] if len(x) else None
-    else:
-        batch = next(iter(x), None)
-    if batch is None:
-        raise fail(ValueError, "x", "a dataset of one batch or more", x)
-    return keras.utils.unpack_x_y_sample_weight(batch)[0]
 
 
 def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> list[str]:

@@ -16,6 +16,7 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.backends.tap import kept_state
 from keras_fanwise.diagnostics.audit import audit_of
+from keras_fanwise.diagnostics.batches import first_batch
 from keras_fanwise.diagnostics.signal import measured_signal
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.graph.branches import residual_branches
@@ -79,7 +80,9 @@ def diagnose(
     Args:
         model: a built model.
         x: a batch as the model takes it, or the data, of which 512 samples are taken,
-            evenly spaced; by default a random batch, as `signal` draws it.
+            evenly spaced; or a `keras.utils.PyDataset`, a `tf.data.Dataset`, a `DataLoader`
+            of PyTorch or another iterable of batches, of which the first is taken, with its
+            targets; by default a random batch, as `signal` draws it.
         y: the targets, as `fit` takes them; the model is to be compiled with a loss.
         ignore: a glob on the paths of findings that are known and accepted, or a list of
             them, such as `"head/*"`; see `Rule`.
@@ -115,6 +118,7 @@ def diagnose(
     if y is not None and not has_compiled_loss(model):
         raise fail(ValueError, "model", "compiled with a loss, for `y`", model)
     owned_weights(model)  # or it is not built
+    x, y = first_batch(model, x, y)
     if integer("steps", steps, 0, 2**31) and y is None:
         raise fail(ValueError, "steps", "0 without `y`", steps)
     case = Case(model, *_few(x, y), ignore, steps)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import in_float64
+from keras_fanwise.backends.arrays import float64, in_float64
 from keras_fanwise.backends.private_keras import has_compiled_loss, symbolic_calls
 from keras_fanwise.diagnostics.loss import Array, Compared, Head, compared, head_of, root
 from keras_fanwise.fans.layers import unit_axes
@@ -162,7 +162,7 @@ def _planned(one: Compared, head: Head | None, losses: int) -> _Plan:
         raise _wrong(
             one, f"has no best constant by its loss, {one.name!r}, that its bias can give"
         )
-    before = keras.ops.convert_to_numpy(bias.owned.variable.value).astype(np.float64)
+    before = float64(bias.owned.variable.value)
     values = bias.for_constant(constant)
     row = row._replace(
         smallest=float(values.min()),

@@ -75,6 +75,30 @@ def test_attention_with_a_mask_is_not_saturated():
     assert (found.path, found.fault) == ("attention", Fault.SATURATION)
 
 
+class Own(layers.Layer):
+    def __init__(self, divisor=1.0, **options):
+        super().__init__(**options)
+        self.divisor = divisor
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 16), name="kernel")
+
+    def call(self, x):
+        x = x if self.divisor == 1 else x / self.divisor
+        return keras.ops.tanh(x @ self.kernel)
+
+
+def test_inputs_of_a_layer_of_ones_own():
+    """What it takes is what its kernel takes, unless it does something before that."""
+    x = 300 * np.random.default_rng(0).standard_normal((64, 8)).astype("float32")
+    y = np.arange(64) % 4
+    for layer, fault in ((Own(), Fault.INPUTS), (Own(divisor=300.0), None)):
+        model = keras.Sequential([keras.Input((8,)), layer, layers.Dense(4)])
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        found = [one.fault for one in training_findings(model, x, y)]
+        assert (Fault.INPUTS in found) == (fault is not None)
+
+
 def test_a_loss_of_ones_own_is_not_judged():
     model, x, y = set_ups.SOUND["diabetes, squares"]()
     model.compile(loss=lambda y, p: keras.ops.mean(keras.ops.square(y - p), axis=-1))

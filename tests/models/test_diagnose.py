@@ -251,6 +251,44 @@ def test_some_of_many_samples():
     assert len(few) <= module._SAMPLES == 512
 
 
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, place):
+        return BATCH + place, BATCH[:, :4]
+
+
+def datasets():
+    torch, tf = pytest.importorskip("torch"), pytest.importorskip("tensorflow")
+    pair = BATCH, BATCH[:, :4]
+    rows = torch.utils.data.TensorDataset(*map(torch.from_numpy, pair))
+    yield Batches()
+    yield tf.data.Dataset.from_tensor_slices(pair).batch(64)
+    yield torch.utils.data.DataLoader(rows, 64)
+    yield iter([pair])
+
+
+def test_of_a_dataset_the_first_batch_is_taken():
+    model = chain(2)
+    model.compile(loss="mse")
+    rows = kf.diagnose(model, BATCH, BATCH[:, :4]).rows
+    loss = kf.signal(model, BATCH, BATCH[:, :4]).loss
+    assert loss == rows[0].loss
+    for dataset in datasets():
+        assert kf.diagnose(model, dataset).rows == rows
+    for dataset in datasets():
+        assert kf.signal(model, dataset).loss == loss
+    with pytest.raises(ValueError, match="`y` must be None beside a dataset"):
+        kf.diagnose(model, Batches(), BATCH)
+    with pytest.raises(ValueError, match="one batch or more"):
+        kf.diagnose(model, iter([]))
+    with pytest.raises(TypeError, match="a dataset of batches"):
+        kf.diagnose(model, "data")
+    bare = chain(2)
+    assert kf.diagnose(bare, Batches()).rows[0].loss is None
+
+
 def test_a_healthy_signal_outranks_a_weight():
     """Two kernels that make up for each other."""
     keras.utils.set_random_seed(0)
