@@ -7,9 +7,10 @@ digits (the extra `examples`) in batches of 64. A sound one must have no finding
 epoch. A fault is told if there is a finding of one of its kinds, at its layer if it has
 one, no later than one epoch after the loss shows it: is above 1.5 times the median of the
 sound trainings in that epoch. Then the processor time of the callback by that of the rest
-of the epoch, from the second one on. The exit code is 1 if a sound training has a finding,
-fewer than 19 faults are told, or the callback takes more than 10%, the median of the
-networks.
+of the epoch, from the second one on; and, on Linux, by how much the callback raises the
+peak memory of a training in large batches, and by how much twice the batch does, each in a
+process of its own. The exit code is 1 if a sound training has a finding, fewer than 19
+faults are told, or the callback takes more than 10%, the median of the networks.
 
 The limits were chosen with `--seed 0`; other seeds, such as the default, judge them. It
 takes five minutes on one core.
@@ -17,9 +18,11 @@ takes five minutes on one core.
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # TensorFlow reads it when Keras imports TensorFlow.
@@ -37,6 +40,8 @@ from harness import console, print_machine, results_table
 
 _SAMPLES, _BATCH, _EPOCHS = 1500, 64, 10
 _MOST, _TOLD, _COST = 0, 19, 0.10
+# Samples of a batch whose memory is more than what compiling takes.
+_LARGE_BATCH = 4096
 # A loss shows a fault if it is so many times that of sound trainings, in the median.
 _SHOWS = 1.5
 
@@ -286,6 +291,28 @@ def trained(
     return fitted.history["loss"], watched, clock
 
 
+def peak(samples: int, is_watched: bool) -> int:
+    """The peak memory in bytes of a process that trains in batches of so many samples."""
+    model = built(BODIES["residual"]())
+    model.compile(adam(), "sparse_categorical_crossentropy")
+    x, y = (np.resize(one, (samples, *one.shape[1:])) for one in data())
+    watched = keras_fanwise.SignalHistory(x[:_LARGE_BATCH], y[:_LARGE_BATCH])
+    callbacks = [watched] if is_watched else []
+    model.fit(x, y, batch_size=samples, epochs=3, callbacks=callbacks, verbose=0)
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def peak_of_process(samples: int, *more: str) -> int:
+    command = [sys.executable, __file__, "--peak", str(samples), *more]
+    # Memory that is free goes back at once, and its peaks do not hide each other.
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    found = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | environment
+    )
+    return int(found.stdout.split()[-1])
+
+
 def told_at(watched: Watched, kinds: tuple[Any, ...], layer: str) -> int | None:
     """The first epoch, from 1 on, after which the fault is among the findings."""
     for epoch, found in enumerate(watched.found, 1):
@@ -306,8 +333,16 @@ def shown_at(losses: list[float], sound: list[float]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1, help="of the weights and batches")
-    seed = parser.parse_args().seed
+    parser.add_argument("--peak", type=int, help="print the peak memory of such a batch")
+    parser.add_argument(
+        "--watched", action="store_true", help="likewise, with the callback"
+    )
+    arguments = parser.parse_args()
+    seed = arguments.seed
     keras.utils.disable_interactive_logging()
+    if arguments.peak:
+        print(peak(arguments.peak, arguments.watched))
+        return 0
     print_machine()
     table = results_table("sound", ("training", "findings"), ("loss", "cost"))
     alarms, costs, usual = 0, [], []
@@ -339,6 +374,15 @@ def main() -> int:
     console.print(f"{alarms} of {len(SOUND)} sound trainings with a finding")
     console.print(f"{told} of {len(PLANTED)} faults told in time")
     console.print(f"cost: {cost:.1%} of an epoch, at most {max(costs):.1%}")
+    if Path("/proc/self/status").exists():
+        table = results_table("peak memory", ("training",), ("MiB",))
+        for label, samples, more in (
+            (f"batches of {_LARGE_BATCH}", _LARGE_BATCH, ()),
+            ("the same, watched", _LARGE_BATCH, ("--watched",)),
+            (f"batches of {2 * _LARGE_BATCH}", 2 * _LARGE_BATCH, ()),
+        ):
+            table.add_row(label, f"{peak_of_process(samples, *more) / 2**20:,.0f}")
+        console.print(table)
     return int(alarms > _MOST or told < _TOLD or cost > _COST)
 
 

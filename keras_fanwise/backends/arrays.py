@@ -272,8 +272,18 @@ def moments(tensor: Any, unit_axis: int | None = None) -> Moments:
     if 0 < extreme < math.inf and not _SQUARES[0] < extreme < _SQUARES[1]:
         found = pooled(_block_moments(part, extreme) for part in parts)
     if unit_axis is not None and count:
-        found = found._replace(dead=_dead(tensor, unit_axis))
+        dead, units = _dead(tensor, unit_axis)
+        found = found._replace(dead=int(dead) / units)
     return found
+
+
+def traced_moments(tensor: Any, unit_axis: int | None = None) -> Any:
+    """Mean, variance and share of dead units, in code that is being compiled."""
+    with wide():
+        values = keras.ops.reshape(keras.ops.cast(tensor, "float64"), (-1,))
+        dead, units = (0, 1) if unit_axis is None else _dead(tensor, unit_axis)
+        share = keras.ops.cast(dead, "float64") / units
+        return keras.ops.stack([*_mean_and_variance(keras.ops, values), share])
 
 
 def pooled(parts: Iterable[Moments]) -> Moments:
@@ -366,22 +376,24 @@ def _block_moments(block: Any, scale: float = 1.0) -> Moments:
 
 def _numbers(arrays: Any, block: Any, scale: float) -> list[Any]:
     block = block if scale == 1 else block / scale
-    # Keras's mean of float64 is that of float32 on PyTorch, and a product of vectors wakes
-    # a thread of BLAS on every core.
-    size = block.shape[0]
-    mean = arrays.sum(block) / size
-    square = arrays.sum(arrays.square(block - mean)) / size
     extremes = arrays.min(block), arrays.max(block)
     signs = arrays.sum(block > 0), arrays.sum(block < 0)
-    return [mean, square, *extremes, *signs]
+    return [*_mean_and_variance(arrays, block), *extremes, *signs]
 
 
-def _dead(tensor: Any, unit_axis: int) -> float:
-    """The share of units that are 0 throughout."""
+def _mean_and_variance(arrays: Any, values: Any) -> tuple[Any, Any]:
+    # Keras's mean of float64 is that of float32 on PyTorch, and a product of vectors wakes
+    # a thread of BLAS on every core.
+    size = values.shape[0]
+    mean = arrays.sum(values) / size
+    return mean, arrays.sum(arrays.square(values - mean)) / size
+
+
+def _dead(tensor: Any, unit_axis: int) -> tuple[Any, int]:
+    """How many units are 0 throughout, and how many there are."""
     arrays: Any = np if _on_host(tensor) else keras.ops
     rank = len(tensor.shape)
     others = tuple(axis for axis in range(rank) if rank < 2 or axis != unit_axis % rank)
     alive = arrays.any(arrays.not_equal(tensor, 0), axis=others)
     units = max(1, math.prod(alive.shape))
-    dead: float = (units - int(arrays.sum(alive))) / units
-    return dead
+    return units - arrays.sum(alive), units

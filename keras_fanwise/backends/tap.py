@@ -24,6 +24,7 @@ from keras_fanwise.backends.private_keras import (
     kept_losses,
     random_numbers_from,
     seed_generator_state,
+    unfilled_variables,
 )
 
 
@@ -261,8 +262,7 @@ def forward_and_back(run: Run, cotangents: Cotangents) -> None:
     other, so that none needs to be kept.
 
     Args:
-        run: computes the results, and puts tensors through the tap that it is given. A
-            watch sees nothing of a tensor without values: code is being compiled.
+        run: computes the results, and puts tensors through the tap that it is given.
         cotangents: gives one for each result, of the same shape and type.
     """
     backends = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
@@ -292,8 +292,10 @@ def _tensorflow(run: Run, cotangents: Cotangents) -> None:
 
     anchor = tf.zeros(())
 
+    is_eager = tf.executing_eagerly()
+
     def tap(tensor: Any, watch: Watch) -> Any:
-        if not is_concrete(tensor):
+        if tf.executing_eagerly() is not is_eager:
             return tensor
 
         def passed(tensor: Any, anchor: Any) -> Any:
@@ -331,13 +333,11 @@ def _jax_tap() -> Any:
         return tensor
 
     def forward(watch: Watch, tensor: Any, _anchor: Any) -> Any:
-        if is_concrete(tensor):
-            watch.forward(tensor)
+        watch.forward(tensor)
         return tensor, None
 
     def back(watch: Watch, _kept: None, gradient: Any) -> Any:
-        if is_concrete(gradient):
-            watch.backward(gradient)
+        watch.backward(gradient)
         return gradient, jax.numpy.zeros(())
 
     passed.defvjp(forward, back)
@@ -370,3 +370,32 @@ def _torch(run: Run, cotangents: Cotangents) -> None:
         results = [result for result in run(tap) if result.requires_grad]
         if results:
             torch.autograd.grad(results, anchor, cotangents(results), allow_unused=True)
+
+
+def compiled(
+    function: Callable[..., Any], variables: Sequence[keras.Variable]
+) -> Callable[..., Any] | None:
+    """A function of tensors that reads variables, compiled when it is called first.
+
+    The variables have the values of each call, and what is assigned to them is forgotten.
+    `None` on PyTorch, which compiles for longer than it then saves.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        def with_variables(*tensors: Any) -> Any:
+            with unfilled_variables():  # such as a new loss makes: none can be made here
+                return function(*tensors)
+
+        traced: Callable[..., Any] = tf.function(with_variables, autograph=False)
+        return traced
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def with_values(values: Sequence[Any], *tensors: Any) -> Any:
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return function(*tensors)
+
+        jitted = jax.jit(with_values)
+        return lambda *tensors: jitted([one.value for one in variables], *tensors)
+    return None

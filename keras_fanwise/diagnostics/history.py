@@ -1,6 +1,5 @@
 """What becomes of the signal, the gradients and the kernels while a model trains."""
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,10 +9,10 @@ import numpy as np
 
 from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import dtype_name, spaced
-from keras_fanwise.diagnostics.signal import checked, measured_layers, measured_signal
+from keras_fanwise.diagnostics.batches import first_batch
+from keras_fanwise.diagnostics.signal import RepeatedSignal, checked, measured_layers
 from keras_fanwise.diagnostics.training import SLOPE
 from keras_fanwise.fans.layers import layer_fans
-from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.variance_scaling import effective_fan
 from keras_fanwise.reports.diagnosis import Fault, FindingKind, SignalReport, Verdict
 from keras_fanwise.reports.history import (
@@ -24,7 +23,7 @@ from keras_fanwise.reports.history import (
 )
 from keras_fanwise.reports.report import ERROR, LEVELS, NOTE, WARNING
 from keras_fanwise.reports.tables import group_by
-from keras_fanwise.seam.weights import role, weights_within
+from keras_fanwise.seam.weights import OwnedWeight, role, weights_within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,12 +49,15 @@ class SignalHistory(keras.callbacks.Callback):
 
     Smaller growth is a trend, and no finding. `benchmarks/history.py` gives the limits, and
     measures how often they are wrong. Training is bit for bit what it would be without,
-    and the columns `signal_findings`, how many errors and
-    warnings there are, and `signal_dead`, the share of dead units, come into the history
-    that `fit` returns. Each `fit` starts the history again.
+    and the columns `signal_findings`, how many errors and warnings there are, and
+    `signal_dead`, the share of dead units, come into the history that `fit` returns. Each
+    `fit` starts the history again. On TensorFlow and JAX the measurement is compiled once,
+    where the model can be and does not `run_eagerly`; what its code reads beside variables
+    stays, as in training, what it was then.
 
     Args:
-        x: a batch that the model takes, kept in memory; 32 to 64 samples are enough.
+        x: a batch that the model takes, kept in memory; 32 to 64 samples are enough. Of a
+            dataset the first batch is taken, as by `signal`.
         y: what the loss compares the results of `x` with. With it the gradients are those
             of the loss, and a loss that does not fall tells which changes are too fast.
         every: a positive integer; after how many epochs to measure again.
@@ -93,14 +95,10 @@ class SignalHistory(keras.callbacks.Callback):
         if every < 1:
             raise fail(ValueError, "every", "a positive integer", every)
         self._x, self._y, self._every = x, y, int(every)
-        self._graph: Graph | None = None
-        self._measured: list[_Measurement] = []
-        self._kernels: list[_Kernel] = []
-        self._samples: list[np.ndarray] = []
-        self._iterations = 0
+        self._training: _Training | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._measured = []
+        self._training = None
         self.measure(self.model, 0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -108,10 +106,9 @@ class SignalHistory(keras.callbacks.Callback):
             self.measure(self.model, epoch + 1)
         if logs is not None:
             logs["signal_findings"] = sum(one.severity != NOTE for one in self.findings)
-            rows = self._measured[-1].report.rows
-            units = sum(row.units for row in rows)
-            dead = sum(row.dead * row.units for row in rows)
-            logs["signal_dead"] = dead / max(1, units)
+            *_, last = self.reports.values()
+            dead = sum(row.dead * row.units for row in last.rows)
+            logs["signal_dead"] = dead / max(1, sum(row.units for row in last.rows))
 
     def measure(self, model: keras.Model, epoch: int) -> None:
         """Measures a model that a loop of one's own trains.
@@ -126,20 +123,13 @@ class SignalHistory(keras.callbacks.Callback):
         Raises:
             TypeError, ValueError: what `signal` raises.
         """
-        if self._graph is None or self._graph.model is not model or not self._measured:
-            self._graph, self._measured = checked(model, self._x, self._y), []
-            self._kernels = list(_kernels(model))
-        report = measured_signal(self._graph, self._x, self._y)
-        samples = [spaced(one.variable.value, _SAMPLE) for one in self._kernels]
-        iterations = _iterations(model)
-        changes: list[_Change] = []
-        if self._measured:
-            steps = max(0, iterations - self._iterations)
-            triples = zip(self._kernels, self._samples, samples, strict=True)
-            changes = [_change(one, steps, before, now) for one, before, now in triples]
-        now = _Measurement(epoch, report, changes, _rate(model), {}, 0.0, [])
-        self._measured.append(_compared([*self._measured[:1], *self._measured[-1:]], now))
-        self._samples, self._iterations = samples, iterations
+        if self._training is None or self._training.model is not model:
+            self._training = _Training(model, self._x, self._y)
+        self._training.measure(epoch)
+
+    @property
+    def _measured(self) -> "list[_Measurement]":
+        return self._training.measured if self._training else []
 
     @property
     def reports(self) -> dict[int, SignalReport]:
@@ -147,10 +137,12 @@ class SignalHistory(keras.callbacks.Callback):
 
     @property
     def findings(self) -> list[HistoryFinding]:
-        return sorted(_findings(self._measured), key=lambda f: LEVELS.index(f.severity))
+        training = self._training
+        found = [*training.passed, *training.lasting.values()] if training else []
+        return sorted(found, key=lambda finding: LEVELS.index(finding.severity))
 
     def _report(self) -> HistoryReport:
-        name = self._graph.model.name if self._graph else ""
+        name = self._training.model.name if self._training else ""
         epochs = tuple(one.epoch for one in self._measured)
         findings = self.findings
         rows = _rows(self._measured, findings)
@@ -211,17 +203,35 @@ class _Measurement(NamedTuple):
     report: SignalReport
     changes: list[_Change]  # of each kernel, since the measurement before
     rate: float | None  # the learning rate
-    # By what was measured so far: the largest of the changes that were too fast, by layer,
-    # the largest change per step, and what this measurement shows.
-    fast: dict[str, _Change]
-    pace: float
-    signs: list[HistoryFinding]
 
 
-class _Kernel(NamedTuple):
-    path: str  # of the layer that is measured
-    variable: keras.Variable
-    asked: float  # the deviation by its fans, as of Glorot's initializers
+class _Kernel:
+    """A kernel of a layer that is measured, and some of its values when it was last."""
+
+    def __init__(self, path: str, owned: OwnedWeight) -> None:
+        self.path, self.variable = path, owned.variable
+        shape = tuple(self.variable.shape)
+        fans = layer_fans(owned.layer, self.variable.name, shape)
+        # The deviation by its fans, as of Glorot's initializers.
+        self._asked = effective_fan(fans, "fan_avg") ** -0.5
+        self._before = spaced(self.variable.value, _SAMPLE)
+
+    def change(self, steps: int) -> _Change:
+        """By the norm before; of a kernel that was 0 by the new one."""
+        before, now = self._before, spaced(self.variable.value, _SAMPLE)
+        self._before = now
+        total = fair_total = math.nan
+        if np.isfinite(now).all():
+            difference = _norm(now - before)
+            size = _norm(before) or _norm(now)
+            total = difference / size if size else 0.0
+            fair_total = difference / max(size, self._asked * math.sqrt(now.size))
+        return _Change(self.path, self.variable.trainable, steps, total, fair_total)
+
+
+def _norm(values: np.ndarray) -> float:
+    # Not NumPy's, a product of vectors, which wakes a thread of BLAS on every core.
+    return math.sqrt(float(np.square(values).sum()))
 
 
 def _kernels(model: keras.Model) -> Iterator[_Kernel]:
@@ -229,33 +239,16 @@ def _kernels(model: keras.Model) -> Iterator[_Kernel]:
     seen = set()
     for layer, path in measured_layers(model).items():
         for owned in weights_within(layer):
-            variable = owned.variable
-            is_float = "float" in dtype_name(variable)
-            if role(owned).is_matrix and is_float and id(variable) not in seen:
-                seen.add(id(variable))
-                fans = layer_fans(owned.layer, variable.name, tuple(variable.shape))
-                yield _Kernel(path, variable, effective_fan(fans, "fan_avg") ** -0.5)
+            is_float = "float" in dtype_name(owned.variable)
+            if role(owned).is_matrix and is_float and id(owned.variable) not in seen:
+                seen.add(id(owned.variable))
+                yield _Kernel(path, owned)
 
 
-def _change(kernel: _Kernel, steps: int, before: np.ndarray, now: np.ndarray) -> _Change:
-    """By the norm before; of a kernel that was 0 by the new one."""
-    total = fair_total = math.nan
-    if np.isfinite(now).all():
-        difference = float(np.linalg.norm(now - before))
-        size = float(np.linalg.norm(before) or np.linalg.norm(now))
-        total = difference / size if size else 0.0
-        fair_total = difference / max(size, kernel.asked * math.sqrt(now.size))
-    return _Change(kernel.path, kernel.variable.trainable, steps, total, fair_total)
-
-
-def _iterations(model: keras.Model) -> int:
-    optimizer = getattr(model, "optimizer", None)
-    return int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0
-
-
-def _rate(model: keras.Model) -> float | None:
-    rate = getattr(getattr(model, "optimizer", None), "learning_rate", None)
-    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
+def _of_optimizer(model: keras.Model, name: str) -> float | None:
+    """The number of its `iterations`, or its `learning_rate`."""
+    value = getattr(getattr(model, "optimizer", None), name, None)
+    return None if value is None else float(keras.ops.convert_to_numpy(value))
 
 
 # A kernel changes too fast by so much of itself, divided by the square root of the steps;
@@ -272,160 +265,158 @@ _SIGNAL_GREW, _GRADIENT_GREW = 1e3, 1e4
 _SHAPES = ("Flatten", "Reshape", "Permute")
 
 
-def _findings(measured: Sequence[_Measurement]) -> list[HistoryFinding]:
-    """One for each kind of fault and unbroken run of measurements that show it."""
-    if not measured:
-        return []
-    start = measured[0]
-    begun = [
-        HistoryFinding(
-            one.path, start.epoch, one.verdict, one.severity, one.numbers, one.remedy
-        )
-        for one in start.report.findings
-    ]
-    # What is seen later too goes on; a total over the depth counts at the start alone.
-    goes_on = (Verdict.DEAD, Verdict.NON_FINITE)
-    found = [one for one in begun if one.fault not in goes_on]
-    runs: dict[FindingKind, HistoryFinding] = {
-        one.fault: one for one in reversed(begun) if one.fault in goes_on
-    }
-    for before, now in itertools.pairwise(measured):
-        shown = {
-            alike[0].fault: alike for alike in group_by(now.signs, lambda one: one.fault)
-        }
-        for fault in [fault for fault in runs if fault not in shown]:
-            found.append(runs.pop(fault)._replace(severity=NOTE, last=before.epoch))
+class _Training:
+    """What was measured of a training so far, and what it shows."""
+
+    def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
+        self.model = model
+        self._signal = RepeatedSignal(checked(model, x, y), *first_batch(model, x, y))
+        self._kernels = list(_kernels(model))
+        self._steps = 0
+        self.measured: list[_Measurement] = []
+        # The largest of the changes that were too fast, by layer, and of all per step.
+        self._fast: dict[str, _Change] = {}
+        self._pace = 0.0
+        # One finding for each kind of fault and unbroken run of measurements that show it.
+        self.passed: list[HistoryFinding] = []
+        self.lasting: dict[FindingKind, HistoryFinding] = {}
+
+    def measure(self, epoch: int) -> None:
+        report, before = self._signal.report(), self._steps
+        self._steps = int(_of_optimizer(self.model, "iterations") or 0)
+        steps = max(0, self._steps - before)
+        changes = [one.change(steps) for one in self._kernels] if self.measured else []
+        rate = _of_optimizer(self.model, "learning_rate")
+        now = _Measurement(epoch, report, changes, rate)
+        if self.measured:
+            self._go_on(now)
+        else:
+            self._begin(now)
+        self.measured.append(now)
+
+    def _begin(self, now: _Measurement) -> None:
+        for one in reversed(now.report.findings):
+            finding = HistoryFinding(
+                one.path, now.epoch, one.verdict, one.severity, one.numbers, one.remedy
+            )
+            # What is seen later too goes on; a total over the depth counts at the start.
+            if one.verdict in (Verdict.DEAD, Verdict.NON_FINITE):
+                self.lasting[one.verdict] = finding
+            else:
+                self.passed.insert(0, finding)
+
+    def _go_on(self, now: _Measurement) -> None:
+        for one in now.changes:
+            if not math.isnan(one.total):
+                self._pace = max(self._pace, one.per_step)
+            if self._is_fast(one, now):
+                known = self._fast.get(one.path, one)
+                self._fast[one.path] = max(known, one, key=lambda change: change.per_step)
+        groups = group_by(self._signs(now), lambda one: one.fault)
+        shown = {alike[0].fault: alike for alike in groups}
+        for fault in [fault for fault in self.lasting if fault not in shown]:
+            last = self.measured[-1].epoch
+            self.passed.append(self.lasting.pop(fault)._replace(severity=NOTE, last=last))
         for fault, alike in shown.items():
-            run = runs.get(fault)
+            run = self.lasting.get(fault)
             first = next((one for one in alike if run and one.path == run.path), alike[0])
             numbers, semicolon, cause = first.numbers.partition(";")
             more = f" (and at {len(alike) - 1} more)" if len(alike) > 1 else ""
-            numbers = f"{numbers}{more}{semicolon}{cause}"
-            epoch = run.epoch if run else now.epoch
-            runs[fault] = first._replace(epoch=epoch, numbers=numbers)
-    return [*found, *runs.values()]
-
-
-def _compared(earlier: Sequence[_Measurement], now: _Measurement) -> _Measurement:
-    """A measurement with what it shows, by the first one and the one before."""
-    if not earlier:
-        return now
-    start, before = earlier[0], earlier[-1]
-    fast = dict(before.fast)
-    for one in now.changes:
-        if _is_fast(one, start, now):
-            known = fast.get(one.path, one)
-            fast[one.path] = max(known, one, key=lambda change: change.per_step)
-    paces = [one.per_step for one in now.changes if not math.isnan(one.total)]
-    now = now._replace(fast=fast, pace=max(before.pace, *paces, 0.0))
-    return now._replace(signs=list(_signs(start, now)))
-
-
-def _signs(start: _Measurement, now: _Measurement) -> Iterator[HistoryFinding]:
-    """What a measurement shows."""
-    rows, epoch = now.report.rows, now.epoch
-    changed = f"; kernels changed by up to {now.pace:.2g} of themselves per step"
-    changed = changed if now.pace else ""
-    is_fast = bool(now.fast)
-
-    broken = [one.path for one in now.changes if math.isnan(one.total)]
-    values = [row.name for row in rows if not math.isfinite(row.std)]
-    slopes = [row.name for row in rows if not math.isfinite(row.gradient_std or 0.0)]
-    if broken or values or slopes:
-        what = "values that are not finite" if values else "gradients that are not finite"
-        what = "kernels that are not finite" if broken else what
-        if is_fast:
-            what, remedy = f"{what}{changed}", Learning.FAST.remedy
-        elif broken:
-            remedy = (
-                "look for values in x and y that are not finite; if there are none, "
-                f"{Learning.FAST.remedy}"
+            self.lasting[fault] = first._replace(
+                epoch=run.epoch if run else now.epoch,
+                numbers=f"{numbers}{more}{semicolon}{cause}",
             )
-        else:
-            remedy = Verdict.NON_FINITE.remedy
-        for path in broken or values or slopes[::-1]:
-            yield HistoryFinding(path, epoch, Verdict.NON_FINITE, ERROR, what, remedy)
-        return
-    is_dead = False
-    for row in rows:
-        if Verdict.DEAD in row.verdicts and row.layer not in _SHAPES:
-            is_dead = True
-            numbers = f"{row.dead:.0%} of its units are 0 for the whole batch{changed}"
-            remedy = Learning.FAST.remedy if is_fast else Verdict.DEAD.remedy
-            level = ERROR if row.dead == 1 else WARNING
-            yield HistoryFinding(row.name, epoch, Verdict.DEAD, level, numbers, remedy)
-        elif row.slope is not None and row.slope < SLOPE and row.depth < rows[-1].depth:
-            numbers = f"its activation keeps {row.slope:.2g} of its slope{changed}"
-            remedy = Learning.FAST.remedy if is_fast else Fault.SATURATION.remedy
-            yield HistoryFinding(
-                row.name, epoch, Fault.SATURATION, WARNING, numbers, remedy
-            )
-    for attribute, most in (("std", _SIGNAL_GREW), ("gradient_std", _GRADIENT_GREW)):
-        was = max((getattr(row, attribute) or 0.0 for row in start.report.rows), default=0)
-        for row in rows:
-            if was and (getattr(row, attribute) or 0.0) > most * was:
-                what = attribute.replace("_", " ")
-                numbers = f"{what} {getattr(row, attribute):.2g}, at the start {was:.2g} "
-                numbers += f"at most{changed}"
-                remedy = Learning.FAST.remedy
-                yield HistoryFinding(
-                    row.name, epoch, Verdict.EXPLODING, ERROR, numbers, remedy
+
+    def _is_fast(self, change: _Change, now: _Measurement) -> bool:
+        limit = _FAST_WITHOUT_USE if self._is_useless(now) else _FAST
+        return bool(change.steps) and change.fair_total > limit * math.sqrt(change.steps)
+
+    def _is_useless(self, now: _Measurement) -> bool:
+        """Whether the loss of the batch has not fallen."""
+        loss, least = now.report.loss, self.measured[0].report.loss
+        return loss is not None and least is not None and not loss < _FALLEN * least
+
+    def _signs(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """What a measurement shows."""
+        rows, start = now.report.rows, self.measured[0].report
+        changed = f"; kernels changed by up to {self._pace:.2g} of themselves per step"
+        changed = changed if self._pace else ""
+        # What a rate too high has done, and what is to be done if it was another cause.
+        lower = Learning.FAST.remedy
+
+        def sign(
+            path: str, fault: FindingKind, level: str, numbers: str, remedy: str = ""
+        ) -> HistoryFinding:
+            remedy = remedy or fault.remedy
+            return HistoryFinding(path, now.epoch, fault, level, numbers, remedy)
+
+        broken = [one.path for one in now.changes if math.isnan(one.total)]
+        values = [row.name for row in rows if not math.isfinite(row.std)]
+        slopes = [row.name for row in rows if not math.isfinite(row.gradient_std or 0.0)]
+        if broken or values or slopes:
+            what = "kernels" if broken else "values" if values else "gradients"
+            numbers, remedy = f"{what} that are not finite", ""
+            if self._fast:
+                numbers, remedy = f"{numbers}{changed}", lower
+            elif broken:
+                remedy = (
+                    "look for values in x and y that are not finite; if there are none, "
+                    f"{lower}"
                 )
-    # What a step too large has broken stays so, however small those after it are.
-    is_useless = _is_useless(now, start)
-    fast_now = {one.path for one in now.changes if _is_fast(one, start, now)}
-    for path, change in now.fast.items():
-        if not is_useless and path not in fast_now:
-            continue
-        numbers = f"its kernel changed by {change.per_step:.2g} of itself per step"
-        loss, least = now.report.loss, start.report.loss
-        if loss is not None and least is not None:
-            numbers += f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
-        yield HistoryFinding(
-            path, epoch, Learning.FAST, WARNING, numbers, Learning.FAST.remedy
-        )
-    for change in now.changes:
-        if not change.is_trainable:
-            numbers, remedy = "its kernel is not trainable", Learning.FROZEN.remedy
-            yield HistoryFinding(change.path, epoch, Learning.FROZEN, NOTE, numbers, remedy)
-    if not is_dead and not is_fast:
-        yield from _still(now, start)
-
-
-def _is_fast(change: _Change, start: _Measurement, now: _Measurement) -> bool:
-    if not change.steps:
-        return False
-    limit = _FAST_WITHOUT_USE if _is_useless(now, start) else _FAST
-    return change.fair_total > limit * math.sqrt(change.steps)
-
-
-def _is_useless(now: _Measurement, start: _Measurement) -> bool:
-    """Whether the loss of the batch has not fallen."""
-    loss, least = now.report.loss, start.report.loss
-    return loss is not None and least is not None and not loss < _FALLEN * least
-
-
-def _still(now: _Measurement, start: _Measurement) -> Iterator[HistoryFinding]:
-    """Kernels that do not change although they are to learn."""
-    epoch = now.epoch
-    changes = [one for one in now.changes if one.is_trainable and one.steps]
-    decayed = now.rate and start.rate and now.rate <= _DECAYED * start.rate
-    if not changes or decayed:
-        return
-    if all(one.per_step < _SLOW for one in changes):
-        largest = max(one.per_step for one in changes)
-        numbers = f"no kernel changed by more than {largest:.2g} of itself per step"
-        numbers += f", at a learning rate of {now.rate:.2g}" if now.rate is not None else ""
-        remedy, first = Learning.SLOW.remedy, changes[0].path
-        yield HistoryFinding(first, epoch, Learning.SLOW, WARNING, numbers, remedy)
-        return
-    for one in changes:
-        if one.total == 0:
-            numbers = f"its kernel did not change in {one.steps} steps"
-            remedy = Learning.STARVED.remedy
-            yield HistoryFinding(
-                one.path, epoch, Learning.STARVED, WARNING, numbers, remedy
-            )
+            for path in broken or values or slopes[::-1]:
+                yield sign(path, Verdict.NON_FINITE, ERROR, numbers, remedy)
+            return
+        is_dead = False
+        remedy = lower if self._fast else ""
+        for row in rows:
+            if Verdict.DEAD in row.verdicts and row.layer not in _SHAPES:
+                is_dead = True
+                numbers = f"{row.dead:.0%} of its units are 0 for the whole batch{changed}"
+                level = ERROR if row.dead == 1 else WARNING
+                yield sign(row.name, Verdict.DEAD, level, numbers, remedy)
+            elif row.slope is not None and row.slope < SLOPE and row.depth < rows[-1].depth:
+                numbers = f"its activation keeps {row.slope:.2g} of its slope{changed}"
+                yield sign(row.name, Fault.SATURATION, WARNING, numbers, remedy)
+        for attribute, most in (("std", _SIGNAL_GREW), ("gradient_std", _GRADIENT_GREW)):
+            was = max((getattr(row, attribute) or 0.0 for row in start.rows), default=0)
+            for row in rows:
+                size = getattr(row, attribute) or 0.0
+                if was and size > most * was:
+                    what = attribute.replace("_", " ")
+                    numbers = f"{what} {size:.2g}, at the start {was:.2g} at most{changed}"
+                    yield sign(row.name, Verdict.EXPLODING, ERROR, numbers, lower)
+        # What a step too large has broken stays so, however small those after it are.
+        is_useless = self._is_useless(now)
+        fast_now = {one.path for one in now.changes if self._is_fast(one, now)}
+        for path, change in self._fast.items():
+            if not is_useless and path not in fast_now:
+                continue
+            numbers = f"its kernel changed by {change.per_step:.2g} of itself per step"
+            loss, least = now.report.loss, start.loss
+            if loss is not None and least is not None:
+                numbers += f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
+            yield sign(path, Learning.FAST, WARNING, numbers)
+        for change in now.changes:
+            if not change.is_trainable:
+                yield sign(
+                    change.path, Learning.FROZEN, NOTE, "its kernel is not trainable"
+                )
+        if is_dead or self._fast:
+            return
+        # Kernels that do not change although they are to learn.
+        first_rate = self.measured[0].rate
+        learning = [one for one in now.changes if one.is_trainable and one.steps]
+        if now.rate and first_rate and now.rate <= _DECAYED * first_rate:
+            return
+        if learning and (largest := max(one.per_step for one in learning)) < _SLOW:
+            numbers = f"no kernel changed by more than {largest:.2g} of itself per step"
+            rate = f", at a learning rate of {now.rate:.2g}" if now.rate is not None else ""
+            yield sign(learning[0].path, Learning.SLOW, WARNING, numbers + rate)
+            return
+        for change in learning:
+            if change.total == 0:
+                numbers = f"its kernel did not change in {change.steps} steps"
+                yield sign(change.path, Learning.STARVED, WARNING, numbers)
 
 
 def _rows(

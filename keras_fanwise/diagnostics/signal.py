@@ -4,13 +4,20 @@ import contextlib
 import functools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import Moments, dtype_name, moments, pooled
+from keras_fanwise.backends.arrays import (
+    Moments,
+    dtype_name,
+    moments,
+    pooled,
+    traced_moments,
+)
 from keras_fanwise.backends.private_keras import (
     all_layers,
     has_compiled_loss,
@@ -20,7 +27,9 @@ from keras_fanwise.backends.tap import (
     LayerCall,
     Tap,
     Watch,
+    compiled,
     forward_and_back,
+    is_concrete,
     kept_state,
     tapped,
 )
@@ -118,35 +127,68 @@ def checked(model: Any, x: Any, y: Any) -> Graph:
 def measured_signal(graph: Graph, x: Any = None, y: Any = None) -> SignalReport:
     """What `signal` gives for the model of a graph, which takes a while to make."""
     model = graph.model
-    loss = None
-    with kept_state(model):
+    with kept_state(model), keras.StatelessScope():
         if x is None:
-            calls = _sent_drawn(model)
-        else:
-            with contextlib.nullcontext() if y is None else new_compiled_loss(model):
-                calls, loss = _sent(model, Arguments((given(model, x),), {}), y)
-        calls = [call for call in calls if call.forward]
-        rows = [call.row() for call in calls]
-        layers = [call.layer for call in calls]
-        report = judge(rows, layers, graph, name=model.name)
-        report.loss = loss
-        return report
+            return _sent_drawn(model).report(graph)
+        return _sent(model, Arguments((given(model, x),), {}), _targets(y)).report(graph)
 
 
-def _sent_drawn(model: keras.Layer) -> list["_MeasuredCall"]:
+class RepeatedSignal:
+    """`measured_signal` for a batch, again and again, compiled where the model can be.
+
+    What its code reads beside variables is then what it was at the first measurement.
+    """
+
+    def __init__(self, graph: Graph, x: Any, y: Any = None) -> None:
+        self._graph, self._x, self._y = graph, x, y
+        self._sent: Any = None
+        self._function: Any = None
+        if x is not None and not getattr(graph.model, "run_eagerly", False):
+            self._tensors = given(graph.model, x), _targets(y)
+            self._function = compiled(self._traced, graph.model.variables)
+
+    def _traced(self, x: Any, targets: Any) -> Any:
+        def see(tensor: Any, unit_axis: int | None = None) -> Any:
+            return math.prod(tensor.shape), traced_moments(tensor, unit_axis)
+
+        self._sent = _sent(self._graph.model, Arguments((x,), {}), targets, see)
+        return keras.ops.stack([numbers for _, numbers in self._sent.seen]), self._sent.loss
+
+    def report(self) -> SignalReport:
+        model = self._graph.model
+        if self._function:
+            try:
+                # The code of the model runs when it is called first, and not again.
+                with contextlib.nullcontext() if self._sent else kept_state(model):
+                    numbers, loss = self._function(*self._tensors)
+            except Exception:  # whatever a backend cannot compile
+                self._function = None
+            else:
+                numbers = keras.ops.convert_to_numpy(numbers).tolist()
+                seen = [
+                    Moments(size, mean, math.sqrt(variance), dead=dead)
+                    for (size, _), (mean, variance, dead) in zip(
+                        self._sent.seen, numbers, strict=True
+                    )
+                ]
+                return _Sent(self._sent.calls, seen, loss).report(self._graph)
+        return measured_signal(self._graph, self._x, self._y)
+
+
+def _sent_drawn(model: keras.Layer) -> "_Sent":
     """Of a batch of 32 positions, or, if the model cannot take it, of more."""
     first, *others = sizes(model)
     try:
         with batch_for(model, first) as batch:
-            calls, _ = _sent(model, batch)
+            sent = _sent(model, batch)
         # Of what is too short for a filter Keras 3.8 gives nothing, without an error.
-        if not others or any(call.forward for call in calls):
-            return calls
+        if not others or any(call.forward for call in sent.calls):
+            return sent
         raise ValueError(f"nothing comes out of {model.name!r} for {first} positions")
     except Exception as error:
         for size in others:
             with contextlib.suppress(Exception), batch_for(model, size) as batch:
-                return _sent(model, batch)[0]
+                return _sent(model, batch)
         note = "`x` was not given: the batch that was drawn may not suit the model"
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)
@@ -172,110 +214,147 @@ def measured_layers(model: keras.Layer) -> dict[keras.Layer, str]:
 
 @dataclass(eq=False)
 class _MeasuredCall:
-    """A call of a layer, and what was measured of the tensors that it gave."""
+    """A call of a layer: the places, among what was seen, of the tensors that it gave."""
 
     layer: keras.Layer
     path: str
     number: int
     depth: int
     # Of a recurrent layer also what it took: it may change that at each step.
-    taken: list[Moments]
-    sent_back: list[Moments]
+    taken: list[int]
+    sent_back: list[int]
     shape: tuple[int, ...] = ()
-    forward: list[Moments] = field(default_factory=list)
-    backward: list[Moments] = field(default_factory=list)
-    slopes: list[float] = field(default_factory=list)
+    forward: list[int] = field(default_factory=list)
+    backward: list[int] = field(default_factory=list)
+    slopes: list[int] = field(default_factory=list)
 
-    def _unit_axis(self, rank: int) -> int:
+    def unit_axis(self, rank: int) -> int:
         return unit_axes(self.layer, None, rank)[0]
 
-    def see(self, tensor: Any) -> None:
-        self.shape = self.shape or tuple(tensor.shape)
-        self.forward.append(moments(tensor, self._unit_axis(len(tensor.shape))))
-        name = activation_of(self.layer)
-        if name != "softmax":  # which may choose one of its inputs on purpose
-            slopes = activation_slopes(name, tensor)
-            self.slopes += [] if slopes is None else [float(slopes.mean())]
+    def row(self, seen: Sequence[Moments]) -> LayerSignal:
+        def found(places: Sequence[int]) -> Moments | None:
+            return pooled(seen[place] for place in places) if places else None
 
-    def row(self) -> LayerSignal:
-        values, rank = pooled(self.forward), len(self.shape)
-        taken = pooled(self.taken) if self.taken else None
+        values, rank = pooled(seen[place] for place in self.forward), len(self.shape)
+        taken, slopes = found(self.taken), found(self.slopes)
+        backward, sent_back = found(self.backward), found(self.sent_back)
         return LayerSignal(
             path=self.path,
             call=self.number,
             layer=type(self.layer).__name__,
             depth=self.depth,
             shape=self.shape,
-            units=self.shape[self._unit_axis(rank)] if rank > 1 else 1,
+            units=self.shape[self.unit_axis(rank)] if rank > 1 else 1,
             mean=values.mean,
             std=values.std,
             dead=values.dead,
-            gradient_std=_std(self.backward),
+            gradient_std=backward and backward.std,
             input_rms=taken and math.hypot(taken.mean, taken.std),
-            input_gradient_std=_std(self.sent_back),
-            slope=sum(self.slopes) / len(self.slopes) if self.slopes else None,
+            input_gradient_std=sent_back and sent_back.std,
+            slope=slopes and slopes.mean,
         )
 
 
-def _std(seen: list[Moments]) -> float | None:
-    return pooled(seen).std if seen else None
+class _Sent(NamedTuple):
+    """A batch that was sent through a model, and back."""
+
+    calls: list[_MeasuredCall]
+    seen: list[Any]  # the moments of each tensor
+    loss: Any  # `None` without targets
+
+    def report(self, graph: Graph) -> SignalReport:
+        calls = [call for call in self.calls if call.forward]
+        rows = [call.row(self.seen) for call in calls]
+        layers = [call.layer for call in calls]
+        report = judge(rows, layers, graph, name=graph.model.name)
+        report.loss = (
+            None if self.loss is None else float(keras.ops.convert_to_numpy(self.loss))
+        )
+        return report
+
+
+def _targets(y: Any) -> Any:
+    return None if y is None else keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+
+
+def _measured(tensor: Any, unit_axis: int | None = None) -> Moments | None:
+    """`None` inside code that is being compiled."""
+    return moments(tensor, unit_axis) if is_concrete(tensor) else None
 
 
 def _sent(
-    model: keras.Layer, batch: Arguments, y: Any = None
-) -> tuple[list[_MeasuredCall], float | None]:
-    """The calls of the layers, in their order; with `y` what comes back is of the loss."""
+    model: keras.Layer, batch: Arguments, targets: Any = None, see: Any = _measured
+) -> _Sent:
+    """The calls of the layers, in their order; with targets what comes back is of the loss.
+
+    `see` measures a tensor.
+    """
     calls: list[_MeasuredCall] = []
-    loss: float | None = None
-    targets = (
-        None if y is None else keras.tree.map_structure(keras.ops.convert_to_tensor, y)
-    )
+    seen: list[Any] = []
+    loss: Any = None
     paths = measured_layers(model)
     numbers: Counter[keras.Layer] = Counter()
+
+    def keep(places: list[int], tensor: Any, unit_axis: int | None = None) -> None:
+        found = see(tensor, unit_axis)
+        if found is not None:
+            places.append(len(seen))
+            seen.append(found)
 
     def measured(call: LayerCall, tap: Tap) -> Any:
         layer = call.layer
 
-        def watched(tensors: Any, see: Any, see_gradient: Any) -> Any:
-            watch = Watch(see, lambda gradient: see_gradient(moments(gradient)))
+        def watched(tensors: Any, forward: Any, backward: list[int]) -> Any:
+            watch = Watch(forward, functools.partial(keep, backward))
             return keras.tree.map_structure(
                 lambda tensor: tap(tensor, watch) if _is_float(tensor) else tensor, tensors
             )
 
-        taken: list[Moments] = []
-        sent_back: list[Moments] = []
+        taken: list[int] = []
+        sent_back: list[int] = []
         inner = all_layers(layer) if call.args else []
         if any(isinstance(one, keras.layers.RNN) for one in inner):
             first, *others = call.args
-            first = watched(first, lambda one: taken.append(moments(one)), sent_back.append)
+            first = watched(first, functools.partial(keep, taken), sent_back)
             call = call._replace(args=(first, *others))
         output = call.output()
         numbers[layer] += 1
         depth = (calls[-1].depth if calls else 0) + has_kernel(layer)
-        seen = _MeasuredCall(layer, paths[layer], numbers[layer], depth, taken, sent_back)
-        calls.append(seen)
-        return watched(output, seen.see, seen.backward.append)
+        one = _MeasuredCall(layer, paths[layer], numbers[layer], depth, taken, sent_back)
+        calls.append(one)
+
+        def given_out(tensor: Any) -> None:
+            one.shape = one.shape or tuple(tensor.shape)
+            keep(one.forward, tensor, one.unit_axis(len(tensor.shape)))
+            name = activation_of(layer)
+            if name != "softmax":  # which may choose one of its inputs on purpose
+                slopes = activation_slopes(name, tensor)
+                if slopes is not None:
+                    keep(one.slopes, slopes)
+
+        return watched(output, given_out, one.backward)
 
     def run(tap: Tap) -> list[Any]:
-        # Whatever is assigned to a variable in the scope is forgotten with it.
-        with keras.StatelessScope(), tapped(paths, functools.partial(measured, tap=tap)):
+        with tapped(paths, functools.partial(measured, tap=tap)):
             outputs = model(*batch.positional, training=True, **batch.named)
-            if y is None:
+            if targets is None:
                 return list(filter(_is_float, keras.tree.flatten(outputs)))
-            return [model.compute_loss(x=batch.positional[0], y=targets, y_pred=outputs)]
+            with new_compiled_loss(model):
+                x = batch.positional[0]
+                return [model.compute_loss(x=x, y=targets, y_pred=outputs)]
 
     def cotangents(results: Any) -> list[Any]:
         nonlocal loss
-        if y is not None:
-            loss = float(keras.ops.convert_to_numpy(results[0]))
-            return [keras.ops.ones_like(results[0])]
+        if targets is not None:
+            (loss,) = results
+            return [keras.ops.ones_like(loss)]
         return [
             normal_values(tuple(result.shape), dtype_name(result), f"cotangent {number}")
             for number, result in enumerate(results)
         ]
 
     forward_and_back(run, cotangents)
-    return calls, loss
+    return _Sent(calls, seen, loss)
 
 
 def _is_float(tensor: Any) -> bool:

@@ -176,9 +176,14 @@ def _taker(call: Call) -> keras.Layer | None:
     return holder if is_first and not isinstance(holder, keras.Model) else None
 
 
-def activation_slopes(name: str, values: Any) -> Array | None:
-    """What is left of the slope of an activation that gives these; `None` if unknown."""
+def activation_slopes(name: str, values: Any) -> Any:
+    """What is left of the slope of an activation that gives these; `None` if unknown.
+
+    An array, or a tensor if there are no values yet: in code that is being compiled.
+    """
     slope = _SLOPES.get(name)
+    if slope and not is_concrete(values):
+        return slope(keras.ops.cast(values, "float32"))
     return slope and np.asarray(slope(float64(values)), np.float64)
 
 

@@ -121,6 +121,60 @@ def test_a_sound_training_has_no_finding():
     assert history.reports[3].loss < history.reports[0].loss
 
 
+class Counted(layers.Layer):
+    """Counts how often its code runs; where it `reads`, it cannot be compiled."""
+
+    reads, runs = False, 0
+
+    def call(self, x):
+        self.runs += 1
+        return -x if self.reads and keras.ops.sum(x) > 1e9 else 2.0 * x
+
+
+def measured_twice(reads=False, **settings):
+    """A model of two ends, with a gate and a scan, after a step."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 1))
+    counted = Counted()
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, activation="tanh")(image))
+    x = layers.GRU(3, name="gru")(layers.Reshape((16, 4))(counted(layers.Dropout(0.3)(x))))
+    ends = [layers.Dense(2, "softmax", name="head")(x), layers.Dense(1, name="side")(x)]
+    model = keras.Model(image, ends)
+    model.compile("adam", ["sparse_categorical_crossentropy", "mse"], **settings)
+    counted.reads = reads
+    x, y = data(16)
+    y = [y, y.astype("float32")[:, None]]
+    history = kf.SignalHistory(x, y)
+    history.measure(model, 0)
+    first = counted.runs
+    model.get_layer("head").kernel.assign(2 * model.get_layer("head").kernel)
+    history.measure(model, 1)
+    runs = counted.runs - first
+    return history.reports[1], kf.signal(model, x, y), runs
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="there nothing is compiled")
+def test_what_is_compiled_measures_the_same():
+    """With the weights of the second time, and by code that runs the first time alone."""
+    compiled, eager, runs = measured_twice()
+    assert runs == 0
+    assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
+    for one, other in zip(compiled.rows, eager.rows, strict=True):
+        numbers = [[n for n in row if isinstance(n, float)] for row in (one, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-6)
+        assert one._replace(**dict.fromkeys(one._fields[6:])) == other._replace(
+            **dict.fromkeys(one._fields[6:])
+        )
+
+
+@pytest.mark.parametrize("how", ["what the code does", "run_eagerly"])
+def test_what_cannot_be_compiled_is_measured_all_the_same(how):
+    eagerly = how == "run_eagerly"
+    report, eager, runs = measured_twice(not eagerly, run_eagerly=eagerly)
+    assert runs == 1
+    assert report.rows == eager.rows
+
+
 def faults(history):
     return {finding.fault: finding for finding in history.findings}
 

@@ -24,6 +24,8 @@ reports = [
     kf.initialize(model, "he", seed=0),
 ]
 audit, signal, fans, start = reports
+history = kf.SignalHistory(keras.ops.ones((4, 8)))
+history.measure(model, 0)
 """
 # A cell, and the kinds of its outputs.
 CELLS = {
@@ -31,11 +33,14 @@ CELLS = {
     "signal": ["execute_result"],
     "fans": ["execute_result"],
     "start": ["execute_result"],
+    "history": ["execute_result"],
     "print(audit)": ["stream"],
     "print(signal)": ["stream"],
+    "print(history)": ["stream"],
     "texts = [str(report) for report in reports]": [],
     "audit.plot()": ["execute_result"],
     "signal.plot()": ["execute_result"],
+    "history.plot()": ["execute_result"],
     "for _ in range(25):\n    signal.plot()": [],
     "for _ in range(25):\n    display(signal.plot())": ["display_data"] * 25,
     # Also where pyplot is used, which draws what it knows at the end of a cell.
@@ -70,9 +75,9 @@ def test_each_display_is_one_output(cells, source):
 
 
 def test_reports_are_tables_and_figures_pictures(cells):
-    for name in ("audit", "signal", "fans", "start"):
+    for name in ("audit", "signal", "fans", "start", "history"):
         [output] = cells[name].outputs
         assert output.data["text/html"].count("<table>") == 1
-    for source in ("audit.plot()", "fans.plot()"):
+    for source in ("audit.plot()", "fans.plot()", "history.plot()"):
         [output] = cells[source].outputs
         assert "image/png" in output.data
