@@ -1,5 +1,6 @@
 """What becomes of the signal, the gradients and the kernels while a model trains."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -222,16 +223,12 @@ class _Kernel:
         self._before = now
         total = fair_total = math.nan
         if np.isfinite(now).all():
-            difference = _norm(now - before)
-            size = _norm(before) or _norm(now)
+            # Along an axis: a product of vectors wakes a thread of BLAS on every core.
+            norm = functools.partial(np.linalg.norm, axis=0)
+            difference, size = float(norm(now - before)), float(norm(before) or norm(now))
             total = difference / size if size else 0.0
             fair_total = difference / max(size, self._asked * math.sqrt(now.size))
         return _Change(self.path, self.variable.trainable, steps, total, fair_total)
-
-
-def _norm(values: np.ndarray) -> float:
-    # Not NumPy's, a product of vectors, which wakes a thread of BLAS on every core.
-    return math.sqrt(float(np.square(values).sum()))
 
 
 def _kernels(model: keras.Model) -> Iterator[_Kernel]:
@@ -296,9 +293,8 @@ class _Training:
 
     def _begin(self, now: _Measurement) -> None:
         for one in reversed(now.report.findings):
-            finding = HistoryFinding(
-                one.path, now.epoch, one.verdict, one.severity, one.numbers, one.remedy
-            )
+            what = one.verdict, one.severity, one.numbers, one.remedy
+            finding = HistoryFinding(one.path, now.epoch, *what)
             # What is seen later too goes on; a total over the depth counts at the start.
             if one.verdict in (Verdict.DEAD, Verdict.NON_FINITE):
                 self.lasting[one.verdict] = finding
