@@ -16,6 +16,7 @@ It needs JAX. `--quick` trains one network for two steps, to see that all works.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -100,12 +101,14 @@ class Plan(NamedTuple):
 # --- data
 
 
+@functools.cache  # every network asks for the shape
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """1,797 images of 8×8, of ten classes."""
     images, labels = load_digits(return_X_y=True)
     return images.reshape(-1, 8, 8, 1) / 16, labels
 
 
+@functools.cache
 def patches() -> tuple[np.ndarray, np.ndarray]:
     """2,080 patches of 16×16 in colours; the class is the photograph, and its quarter."""
     images, labels = [], []

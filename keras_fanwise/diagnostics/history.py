@@ -107,9 +107,9 @@ class SignalHistory(keras.callbacks.Callback):
             self.measure(self.model, epoch + 1)
         if logs is not None:
             logs["signal_findings"] = sum(one.severity != NOTE for one in self.findings)
-            *_, last = self.reports.values()
-            dead = sum(row.dead * row.units for row in last.rows)
-            logs["signal_dead"] = dead / max(1, sum(row.units for row in last.rows))
+            rows = self._measured[-1].report.rows
+            dead = sum(row.dead * row.units for row in rows)
+            logs["signal_dead"] = dead / max(1, sum(row.units for row in rows))
 
     def measure(self, model: keras.Model, epoch: int) -> None:
         """Measures a model that a loop of one's own trains.

@@ -406,7 +406,7 @@ def broken_isometry(weight: MeasuredWeight) -> str:
     slack = draws.gain * (_SLACK + _STEPS * weight.rounding)
     if max(abs(low - draws.gain), abs(high - draws.gain)) > slack:
         return f"singular values from {low:.3g} to {high:.3g} where {draws.gain:g} is drawn"
-    return (outside and f"{outside} values beside the central taps, where 0 is drawn") or ""
+    return f"{outside} values beside the central taps, where 0 is drawn" if outside else ""
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -151,8 +151,10 @@ class RepeatedSignal:
         def see(tensor: Any, unit_axis: int | None = None) -> Any:
             return math.prod(tensor.shape), traced_moments(tensor, unit_axis)
 
-        self._sent = _sent(self._graph.model, Arguments((x,), {}), targets, see)
-        return keras.ops.stack([numbers for _, numbers in self._sent.seen]), self._sent.loss
+        sent = _sent(self._graph.model, Arguments((x,), {}), targets, see)
+        # The sizes alone stay: tensors of the code that is compiled hold all of it.
+        self._sent = sent._replace(seen=[size for size, _ in sent.seen], loss=None)
+        return keras.ops.stack([numbers for _, numbers in sent.seen]), sent.loss
 
     def report(self) -> SignalReport:
         model = self._graph.model
@@ -167,7 +169,7 @@ class RepeatedSignal:
                 numbers = keras.ops.convert_to_numpy(numbers).tolist()
                 seen = [
                     Moments(size, mean, math.sqrt(variance), dead=dead)
-                    for (size, _), (mean, variance, dead) in zip(
+                    for size, (mean, variance, dead) in zip(
                         self._sent.seen, numbers, strict=True
                     )
                 ]

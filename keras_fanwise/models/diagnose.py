@@ -159,9 +159,8 @@ class Evidence(NamedTuple):
 
     findings: list[DiagnosisFinding]
     audited: AuditReport | None  # of a start that is worse than others there is none
-    totals: tuple[
-        float | None, float | None
-    ]  # of the signal and of its gradient over the depth
+    # Of the signal and of its gradient over the depth.
+    totals: tuple[float | None, float | None]
     loss: float | None  # of the batch, if there are targets and it is finite
 
     @property
