@@ -1,6 +1,5 @@
 """What becomes of the signal, the gradients and the kernels while a model trains."""
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import dtype_name, spaced
+from keras_fanwise.backends.arrays import dtype_name, float64, spaced
 from keras_fanwise.diagnostics.batches import first_batch
 from keras_fanwise.diagnostics.signal import RepeatedSignal, checked, measured_layers
 from keras_fanwise.diagnostics.training import SLOPE
@@ -216,19 +215,24 @@ class _Kernel:
         # The deviation by its fans, as of Glorot's initializers.
         self._asked = effective_fan(fans, "fan_avg") ** -0.5
         self._before = spaced(self.variable.value, _SAMPLE)
+        self._size = _norm(self._before)
 
     def change(self, steps: int) -> _Change:
         """By the norm before; of a kernel that was 0 by the new one."""
-        before, now = self._before, spaced(self.variable.value, _SAMPLE)
-        self._before = now
+        before, size = self._before, self._size
+        now = self._before = spaced(self.variable.value, _SAMPLE)
+        self._size = _norm(now)
         total = fair_total = math.nan
-        if np.isfinite(now).all():
-            # Along an axis: a product of vectors wakes a thread of BLAS on every core.
-            norm = functools.partial(np.linalg.norm, axis=0)
-            difference, size = float(norm(now - before)), float(norm(before) or norm(now))
-            total = difference / size if size else 0.0
+        if math.isfinite(self._size):
+            difference = _norm(now - before)
+            total = difference / (size or self._size) if difference else 0.0
             fair_total = difference / max(size, self._asked * math.sqrt(now.size))
         return _Change(self.path, self.variable.trainable, steps, total, fair_total)
+
+
+def _norm(values: np.ndarray) -> float:
+    # Not as a product of vectors, which wakes a thread of BLAS on every core.
+    return math.sqrt(np.square(values).sum())
 
 
 def _kernels(model: keras.Model) -> Iterator[_Kernel]:
@@ -245,7 +249,7 @@ def _kernels(model: keras.Model) -> Iterator[_Kernel]:
 def _of_optimizer(model: keras.Model, name: str) -> float | None:
     """The number of its `iterations`, or its `learning_rate`."""
     value = getattr(getattr(model, "optimizer", None), name, None)
-    return None if value is None else float(keras.ops.convert_to_numpy(value))
+    return None if value is None else float(float64(value))
 
 
 # A kernel changes too fast by so much of itself, divided by the square root of the steps;

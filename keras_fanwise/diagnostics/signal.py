@@ -14,6 +14,7 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.backends.arrays import (
     Moments,
     dtype_name,
+    float64,
     moments,
     pooled,
     traced_moments,
@@ -41,7 +42,7 @@ from keras_fanwise.diagnostics.batches import (
     sizes,
 )
 from keras_fanwise.diagnostics.training import activation_slopes
-from keras_fanwise.diagnostics.verdicts import judge
+from keras_fanwise.diagnostics.verdicts import Wired, judge
 from keras_fanwise.fans.layers import unit_axes
 from keras_fanwise.graph.graph import Arguments, Graph, activation_of
 from keras_fanwise.reports.diagnosis import LayerSignal, SignalReport
@@ -129,8 +130,10 @@ def measured_signal(graph: Graph, x: Any = None, y: Any = None) -> SignalReport:
     model = graph.model
     with kept_state(model), keras.StatelessScope():
         if x is None:
-            return _sent_drawn(model).report(graph)
-        return _sent(model, Arguments((given(model, x),), {}), _targets(y)).report(graph)
+            sent = _sent_drawn(model)
+        else:
+            sent = _sent(model, Arguments((given(model, x),), {}), _targets(y))
+        return sent.report(sent.wired(graph))
 
 
 class RepeatedSignal:
@@ -142,6 +145,7 @@ class RepeatedSignal:
     def __init__(self, graph: Graph, x: Any, y: Any = None) -> None:
         self._graph, self._x, self._y = graph, x, y
         self._sent: Any = None
+        self._wired: Wired | None = None
         self._function: Any = None
         if x is not None and not getattr(graph.model, "run_eagerly", False):
             self._tensors = given(graph.model, x), _targets(y)
@@ -166,14 +170,16 @@ class RepeatedSignal:
             except Exception:  # whatever a backend cannot compile
                 self._function = None
             else:
-                numbers = keras.ops.convert_to_numpy(numbers).tolist()
+                numbers = float64(numbers).tolist()
                 seen = [
                     Moments(size, mean, math.sqrt(variance), dead=dead)
                     for size, (mean, variance, dead) in zip(
                         self._sent.seen, numbers, strict=True
                     )
                 ]
-                return _Sent(self._sent.calls, seen, loss).report(self._graph)
+                sent: _Sent = self._sent._replace(seen=seen, loss=loss)
+                self._wired = self._wired or sent.wired(self._graph)
+                return sent.report(self._wired)
         return measured_signal(self._graph, self._x, self._y)
 
 
@@ -264,14 +270,16 @@ class _Sent(NamedTuple):
     seen: list[Any]  # the moments of each tensor
     loss: Any  # `None` without targets
 
-    def report(self, graph: Graph) -> SignalReport:
-        calls = [call for call in self.calls if call.forward]
-        rows = [call.row(self.seen) for call in calls]
-        layers = [call.layer for call in calls]
-        report = judge(rows, layers, graph, name=graph.model.name)
-        report.loss = (
-            None if self.loss is None else float(keras.ops.convert_to_numpy(self.loss))
-        )
+    def rows(self) -> list[LayerSignal]:
+        return [call.row(self.seen) for call in self.calls if call.forward]
+
+    def wired(self, graph: Graph) -> Wired:
+        layers = [call.layer for call in self.calls if call.forward]
+        return Wired(self.rows(), layers, graph)
+
+    def report(self, wired: Wired) -> SignalReport:
+        report = judge(self.rows(), wired)
+        report.loss = None if self.loss is None else float(float64(self.loss))
         return report
 
 

@@ -37,15 +37,9 @@ from keras_fanwise.seam.weights import (
 _WAYS = ("forward", "backward")
 
 
-def judge(
-    rows: Sequence[LayerSignal],
-    layers: Sequence[keras.Layer],
-    graph: Graph,
-    *,
-    name: str = "",
-) -> SignalReport:
-    """The report of what was measured: of each call of a layer its row, and the layer."""
-    wired = _Wired(rows, layers, graph)
+def judge(rows: Sequence[LayerSignal], wired: "Wired") -> SignalReport:
+    """The report of what was measured: of each call of a layer its row."""
+    wired.rows = rows
     chosen = wired.chosen_zeros()
     deviations = limit(FALSE_ALARMS, len(rows))
     wired.rows = rows = [
@@ -53,9 +47,9 @@ def judge(
         for row, zero in zip(rows, chosen, strict=True)
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
-    paths = wired.paths()
     forward, backward = (
-        _worst([_Profile(way, wired, path, explained) for path in paths]) for way in _WAYS
+        _worst([_Profile(way, wired, path, explained) for path in wired.paths])
+        for way in _WAYS
     )
     signal, gradient = forward.finding(), backward.finding()
     # Gates, say, or a softmax between experts make a signal small that goes on to learn.
@@ -63,11 +57,11 @@ def judge(
         signal = signal._replace(severity=WARNING)
     findings = [*_local(rows), *_recurrent(wired), *filter(None, (signal, gradient))]
     trends = forward.cleared(signal), backward.cleared(gradient)
-    return SignalReport(rows, *trends, findings=findings, name=name)
+    return SignalReport(rows, *trends, findings=findings, name=wired.graph.model.name)
 
 
-class _Wired:
-    """The rows, and which come one after the other."""
+class Wired:
+    """The rows of a model, and which come one after the other, however often measured."""
 
     def __init__(
         self, rows: Sequence[LayerSignal], layers: Sequence[keras.Layer], graph: Graph
@@ -79,7 +73,9 @@ class _Wired:
             results = graph.results_of(layer)
             self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
         self.kernels = with_kernels(rows)
+        self._between: dict[tuple[int, int], list[int]] = {}
 
+    @functools.cached_property
     def paths(self) -> list[list[int]]:
         """By their rows the kernels on the way to each that leads to no other."""
         if not all(self.calls[i] for i in self.kernels):
@@ -89,9 +85,13 @@ class _Wired:
 
     def between(self, kernel: int, following: int) -> list[int]:
         """The row of a kernel, and those without one on the way to another."""
-        others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
-        others = [i for i in others if self._leads(kernel, i)]
-        return [kernel, *(i for i in others if self._leads(i, following))]
+        way = self._between.get((kernel, following))
+        if way is None:
+            others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
+            others = [i for i in others if self._leads(kernel, i)]
+            way = [kernel, *(i for i in others if self._leads(i, following))]
+            self._between[kernel, following] = way
+        return way
 
     def _leads(self, one: int, other: int) -> bool:
         before, after = self.calls[one], self.calls[other]
@@ -170,7 +170,7 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
             yield SignalFinding(verdict, direction, severity, path, numbers + more, remedy)
 
 
-def _recurrent(wired: _Wired) -> Iterator[SignalFinding]:
+def _recurrent(wired: Wired) -> Iterator[SignalFinding]:
     """What grows within a recurrent layer, from step to step."""
     for i in filter(wired.is_recurrent, range(len(wired.rows))):
         row = wired.rows[i]
@@ -217,7 +217,7 @@ class _Profile:
     """A signal at the hidden kernels of a path; zeros are left out if `explained`."""
 
     def __init__(
-        self, direction: str, wired: _Wired, path: Sequence[int], explained: bool
+        self, direction: str, wired: Wired, path: Sequence[int], explained: bool
     ) -> None:
         self._direction = direction
         self._wired = wired

@@ -340,7 +340,7 @@ def test_a_model_that_ends_with_a_branch(monkeypatch):
 def test_zeros_by_choice_are_no_findings(model, monkeypatch):
     assert labels(kf.signal(model())) == []
     monkeypatch.setattr(
-        verdicts._Wired, "chosen_zeros", lambda wired: [False] * len(wired.rows)
+        verdicts.Wired, "chosen_zeros", lambda wired: [False] * len(wired.rows)
     )
     assert ("dead", "forward") in labels(kf.signal(model()))
 
