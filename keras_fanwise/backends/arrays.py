@@ -116,8 +116,7 @@ def float64(values: Any) -> np.ndarray:
     """What a variable, a tensor or an array holds, on the host and in float64."""
     if keras.backend.backend() == "jax":
         # Keras would copy first, which takes longer than all the rest of a small array.
-        value = values.value if isinstance(values, keras.Variable) else values
-        return np.asarray(value, np.float64)
+        return np.asarray(getattr(values, "value", values), np.float64)
     return np.asarray(keras.ops.convert_to_numpy(values), np.float64)
 
 
@@ -381,7 +380,8 @@ def _block_moments(block: Any, scale: float = 1.0) -> Moments:
 def _numbers(arrays: Any, block: Any, scale: float) -> list[Any]:
     block = block if scale == 1 else block / scale
     extremes = arrays.min(block), arrays.max(block)
-    signs = arrays.count_nonzero(block > 0), arrays.count_nonzero(block < 0)
+    count = np.count_nonzero if arrays is np else arrays.sum
+    signs = count(block > 0), count(block < 0)
     return [*_mean_and_variance(arrays, block), *extremes, *signs]
 
 

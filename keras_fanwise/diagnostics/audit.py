@@ -133,7 +133,7 @@ def audit_of(
     every = [owned.variable.path for owned in weights]
     globs = [] if ignore is None else globs_of("ignore", ignore, every)
     measured = [
-        MeasuredWeight.of(owned, (drawn or {}).get(id(owned.variable), initializer))
+        MeasuredWeight.of(owned, (drawn or {}).get(id(owned.variable), initializer), graph)
         for owned, initializer in zip(weights, weight_initializers(weights), strict=True)
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
@@ -376,19 +376,8 @@ class _Conditions:
                 finding = _finding(
                     weight, Condition.SCALE, total.level, _scale_text(weight), cause
                 )
-                new, remedy = self._by_activation(weight)
+                new, remedy = _by_activation(weight)
                 yield place, finding._replace(replacement=new, remedy=remedy)
-
-    def _by_activation(self, weight: MeasuredWeight) -> tuple[Any, str]:
-        """What gives a kernel the scale of its activation, if anything does, in words."""
-        activation = self._graph.activation_for(weight.owned.variable)
-        new = fitting(activation)
-        if new is None and own_gain(activation):
-            return None, "let calibrate(model, x) scale the kernels"
-        if new is None:
-            return None, flat_remedy(activation)
-        argument = initializer_argument(weight.owned) or "initializer"
-        return new, f"write {argument}={_shown(new)}"
 
     def looks_trained(self, weights: Sequence[MeasuredWeight]) -> bool:
         """Whether most kernels, and most constant vectors, are no longer at their start."""
@@ -587,7 +576,7 @@ _BY_RULE = {"he": "fanwise_he_normal", "lecun": "fanwise_lecun_normal"}
 
 def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
     """What a weight starts well with, of its own scale if that is fair, and in words."""
-    given, activation, scale = weight.initializer, activation_of(weight.owned.layer), ""
+    given, activation, scale = weight.initializer, weight.activation, ""
     ours = given if isinstance(given, FanwiseVarianceScaling) else counterpart(given)
     new: Any
     if weight.role is Role.BIAS:
@@ -608,6 +597,17 @@ def _remedy(weight: MeasuredWeight, is_replaced: bool) -> tuple[Any, str]:
         return new, f"draw it again by {_shown(new)}, {call}"
     retrofit = ", or build inside retrofit()" if weight.miscount != 1.0 else ""
     return new, f"write {argument}={_shown(new)}{retrofit}{scale}"
+
+
+def _by_activation(weight: MeasuredWeight) -> tuple[Any, str]:
+    """What gives a kernel the scale of its activation, if anything does, in words."""
+    new = fitting(weight.activation or "linear")
+    if new is None and own_gain(weight.activation):
+        return None, "let calibrate(model, x) scale the kernels"
+    if new is None:
+        return None, flat_remedy(weight.activation)
+    argument = initializer_argument(weight.owned) or "initializer"
+    return new, f"write {argument}={_shown(new)}"
 
 
 def _shown(initializer: Any) -> str:

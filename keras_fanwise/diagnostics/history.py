@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import integer
 from keras_fanwise.backends.arrays import dtype_name, float64, spaced
 from keras_fanwise.diagnostics.batches import first_batch
 from keras_fanwise.diagnostics.signal import RepeatedSignal, checked, measured_layers
@@ -90,11 +90,7 @@ class SignalHistory(keras.callbacks.Callback):
 
     def __init__(self, x: Any, y: Any = None, *, every: int = 1) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
-            raise fail(TypeError, "every", "a positive integer", every)
-        if every < 1:
-            raise fail(ValueError, "every", "a positive integer", every)
-        self._x, self._y, self._every = x, y, int(every)
+        self._x, self._y, self._every = x, y, integer("every", every, 1, 2**31)
         self._training: _Training | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:

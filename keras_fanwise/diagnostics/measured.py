@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_fanwise.backends.arrays import moments
+from keras_fanwise.graph.graph import Graph, activation_of
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -172,6 +173,7 @@ class MeasuredWeight(NamedTuple):
     role: Role
     values: np.ndarray
     initializer: Any  # `None` if nobody knows
+    activation: str  # what its results go through; "" where none is known
     # What its initializer draws from, with the fans that it counts, and with those of the
     # layer; `None` if it is not random or not known.
     drawn: Distribution | None
@@ -180,8 +182,10 @@ class MeasuredWeight(NamedTuple):
     evidence: Evidence  # how far the values are from `drawn`
 
     @classmethod
-    def of(cls, owned: OwnedWeight, initializer: Any) -> "MeasuredWeight":
+    def of(cls, owned: OwnedWeight, initializer: Any, graph: Graph) -> "MeasuredWeight":
         variable = owned.variable
+        activation = graph.activation_for(variable)
+        activation = activation_of(owned.layer) if activation == "linear" else activation
         values = keras.ops.convert_to_numpy(variable.value)
         site = Site.of(owned.layer, variable.name, variable.shape)
         is_subpixel = isinstance(initializer, FanwiseSubpixel)
@@ -195,9 +199,8 @@ class MeasuredWeight(NamedTuple):
         drawn, asked = _expected(draws, site), _expected(counts, site)
         scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
         found = evidence(values, *((drawn.mean, drawn.std) if drawn else (0.0, 0.0)))
-        return cls(
-            owned, site, role(owned), values, initializer, drawn, asked, scale, found
-        )
+        known = owned, site, role(owned), values, initializer, activation
+        return cls(*known, drawn, asked, scale, found)
 
     @property
     def path(self) -> str:

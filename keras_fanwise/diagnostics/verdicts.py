@@ -73,7 +73,7 @@ class Wired:
             results = graph.results_of(layer)
             self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
         self.kernels = with_kernels(rows)
-        self._between: dict[tuple[int, int], list[int]] = {}
+        self.between = functools.cache(self._between)
 
     @functools.cached_property
     def paths(self) -> list[list[int]]:
@@ -83,15 +83,11 @@ class Wired:
         marks = {call: i for i in self.kernels for call in self.calls[i]}
         return self.graph.longest_paths(marks) or [[]]
 
-    def between(self, kernel: int, following: int) -> list[int]:
+    def _between(self, kernel: int, following: int) -> list[int]:
         """The row of a kernel, and those without one on the way to another."""
-        way = self._between.get((kernel, following))
-        if way is None:
-            others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
-            others = [i for i in others if self._leads(kernel, i)]
-            way = [kernel, *(i for i in others if self._leads(i, following))]
-            self._between[kernel, following] = way
-        return way
+        others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
+        others = [i for i in others if self._leads(kernel, i)]
+        return [kernel, *(i for i in others if self._leads(i, following))]
 
     def _leads(self, one: int, other: int) -> bool:
         before, after = self.calls[one], self.calls[other]

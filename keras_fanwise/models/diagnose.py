@@ -291,16 +291,10 @@ class Case:
             yield chosen.then(bias)
 
     def _activation(self) -> str:
-        """The most frequent one of the hidden layers."""
-        after = (
-            self.graph.activation_after(call)
-            for owned in owned_weights(self._model)
-            if role(owned).is_matrix
-            for call in self.graph.calls_of(owned.variable)
-        )
-        names = Counter(
-            call.activation for call in after if call and call.activation != "softmax"
-        )
+        """The most frequent one after kernels."""
+        owned = (one for one in owned_weights(self._model) if role(one).is_matrix)
+        names = Counter(self.graph.activation_for(one.variable) for one in owned)
+        del names["linear"], names["softmax"]
         return names.most_common(1)[0][0] if names else "linear"
 
     def _drawn(self, recipe: Any, residual: str | None = None) -> _Start:

@@ -336,7 +336,7 @@ def test_its_figure(too_fast):
 def test_arguments():
     x, y = data(8)
     for every, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="`every` must be a positive integer"):
+        with pytest.raises(error, match="`every` must be an integer from 1"):
             kf.SignalHistory(x, y, every=every)
     model = network()
     with pytest.raises(ValueError, match="compiled with a loss"):

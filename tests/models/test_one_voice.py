@@ -184,3 +184,21 @@ def test_structured_starts_in_residual_branches():
     rule = kf.Rule(kf.FanwiseSiren(first=True), role="kernel")
     with pytest.raises(ValueError, match="cannot be multiplied by a number"):
         kf.initialize(model, rule, residual="depth")
+
+
+def hidden(written):
+    """A layer of units and ReLUs, and by hand what Keras draws far too large."""
+    far_off = keras.initializers.RandomNormal(stddev=1.0)
+    if written == "argument":
+        return [layers.Dense(64, "relu", kernel_initializer=far_off)]
+    between = [layers.BatchNormalization()] if written == "after a normalization" else []
+    return [layers.Dense(64, kernel_initializer=far_off), *between, layers.ReLU()]
+
+
+@pytest.mark.parametrize("written", ["argument", "layer", "after a normalization"])
+def test_a_remedy_fits_the_activation_however_it_is_written(written):
+    blocks = [layer for _ in range(4) for layer in hidden(written)]
+    model = keras.Sequential([keras.Input((64,)), *blocks])
+    remedies = kf.audit(model).remedies()
+    assert set(remedies.values()) == {"fanwise_he_normal"}
+    assert len(remedies) == 4
