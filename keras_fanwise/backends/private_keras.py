@@ -233,12 +233,7 @@ def symbolic_calls(model: keras.Layer) -> Iterator[None]:
     ]
     try:
         # What the layers assign, to counters of random numbers too, goes with the scope.
-        with (
-            kept_losses(model),
-            kept_names(),
-            _symbolic_backend(),
-            keras.StatelessScope(),
-        ):
+        with kept_losses(model), kept_names(), _symbolic_backend(), keras.StatelessScope():
             yield
     finally:
         for kept, count in nodes:

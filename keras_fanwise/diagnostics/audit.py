@@ -351,9 +351,7 @@ class _Conditions:
         )
 
     def of_paths(
-        self,
-        weights: Sequence[MeasuredWeight],
-        findings: Sequence[Sequence[AuditFinding]],
+        self, weights: Sequence[MeasuredWeight], findings: Sequence[Sequence[AuditFinding]]
     ) -> Iterator[tuple[int, AuditFinding]]:
         """What the kernels of a path do together that none of them does alone."""
         places = {id(weight.owned.variable): i for i, weight in enumerate(weights)}

@@ -120,6 +120,8 @@ class SignalHistory(keras.callbacks.Callback):
             TypeError, ValueError: what `signal` raises.
         """
         if self._training is None or self._training.model is not model:
+            # Kept for the next training: an iterator gives it once.
+            self._x, self._y = first_batch(model, self._x, self._y)
             self._training = _Training(model, self._x, self._y)
         self._training.measure(epoch)
 
@@ -267,7 +269,7 @@ class _Training:
 
     def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
         self.model = model
-        self._signal = RepeatedSignal(checked(model, x, y), *first_batch(model, x, y))
+        self._signal = RepeatedSignal(checked(model, x, y), x, y)
         self._kernels = list(_kernels(model))
         self._steps = 0
         self.measured: list[_Measurement] = []

@@ -77,9 +77,7 @@ def _mean_of_logarithms(targets: Array, weights: Array, more: dict[str, Any]) ->
     return np.expm1(_mean(np.log1p(np.maximum(targets, _epsilon())), weights, more))
 
 
-def _where_slopes_cancel(
-    slope: Callable[[Array, dict[str, Any]], Array],
-) -> _Constant:
+def _where_slopes_cancel(slope: Callable[[Array, dict[str, Any]], Array]) -> _Constant:
     """Of a loss with this slope, which grows with the error, prediction less target."""
 
     def constant(targets: Array, weights: Array, more: dict[str, Any]) -> Array:

@@ -37,9 +37,7 @@ from keras_fanwise.backends.private_keras import (
     warn_if_the_seam_is_lost,
 )
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.fans.layers import (
-    layer_fans,
-)
+from keras_fanwise.fans.layers import layer_fans
 from keras_fanwise.sampling import device
 from keras_fanwise.sampling.sampler import DTYPES, Stream, owned, state_key, stream_key
 

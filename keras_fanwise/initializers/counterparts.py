@@ -13,17 +13,9 @@ import keras
 from keras_fanwise.arguments import fail
 from keras_fanwise.fans.layers import Matrices
 from keras_fanwise.initializers import variance_scaling
-from keras_fanwise.initializers.base import (
-    Distribution,
-    FanwiseInitializer,
-    Seed,
-    Site,
-)
+from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
 from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
-from keras_fanwise.initializers.variance_scaling import (
-    FanwiseSiren,
-    FanwiseVarianceScaling,
-)
+from keras_fanwise.initializers.variance_scaling import FanwiseSiren, FanwiseVarianceScaling
 
 # Arguments, of Keras's initializers and ours, that the values are proportional to.
 _PROPORTIONAL = ("gain", "maxval", "mean", "minval", "stddev", "value")

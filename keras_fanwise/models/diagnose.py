@@ -10,10 +10,7 @@ import keras
 
 from keras_fanwise.arguments import fail, glob_matches, integer
 from keras_fanwise.backends.arrays import snapshot
-from keras_fanwise.backends.private_keras import (
-    has_compiled_loss,
-    training_aside,
-)
+from keras_fanwise.backends.private_keras import has_compiled_loss, training_aside
 from keras_fanwise.backends.tap import kept_state
 from keras_fanwise.diagnostics.audit import audit_of
 from keras_fanwise.diagnostics.batches import first_batch

@@ -23,10 +23,7 @@ from keras_fanwise.arguments import (
     printable,
 )
 from keras_fanwise.backends.arrays import layout_of, local_parts, moments, pooled, snapshot
-from keras_fanwise.backends.private_keras import (
-    new_optimizer_state,
-    random_numbers_from,
-)
+from keras_fanwise.backends.private_keras import new_optimizer_state, random_numbers_from
 from keras_fanwise.initializers.base import (
     FanwiseInitializer,
     Site,
@@ -43,13 +40,7 @@ from keras_fanwise.initializers.counterparts import (
     scaled,
 )
 from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.rules import (
-    RESIDUAL,
-    Rule,
-    Subject,
-    resolved,
-    zero_rule,
-)
+from keras_fanwise.models.rules import RESIDUAL, Rule, Subject, resolved, zero_rule
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
@@ -61,13 +52,7 @@ from keras_fanwise.seam.record import (
     unsaved,
     weight_initializers,
 )
-from keras_fanwise.seam.weights import (
-    OwnedWeight,
-    Role,
-    is_of_keras,
-    owned_weights,
-    role,
-)
+from keras_fanwise.seam.weights import OwnedWeight, Role, is_of_keras, owned_weights, role
 
 
 @contextlib.contextmanager

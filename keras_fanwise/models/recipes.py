@@ -15,16 +15,9 @@ from keras_fanwise.arguments import fail
 from keras_fanwise.diagnostics.paths import Paths
 from keras_fanwise.fans.layers import layer_fans, layer_matrices
 from keras_fanwise.graph.graph import Call, Graph
-from keras_fanwise.initializers.activations import (
-    Criticality,
-    activation_key,
-    criticality,
-)
+from keras_fanwise.initializers.activations import Criticality, activation_key, criticality
 from keras_fanwise.initializers.base import random_state_kept
-from keras_fanwise.initializers.structured import (
-    FanwiseDeltaOrthogonal,
-    FanwiseOrthogonal,
-)
+from keras_fanwise.initializers.structured import FanwiseDeltaOrthogonal, FanwiseOrthogonal
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseNormal,
     FanwiseSiren,

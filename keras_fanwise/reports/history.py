@@ -4,12 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from keras_fanwise.reports.diagnosis import (
-    NAME,
-    FindingKind,
-    LayerReport,
-    labels,
-)
+from keras_fanwise.reports.diagnosis import NAME, FindingKind, LayerReport, labels
 from keras_fanwise.reports.report import Group
 from keras_fanwise.reports.tables import Panel, numbers
 

@@ -344,3 +344,14 @@ def test_arguments():
     with pytest.raises(ValueError, match="`x` must be a batch of shape"):
         kf.SignalHistory(x[:, :5]).measure(model, 0)
     assert "Nothing is measured yet" in kf.SignalHistory(x).text()
+
+
+def test_of_a_dataset_the_first_batch_is_taken_once():
+    batch = data(32)
+    losses = []
+    for given in (batch, (iter([batch]),)):
+        history = kf.SignalHistory(*given)
+        for _ in range(2):
+            trained(network(), None, 1, history, 32, run_eagerly=True)
+            losses.append([report.loss for report in history.reports.values()])
+    assert losses == losses[:1] * 4
