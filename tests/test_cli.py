@@ -348,14 +348,14 @@ def test_bad_arguments_of_init(folder, capsys, arguments):
 
 @pytest.mark.slow
 def test_both_commands_of_a_shell(folder):
-    network("he_normal", channels=256).save("model.keras")
+    network("he_normal", channels=256, more=5).save("model.keras")
     result = subprocess.run(
         [sys.executable, "-m", "keras_fanwise", "audit", "model.keras"],
         capture_output=True,
         text=True,
     )
     assert result.returncode == 1, result.stderr
-    assert "error: scale: depthwise/kernel" in result.stdout
+    assert "error: scale: 6 × DepthwiseConv2D kernel" in result.stdout
     [script] = importlib.metadata.entry_points(name="keras-fanwise")
     assert script.load() is main
     with pytest.raises(SystemExit) as stopped:
