@@ -62,7 +62,7 @@ def global_state_now():
 
 
 # What a model's own call, by anybody, sets.
-_BY_A_CALL = {"_called", "_modules", "_parent_path"}
+_BY_A_CALL = {"_called", "_modules", "_parent_path", "_return_attention_scores"}
 
 
 def model_now(model):

@@ -397,7 +397,8 @@ def _dead(tensor: Any, unit_axis: int) -> tuple[Any, int]:
     """How many units are 0 throughout, and how many there are."""
     arrays: Any = np if _on_host(tensor) else keras.ops
     rank = len(tensor.shape)
-    others = tuple(axis for axis in range(rank) if rank < 2 or axis != unit_axis % rank)
-    alive = arrays.any(arrays.not_equal(tensor, 0), axis=others)
-    units = max(1, math.prod(alive.shape))
+    units = tensor.shape[unit_axis] if rank > 1 else 1
+    last = arrays.moveaxis(tensor, unit_axis, -1) if rank > 1 else tensor
+    # By one axis: of several, Keras 3.8 and 3.9 take others on PyTorch.
+    alive = arrays.any(arrays.not_equal(arrays.reshape(last, (-1, units)), 0), axis=0)
     return units - arrays.sum(alive), units

@@ -246,7 +246,9 @@ def _kernels(model: keras.Model) -> Iterator[_Kernel]:
 
 def _of_optimizer(model: keras.Model, name: str) -> float | None:
     """The number of its `iterations`, or its `learning_rate`."""
-    value = getattr(getattr(model, "optimizer", None), name, None)
+    optimizer = getattr(model, "optimizer", None)
+    # That of a LossScaleOptimizer: Keras 3.8 counts no steps of the outer one.
+    value = getattr(getattr(optimizer, "inner_optimizer", optimizer), name, None)
     return None if value is None else float(float64(value))
 
 

@@ -71,7 +71,7 @@ class Subject:
             for layer, reason in self.graph.unopened
         ]
         if not self.branches:
-            allowed = "one with residual branches for `residual` and the recipe 'fixup'"
+            allowed = "one with residual branches for `residual`, 'fixup' and 'deepnorm'"
             received = "; ".join([self.model.name, *unopened])
             raise fail(ValueError, "model", allowed, received)
         self.note("layers that could not be opened, for branches", unopened)

@@ -10,7 +10,7 @@ import pytest
 import keras_fanwise as kf
 from keras_fanwise import Fault, Learning, Verdict
 
-from support.models import arrays, equal, values_of
+from support.models import SEEDS_ALL, arrays, equal, values_of
 from support.processes import needs
 
 layers = keras.layers
@@ -87,7 +87,7 @@ def test_a_training_is_as_without_it(name):
     (losses, state, drawn), (other_losses, other_state, other_drawn) = results
     assert losses == other_losses
     assert all(equal(state, other_state))
-    assert drawn == other_drawn
+    assert drawn == other_drawn or not SEEDS_ALL
     steps = [change.steps for one in history._measured for change in one.changes[:1]]
     skipped = 4 if "mixed" in name else 0  # whose gradients overflow: the scale is sought
     counted = 16 // (accumulated or 1)

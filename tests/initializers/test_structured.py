@@ -117,12 +117,19 @@ def test_dirac_is_refused_where_nothing_can_come_back(layer, shape):
 # Upsampling: as `keras.ops.image.resize`, away from the border.
 
 
+def resized(x, size, interpolation="bilinear"):
+    try:
+        return numpy(keras.ops.image.resize(x, size, interpolation))
+    except ImportError as error:  # of Keras 3.8 and 3.9 on PyTorch
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 @pytest.mark.parametrize(("stride", "sizes"), [(2, (4, 5, 6)), (3, (5, 6, 7))])
 def test_upsampling_resizes(interpolation, stride, sizes):
     x = normal(2, 6, 7, 3)
     size = (6 * stride, 7 * stride)
-    wanted = numpy(keras.ops.image.resize(x, size, interpolation))
+    wanted = resized(x, size, interpolation)
     for k in sizes:
         layer = LAYERS.Conv2DTranspose(
             3, k, strides=stride, padding="same",
@@ -138,7 +145,7 @@ def test_upsampling_of_one_and_three_axes_with_strides_of_their_own():
     line = LAYERS.Conv1DTranspose(
         2, 4, strides=2, padding="same", kernel_initializer="fanwise_upsampling"
     )
-    wanted = numpy(keras.ops.image.resize(x[:, :, None], (12, 1), "bilinear"))[:, :, 0]
+    wanted = resized(x[:, :, None], (12, 1))[:, :, 0]
     np.testing.assert_allclose(numpy(line(x))[:, 1:-1], wanted[:, 1:-1], atol=1e-6)
     cube = normal(1, 3, 4, 5, 1)
     layer = LAYERS.Conv3DTranspose(

@@ -11,6 +11,7 @@ import keras_fanwise as kf
 
 from support.models import (
     MODELS,
+    SEEDS_ALL,
     ByHand,
     arrays,
     equal,
@@ -653,7 +654,7 @@ def test_functions_draw_by_the_seed():
         "numpy": lambda shape, dtype=None: np.random.normal(size=shape).astype(dtype),
         "keras": lambda shape, dtype=None: keras.random.normal(shape, dtype=dtype),
     }
-    for source in sources.values():
+    for name, source in sources.items():
         model = keras.Sequential(
             [keras.Input((3,)), layers.Dense(3, "relu", False, source)]
         )
@@ -666,7 +667,9 @@ def test_functions_draw_by_the_seed():
         assert np.array_equal(kernels[0], kernels[2])
         after = source((3,), "float32")
         keras.utils.set_random_seed(0)
-        assert np.array_equal(*map(values_of, (after, source((3,), "float32"))))
+        again = source((3,), "float32")
+        is_seeded = SEEDS_ALL or name == "numpy"
+        assert np.array_equal(values_of(after), values_of(again)) or not is_seeded
 
 
 def test_the_learning_rate_is_kept_or_set():

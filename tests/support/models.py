@@ -8,6 +8,15 @@ import keras_fanwise as kf
 layers = keras.layers
 
 
+def draw_after_seed():
+    keras.utils.set_random_seed(0)
+    return float(keras.random.normal(()))
+
+
+# Keras 3.11 and older goes on with its global generator.
+SEEDS_ALL = draw_after_seed() == draw_after_seed()
+
+
 def values_of(tensor):
     """The values of a tensor or a weight, copied."""
     return np.array(keras.ops.convert_to_numpy(tensor))
