@@ -444,7 +444,10 @@ NEWEST = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 16)
 )
 def test_a_packed_kernel_has_the_fans_of_what_was_packed(layer, shape, fans):
     layer.build(shape)
-    layer.quantize("int4")
+    try:
+        layer.quantize("int4")
+    except NotImplementedError as error:  # of embeddings in Keras 3.11
+        pytest.skip(str(error))
     name = "embeddings" if isinstance(layer, layers.Embedding) else "kernel"
     [row] = [row for row in fans_table(layer).rows if row.path.endswith(f"/{name}")]
     assert row.shape != (8, 6)

@@ -135,7 +135,10 @@ def test_upsampling_resizes(interpolation, stride, sizes):
             3, k, strides=stride, padding="same",
             kernel_initializer=kf.FanwiseUpsampling(interpolation),
         )  # fmt: skip
-        y = numpy(layer(x))
+        try:
+            y = numpy(layer(x))
+        except UserWarning as warning:  # Keras 3.13 and older pads otherwise on PyTorch
+            pytest.skip(str(warning))
         inner = slice(stride, -stride)
         np.testing.assert_allclose(y[:, inner, inner], wanted[:, inner, inner], atol=1e-5)
 
