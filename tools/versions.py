@@ -32,8 +32,9 @@ BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch==2.13.0"}
 # Keras 3.8 does not train on a newer JAX.
 OLD = {("3.8.0", "jax"): "jax==0.4.38"}
 NIGHTLY = "nightly"
-# On PyTorch. An `EinsumDense` keeps the batch size that it was built with, so that attention
-# which a layer builds in its call cannot be opened; and `image.resize` needs torchvision.
+# On PyTorch. An `EinsumDense` keeps the batch size that it was built with, so that
+# attention which a layer builds in its call cannot be opened; `image.resize` asks for
+# torchvision.
 _OPENED = "tests/test_state.py::test_no_function_leaves_anything_behind[initialize]"
 LEFT_OUT = {
     "3.8.0": (_OPENED, "keras_fanwise/__init__.py::keras_fanwise.FanwiseUpsampling"),
