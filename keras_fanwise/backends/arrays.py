@@ -399,6 +399,6 @@ def _dead(tensor: Any, unit_axis: int) -> tuple[Any, int]:
     rank = len(tensor.shape)
     units = tensor.shape[unit_axis] if rank > 1 else 1
     last = arrays.moveaxis(tensor, unit_axis, -1) if rank > 1 else tensor
-    # By one axis: of several, Keras 3.8 and 3.9 take others on PyTorch.
+    # By one axis: of several, Keras 3.13 and older take others on PyTorch.
     alive = arrays.any(arrays.not_equal(arrays.reshape(last, (-1, units)), 0), axis=0)
     return units - arrays.sum(alive), units

@@ -13,6 +13,7 @@ from keras_fanwise.diagnostics.batches import first_batch
 from keras_fanwise.diagnostics.signal import RepeatedSignal, checked, measured_layers
 from keras_fanwise.diagnostics.training import SLOPE
 from keras_fanwise.fans.layers import layer_fans
+from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.variance_scaling import effective_fan
 from keras_fanwise.reports.diagnosis import Fault, FindingKind, SignalReport, Verdict
 from keras_fanwise.reports.history import (
@@ -120,9 +121,10 @@ class SignalHistory(keras.callbacks.Callback):
             TypeError, ValueError: what `signal` raises.
         """
         if self._training is None or self._training.model is not model:
+            graph = checked(model, self._x, self._y)
             # Kept for the next training: an iterator gives it once.
             self._x, self._y = first_batch(model, self._x, self._y)
-            self._training = _Training(model, self._x, self._y)
+            self._training = _Training(graph, self._x, self._y)
         self._training.measure(epoch)
 
     @property
@@ -269,10 +271,10 @@ _SHAPES = ("Flatten", "Reshape", "Permute")
 class _Training:
     """What was measured of a training so far, and what it shows."""
 
-    def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
-        self.model = model
-        self._signal = RepeatedSignal(checked(model, x, y), x, y)
-        self._kernels = list(_kernels(model))
+    def __init__(self, graph: Graph, x: Any, y: Any) -> None:
+        self.model: Any = graph.model
+        self._signal = RepeatedSignal(graph, x, y)
+        self._kernels = list(_kernels(self.model))
         self._steps = 0
         self.measured: list[_Measurement] = []
         # The largest of the changes that were too fast, by layer, and of all per step.
