@@ -14,7 +14,7 @@ from keras_fanwise.fans.counting import Fans
 from keras_fanwise.fans.layers import layer_fans, register_fans
 from keras_fanwise.initializers.activations import Criticality, criticality, gain
 from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Site
-from keras_fanwise.initializers.registration import register
+from keras_fanwise.initializers.counterparts import register
 from keras_fanwise.initializers.structured import (
     FanwiseChronoBias,
     FanwiseDeltaOrthogonal,

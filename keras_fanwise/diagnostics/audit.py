@@ -28,8 +28,7 @@ from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
 from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
 from keras_fanwise.initializers.activations import fitting, own_gain, rule_for
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
-from keras_fanwise.initializers.counterparts import counterpart
-from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.counterparts import CLASSES, counterpart
 from keras_fanwise.initializers.variance_scaling import (
     FanwiseSiren,
     FanwiseVarianceScaling,

@@ -1,21 +1,109 @@
-"""Initializers of others: as ours, times a factor, and one inside another."""
+"""Keras's initializers and ours: by name, as each other, times a factor, inside others."""
 
 import contextlib
 import copy
 import functools
 import itertools
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import keras
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import fail, snake_case
+from keras_fanwise.backends.private_keras import TRIED, initializer_table
 from keras_fanwise.fans.layers import Matrices
-from keras_fanwise.initializers import variance_scaling
-from keras_fanwise.initializers.base import Distribution, FanwiseInitializer, Seed, Site
+from keras_fanwise.initializers import structured, variance_scaling
+from keras_fanwise.initializers.base import (
+    Distribution,
+    FanwiseInitializer,
+    Seed,
+    Site,
+    random_state_kept,
+)
 from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
-from keras_fanwise.initializers.variance_scaling import FanwiseSiren, FanwiseVarianceScaling
+from keras_fanwise.initializers.variance_scaling import (
+    FanwiseHeNormal,
+    FanwiseSiren,
+    FanwiseVarianceScaling,
+)
+
+# Stands in every saved model that uses an initializer: never change it.
+PACKAGE = "keras_fanwise"
+
+# In the order of their names.
+CLASSES: tuple[type[FanwiseInitializer], ...] = tuple(
+    value
+    for name, value in sorted({**vars(structured), **vars(variance_scaling)}.items())
+    if name.startswith("Fanwise") and value is not FanwiseInitializer
+)
+
+
+def _rebuilt(function: Any, defaults: Any, keywords: Any, closure: Any) -> Any:
+    """Another function of the same code."""
+    code, scope, name = function.__code__, function.__globals__, function.__name__
+    other = types.FunctionType(code, scope, name, defaults, closure)
+    other.__kwdefaults__ = keywords
+    return other
+
+
+for _cls in CLASSES:
+    if "__init__" not in vars(_cls):
+        # The constructor that it inherits, by its own name, which Python's errors tell.
+        _init: Any = _cls.__init__
+        _own = _rebuilt(_init, _init.__defaults__, _init.__kwdefaults__, _init.__closure__)
+        _own.__annotations__ = _init.__annotations__
+        _own.__qualname__ = f"{_cls.__name__}.__init__"
+        _cls.__init__ = _own  # type: ignore[method-assign]
+
+
+def register() -> None:
+    """Registers the initializers with Keras, under both their names.
+
+    `import keras_fanwise` does this. Call it again after
+    `keras.saving.get_custom_objects().clear()`; calling it twice changes nothing.
+
+    Warns if Keras does not find them by name afterwards, which none of the versions does
+    that were tried.
+
+    Example:
+
+    >>> import keras
+    >>> keras.saving.get_custom_objects().clear()
+    >>> register()
+    >>> keras.initializers.get("fanwise_he_normal").scale
+    2.0
+    """
+    # The registration serves saving and loading; up to Keras 3.15 `keras.initializers.get`
+    # looks for plain names among the custom objects, from 3.16 on in its own table alone.
+    names: dict[str, type[FanwiseInitializer]] = {}
+    for cls in CLASSES:
+        keras.saving.register_keras_serializable(PACKAGE)(cls)
+        names |= {cls.__name__: cls, snake_case(cls.__name__): cls}
+    keras.saving.get_custom_objects().update(names)
+    if _are_found():
+        return
+    initializer_table().update(names)
+    if not _are_found():
+        warnings.warn(
+            f"Keras {keras.__version__} does not find the initializers of keras_fanwise by "
+            "name. Their classes and instances still work, as in "
+            "kernel_initializer=keras_fanwise.FanwiseHeNormal(). The versions of Keras "
+            f"known to be good: {TRIED}.",
+            stacklevel=2,
+        )
+
+
+@random_state_kept()
+def _are_found() -> bool:
+    """Whether Keras makes, of each of two names, one of this import and of no older one."""
+    names = "FanwiseHeNormal", "fanwise_he_normal"
+    try:
+        return all(type(keras.initializers.get(name)) is FanwiseHeNormal for name in names)
+    except Exception:  # of an unknown name, and whatever a later Keras has changed
+        return False
+
 
 # Arguments, of Keras's initializers and ours, that the values are proportional to.
 _PROPORTIONAL = ("gain", "maxval", "mean", "minval", "stddev", "value")
@@ -62,9 +150,9 @@ def _is_of_keras(initializer: Any) -> bool:
 
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
-    getattr(keras.initializers, name.removeprefix("Fanwise")): cls
-    for name, cls in vars(variance_scaling).items()
-    if name.startswith("Fanwise") and issubclass(cls, FanwiseVarianceScaling)
+    getattr(keras.initializers, cls.__name__.removeprefix("Fanwise")): cls
+    for cls in CLASSES
+    if issubclass(cls, FanwiseVarianceScaling)
 }
 
 
@@ -178,43 +266,39 @@ def replaced_inside(
             other = replaced_inside(part, replacement, (*around, id(holder)))
         if other is not part:
             changed[name] = other
-    return together(changed) if changed else holder
+    return together(parts | changed) if changed else holder
 
 
 # A longer container holds values, not initializers.
 _MOST_PARTS = 100
-# What is inside, by name, and what makes another of some parts that are changed.
+# What is inside, by name, and what makes another of such parts.
 Parts: TypeAlias = tuple[dict[Any, Any], Callable[[dict[Any, Any]], Any]]
 
 
 def _taken_apart(holder: Any) -> Parts:
-    parts: dict[Any, Any]
-    if type(holder) in (list, tuple, dict) and len(holder) > _MOST_PARTS:
-        return {}, lambda changed: holder
-    if type(holder) in (list, tuple):
-        parts = dict(enumerate(holder))
-        return parts, lambda changed: type(holder)((parts | changed).values())
-    if type(holder) is dict:
-        return holder, lambda changed: holder | changed
+    kind = type(holder)
+    if kind in (list, tuple, dict):
+        if len(holder) > _MOST_PARTS:
+            return {}, dict
+        if kind is dict:
+            return holder, dict
+        return dict(enumerate(holder)), lambda parts: kind(parts.values())
     if isinstance(holder, functools.partial):
-        parts = {"func": holder.func, "args": holder.args, "keywords": holder.keywords}
-
-        def bound(changed: dict[Any, Any]) -> Any:
-            func, args, keywords = (parts | changed).values()
-            return functools.partial(func, *args, **keywords)
-
-        return parts, bound
+        return (
+            {"func": holder.func, "args": holder.args, "keywords": holder.keywords},
+            lambda x: functools.partial(x["func"], *x["args"], **x["keywords"]),
+        )
     if isinstance(holder, types.MethodType):
-        owner, function = holder.__self__, holder.__func__
-        parts, together = _attributes(owner, function)
-        return parts, lambda changed: types.MethodType(function, together(changed))
+        function = holder.__func__
+        attributes, together = _attributes(holder.__self__, function)
+        return attributes, lambda parts: types.MethodType(function, together(parts))
     if isinstance(holder, types.FunctionType):
         return _parts_of_function(holder)
     if isinstance(holder, _Reads):
-        return _attributes(holder.owner, holder.function)
+        return _attributes(*holder)
     if callable(holder) and not isinstance(holder, (type, keras.Layer)):
         return _attributes(holder)
-    return {}, lambda changed: holder
+    return {}, dict
 
 
 class _Reads(NamedTuple):
@@ -231,34 +315,31 @@ def _attributes(owner: Any, function: Any = None) -> Parts:
         attributes = {name: attributes[name] for name in read if name in attributes}
         return attributes, functools.partial(_View, owner)
 
-    def copied(changed: dict[str, Any]) -> Any:
+    def copied(parts: dict[str, Any]) -> Any:
         try:
             other = copy.copy(owner)
         except Exception:  # of a compiled function, say: it stays as it is
             return owner
         if other is not owner:
-            vars(other).update(changed)
+            vars(other).update(parts)
         return other
 
     return attributes, copied
 
 
 def _parts_of_function(function: types.FunctionType) -> Parts:
-    cells = dict(enumerate(function.__closure__ or ()))
     parts: dict[Any, Any] = {
         number: _Reads(value, function) if isinstance(value, keras.Layer) else value
         for number, value in contents(function).items()
     }
     parts["defaults"], parts["keywords"] = function.__defaults__, function.__kwdefaults__
 
-    def together(changed: dict[Any, Any]) -> types.FunctionType:
-        defaults, keywords = (changed.pop(n, parts[n]) for n in ("defaults", "keywords"))
-        new = {number: types.CellType(value) for number, value in changed.items()}
-        closure = tuple((cells | new).values())
-        code, name = function.__code__, function.__name__
-        other = types.FunctionType(code, function.__globals__, name, defaults, closure)
-        other.__kwdefaults__ = keywords
-        return other
+    def together(others: dict[Any, Any]) -> Any:
+        closure = tuple(
+            cell if others.get(n) is parts.get(n) else types.CellType(others[n])
+            for n, cell in enumerate(function.__closure__ or ())
+        )
+        return _rebuilt(function, others["defaults"], others["keywords"], closure)
 
     return parts, together
 

@@ -20,7 +20,7 @@ from keras_fanwise.arguments import (
 from keras_fanwise.graph.branches import Branch, additions, residual_branches
 from keras_fanwise.graph.graph import END, Graph
 from keras_fanwise.initializers.base import random_state_kept
-from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.counterparts import CLASSES
 from keras_fanwise.reports.weights import ResidualBranch, ResidualReport
 from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
 

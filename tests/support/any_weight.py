@@ -1,7 +1,7 @@
 """The initializers that fill a weight of any layer, of which each takes a seed alone."""
 
 import keras_fanwise as kf
-from keras_fanwise.initializers.registration import CLASSES
+from keras_fanwise.initializers.counterparts import CLASSES
 
 # What a structured start fills stands in its own tests.
 STRUCTURED = (
