@@ -39,8 +39,7 @@ from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.diagnose import diagnose
 from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.output_bias import output_bias
-from keras_fanwise.models.recipes import recipes
-from keras_fanwise.models.rules import Rule, residual_ends
+from keras_fanwise.models.recipes import Rule, recipes, residual_ends
 from keras_fanwise.reports.diagnosis import (
     AuditFinding,
     AuditReport,

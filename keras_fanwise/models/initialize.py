@@ -39,8 +39,14 @@ from keras_fanwise.initializers.counterparts import (
     replaced_inside,
     scaled,
 )
-from keras_fanwise.models.recipes import rules_of
-from keras_fanwise.models.rules import RESIDUAL, Rule, Subject, resolved, zero_rule
+from keras_fanwise.models.recipes import (
+    RESIDUAL,
+    Rule,
+    Subject,
+    resolved,
+    rules_of,
+    zero_rule,
+)
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
