@@ -41,30 +41,32 @@ from keras_fanwise.models.initialize import initialize, reinitialize
 from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.models.recipes import Rule, recipes, residual_ends
 from keras_fanwise.reports.diagnosis import (
-    AuditFinding,
-    AuditReport,
-    Condition,
     Diagnosis,
     DiagnosisFinding,
     Fault,
+    HistoryFinding,
+    LayerHistory,
     LayerSignal,
+    Learning,
     SignalFinding,
     SignalReport,
     Trend,
     Trial,
     Verdict,
-    WeightAudit,
 )
-from keras_fanwise.reports.history import HistoryFinding, LayerHistory, Learning
 from keras_fanwise.reports.weights import (
+    AuditFinding,
+    AuditReport,
     CalibratedWeight,
     CalibrationReport,
+    Condition,
     FansTable,
     OutputBias,
     OutputBiasReport,
     ResidualBranch,
     ResidualReport,
     StartReport,
+    WeightAudit,
     WeightFans,
     WeightStart,
 )

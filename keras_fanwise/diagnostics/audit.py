@@ -34,14 +34,15 @@ from keras_fanwise.initializers.variance_scaling import (
     FanwiseVarianceScaling,
     effective_fan,
 )
-from keras_fanwise.reports.diagnosis import (
+from keras_fanwise.reports.report import ERROR, NOTE, WARNING
+from keras_fanwise.reports.weights import (
     AuditFinding,
     AuditReport,
     Condition,
+    FansTable,
     WeightAudit,
+    WeightFans,
 )
-from keras_fanwise.reports.report import ERROR, NOTE, WARNING
-from keras_fanwise.reports.weights import FansTable, WeightFans
 from keras_fanwise.seam.record import (
     initializer_argument,
     initializer_name,

@@ -15,14 +15,16 @@ from keras_fanwise.diagnostics.training import SLOPE
 from keras_fanwise.fans.layers import layer_fans
 from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.variance_scaling import effective_fan
-from keras_fanwise.reports.diagnosis import Fault, FindingKind, SignalReport, Verdict
-from keras_fanwise.reports.history import (
+from keras_fanwise.reports.diagnosis import (
+    Fault,
     HistoryFinding,
     HistoryReport,
     LayerHistory,
     Learning,
+    SignalReport,
+    Verdict,
 )
-from keras_fanwise.reports.report import ERROR, LEVELS, NOTE, WARNING
+from keras_fanwise.reports.report import ERROR, LEVELS, NOTE, WARNING, FindingKind
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.seam.weights import OwnedWeight, role, weights_within
 

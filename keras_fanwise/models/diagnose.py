@@ -24,17 +24,15 @@ from keras_fanwise.models.calibrate import calibrate
 from keras_fanwise.models.initialize import initialize, start_values
 from keras_fanwise.models.output_bias import output_bias
 from keras_fanwise.reports.diagnosis import (
-    AuditReport,
-    Condition,
     Diagnosis,
     DiagnosisFinding,
     Fault,
-    FindingKind,
     Trend,
     Trial,
     Verdict,
 )
-from keras_fanwise.reports.report import ERROR, NOTE, WARNING
+from keras_fanwise.reports.report import ERROR, NOTE, WARNING, FindingKind
+from keras_fanwise.reports.weights import AuditReport, Condition
 from keras_fanwise.seam.weights import owned_weights, role
 
 # So many samples tell what there is to tell.

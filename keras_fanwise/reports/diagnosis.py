@@ -1,239 +1,21 @@
-"""Reports that judge: what an audit finds, and what becomes of a signal."""
+"""Reports on what a model does: to a signal, in a training, and why it does not learn."""
 
-import enum
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import ERROR, Finding, Group, Report, Row
+from keras_fanwise.reports.report import Finding, FindingKind, Group, Report, Row
 from keras_fanwise.reports.tables import (
-    FANS,
-    KERNEL,
-    KIND,
-    LAYER,
     MOST_KERNELS,
     SHAPE,
-    SHOWN,
-    STD,
-    STD_ASKED,
-    WEIGHT,
-    Column,
     Mark,
     Panel,
     Region,
-    first_names,
     group_by,
+    labels,
     numbers,
-    span,
     words,
 )
-from keras_fanwise.seam.weights import Role
-
-
-class FindingKind(enum.Enum):
-    """A kind of finding, with what helps; its value is its label."""
-
-    label: str
-    remedy: str
-
-    def __new__(cls, label: str, remedy: str) -> "FindingKind":
-        # Pickles hold the value: a label stays, the words of a remedy may change.
-        member = object.__new__(cls)
-        member._value_ = member.label = label
-        member.remedy = remedy
-        return member
-
-
-def labels(value: str) -> Column:
-    """A column of kinds of findings, each once."""
-    kinds = operator.attrgetter(value)
-    return words("", lambda row: ", ".join(dict.fromkeys(one.label for one in kinds(row))))
-
-
-class Condition(FindingKind):
-    """What a good start must meet: its `label`, and a `remedy` where it is not met."""
-
-    SYMMETRY = (
-        "symmetry",
-        "give the weight a random initializer, and no two weights the same values",
-    )
-    BALANCE = ("balance", "draw the weight from a distribution that is symmetric about 0")
-    SCALE = ("scale", "draw the weight with the standard deviation that its fans ask for")
-    GLOROT = (
-        "Glorot",
-        "use an initializer that counts the fans of the layer, by name or by retrofit()",
-    )
-    INITIALIZER = (
-        "initializer",
-        "none if it was trained or set on purpose; reinitialize(model) draws it again",
-    )
-
-
-# In figures, by matplotlib's names.
-_MARKERS = dict(zip(Condition, "sD^*P", strict=True))
-
-
-class AuditFinding(NamedTuple):
-    """A weight that does not meet a condition.
-
-    Attributes:
-        path: of the weight.
-        condition: which one.
-        severity: `"error"`, `"warning"` or `"note"`; see `audit`.
-        numbers: what was measured, and what it should be.
-        cause: what is likely to have led to it.
-        remedy: what helps.
-        factor: the standard deviation over the one that the fans ask for, if they do.
-        replacement: an initializer that mends it, if one is needed.
-    """
-
-    path: str
-    condition: Condition
-    severity: str
-    numbers: str
-    cause: str
-    remedy: str
-    factor: float | None = None
-    replacement: Any = None
-
-    @property
-    def _label(self) -> str:
-        return f"{self.severity}: {self.condition.label}"
-
-    @property
-    def _replacements(self) -> Mapping[str, Any]:
-        return {} if self.replacement is None else {self.path: self.replacement}
-
-
-class WeightAudit(NamedTuple):
-    """What was measured of a weight.
-
-    Attributes:
-        path, layer, shape, fans, role: as in `WeightFans`.
-        initializer: that it was given; `""` if not known.
-        mean, std: of the values.
-        positive: the share of positive values, zeros counted half.
-        std_asked: the standard deviation that the fans ask for; `None` for weights that are
-            not random, or whose initializer is unknown.
-        forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
-        backward: fan_out · Var(w), by which it multiplies the variance of gradients.
-        findings: the conditions that it does not meet.
-    """
-
-    path: str
-    layer: str
-    shape: tuple[int, ...]
-    fans: Fans
-    initializer: str
-    mean: float
-    positive: float
-    std_asked: float | None
-    std: float
-    forward: float
-    backward: float
-    findings: tuple[Condition, ...]
-    role: Role
-
-
-_BALANCE = numbers("mean", "mean", ".2g"), numbers("positive", "positive", ".0%")
-_MEASURED = (
-    STD,
-    numbers("forward", "forward", ".3g"),
-    numbers("backward", "backward", ".3g"),
-    labels("findings"),
-)
-
-
-class _Remedied(Report[Row, Finding]):
-    """A report whose findings propose initializers."""
-
-    def remedies(self) -> dict[str, Any]:
-        """For the path of each weight that needs one, an initializer that mends it.
-
-        `keras_fanwise.initialize(model, report.remedies())` draws these weights again.
-        """
-        findings: list[Any] = self.findings[::-1]  # the worst one last
-        return {path: new for one in findings for path, new in one._replacements.items()}
-
-
-@dataclass(eq=False, repr=False)
-class AuditReport(_Remedied[WeightAudit, AuditFinding]):
-    """A `WeightAudit` for each weight of a float type, in the order of the model.
-
-    Printed, it gives the verdict, then the findings by cause, then the kernels.
-
-    Attributes:
-        ignored: list of those findings that the caller said to ignore.
-        is_trained: whether most kernels and most biases are no longer what their
-            initializers draw; then every finding about finite values is a note.
-    """
-
-    _title = "Audit of"
-    _every = WEIGHT, LAYER, SHAPE, *FANS, *_BALANCE, STD_ASKED, *_MEASURED
-    _short = KERNEL, SHAPE, *_MEASURED
-    _kinds = KIND, *_MEASURED
-
-    ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
-    is_trained: bool = field(default=False, kw_only=True)
-
-    def _verdict(self) -> str:
-        ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
-        counts = f"{self._counts()}{ignored}"
-        if self.is_trained:
-            return (
-                f"The model looks trained: {counts}. Most kernels are not what their "
-                "initializers draw, and are not judged as a start."
-            )
-        if self.errors:
-            return f"The model will not start well: {counts}."
-        if self.warnings:
-            return f"The model may start badly: {counts}."
-        told = "Check the signal with signal(model, x)."
-        return f"The weights are well scaled: {counts}. {told}"
-
-    def _groups(self, verbose: bool) -> Iterator[Group]:
-        rows = {row.path: row for row in self.rows}
-
-        def alike(finding: AuditFinding) -> Any:
-            if verbose:
-                return id(finding)
-            _, condition, severity, _, cause, remedy, *_ = finding
-            return condition, severity, cause, remedy, rows[finding.path].layer
-
-        for found in group_by(self.findings, alike):
-            first = found[0]
-            paths = [finding.path for finding in found]
-            if len(found) == 1:
-                lines = [f"{first._label}: {first.path}: {first.numbers}"]
-            else:
-                kind = KIND.kind([rows[path] for path in paths])
-                factors = [finding.factor for finding in found]
-                measured = "std × " + span(factors)
-                if None in factors:
-                    measured = f"the first: {first.numbers}"
-                lines = [f"{first._label}: {kind}, {measured}", first_names(paths)]
-            yield [*lines, first.cause, f"Remedy: {first.remedy}"]
-
-    def _shown(self) -> list[WeightAudit]:
-        return [row for row in self.rows if row.role in SHOWN or row.findings]
-
-    def _panels(self) -> list[Panel]:
-        rows = [row for row in self.rows if row.std_asked or row.findings]
-        places = {row.path: place for place, row in enumerate(rows)}
-        # A weight gets the marker of its first finding: errors come first.
-        firsts = {finding.path: finding for finding in reversed(self.findings)}
-        marks = []
-        for found in group_by(self.findings, lambda one: one._label):
-            points = sorted(places[one.path] for one in found if firsts[one.path] is one)
-            if points:
-                _, condition, level, *_ = found[0]
-                is_filled = level == ERROR
-                marks.append(Mark(found[0]._label, points, _MARKERS[condition], is_filled))
-        values = {"forward": "forward", "backward": "backward"}
-        return [Panel.of("fan · Var(w)", rows, values, marks=marks, reference=1.0)]
-
 
 _SCALE = (
     "call audit(model), which finds the weights whose scale does not fit their layer, and "
@@ -302,42 +84,6 @@ class SignalFinding(NamedTuple):
     remedy: str
     replacements: Mapping[str, Any] | None = None
 
-    @property
-    def _replacements(self) -> Mapping[str, Any]:
-        return self.replacements or {}
-
-
-class Fault(FindingKind):
-    """What can be wrong with data, head and loss: its `label`, and a `remedy`."""
-
-    INPUTS = ("inputs", "bring the inputs to a mean near 0 and a deviation near 1")
-    TARGETS = ("targets", "give the targets that the loss takes")
-    HEAD = ("head", "give the loss what it takes: probabilities or logits")
-    LOSS = (
-        "loss at the start",
-        "bring the outputs to the mean and the width of the targets",
-    )
-    SATURATION = ("saturation", "make what comes before the activation smaller")
-
-
-class DiagnosisFinding(NamedTuple):
-    """What is wrong with a model, its data or its loss.
-
-    Attributes:
-        path: of the weight or the layer, or the name of the output.
-        fault: of which kind it is: a `Fault`, a `Condition` of a weight, or the `Verdict`
-            of a signal.
-        severity: `"error"`, `"warning"` or `"note"`.
-        numbers: what was measured, and what it should be.
-        remedy: the line to change, where that is data, head or loss.
-    """
-
-    path: str
-    fault: FindingKind
-    severity: str
-    numbers: str
-    remedy: str = ""
-
 
 class LayerSignal(NamedTuple):
     """What was measured at a call of a layer.
@@ -388,7 +134,7 @@ _SIGNAL = (
     numbers("gradient\nstd", "gradient_std", ".3g"),
     labels("verdicts"),
 )
-NAME = words("layer", "name", shrinks=True)
+_NAME = words("layer", "name", shrinks=True)
 
 
 def with_kernels(rows: Sequence[Any]) -> list[int]:
@@ -398,7 +144,7 @@ def with_kernels(rows: Sequence[Any]) -> list[int]:
 
 
 @dataclass(eq=False, repr=False)
-class LayerReport(Report[Row, Finding]):
+class _LayerReport(Report[Row, Finding]):
     """A report with a row for each call of a layer, that shows those with kernels."""
 
     def _shown(self) -> list[Row]:
@@ -406,14 +152,15 @@ class LayerReport(Report[Row, Finding]):
 
     def _places(self) -> set[int]:
         """Of layers with kernels about 20, evenly spaced, and the first of each verdict."""
-        rows: list[Any] = self.rows
-        kernels = with_kernels(rows)
+        kernels = with_kernels(self.rows)
         count = min(len(kernels), MOST_KERNELS)
         step = (len(kernels) - 1) / max(1, count - 1)
         shown = {kernels[round(i * step)] for i in range(count)}
-        last_first = reversed(list(enumerate(rows)))
-        firsts = {verdict: i for i, row in last_first for verdict in row.verdicts}
-        return shown | set(firsts.values())
+        firsts: dict[FindingKind, int] = {}
+        for i, row in enumerate(self.rows):
+            for verdict in row.verdicts:
+                firsts.setdefault(verdict, i)
+        return shown | {*firsts.values()}
 
     def _left_out(self, verbose: bool) -> Iterator[Group]:
         kernels = with_kernels(self.rows)
@@ -424,9 +171,7 @@ class LayerReport(Report[Row, Finding]):
 
 
 @dataclass(eq=False, repr=False)
-class SignalReport(
-    LayerReport[LayerSignal, SignalFinding], _Remedied[LayerSignal, SignalFinding]
-):
+class SignalReport(_LayerReport[LayerSignal, SignalFinding]):
     """A signal's way through a model and back, a `LayerSignal` for each call of a layer.
 
     Printed, it gives the verdict, trends and findings, then about 20 of the layers with
@@ -450,12 +195,17 @@ class SignalReport(
     """
 
     _title = "Signal in"
-    _every = NAME, words("class", "layer"), SHAPE, *_SIGNAL
-    _short = NAME, *_SIGNAL
+    _every = _NAME, words("class", "layer"), SHAPE, *_SIGNAL
+    _short = _NAME, *_SIGNAL
 
     forward: Trend | None
     backward: Trend | None
     loss: float | None = field(default=None, kw_only=True)
+
+    def remedies(self) -> dict[str, Any]:
+        """As `AuditReport.remedies`."""
+        mended = [one.replacements for one in reversed(self.findings) if one.replacements]
+        return {path: new for replacements in mended for path, new in replacements.items()}
 
     def _verdict(self) -> str:
         verdict = "is not healthy" if self.errors or self.warnings else "is healthy"
@@ -472,16 +222,18 @@ class SignalReport(
         yield from self._left_out(verbose)
 
     def _panels(self) -> list[Panel]:
+        def panel(label: str, value: str, direction: str, marks: Sequence[Mark]) -> Panel:
+            shown = {"marks": marks, "regions": self._regions(direction)}
+            return Panel.of(label, self.rows, {"": value}, "name", is_joined=True, **shown)
+
         marks = []
         for verdict, shape in ((Verdict.DEAD, "s"), (Verdict.NON_FINITE, "D")):
             points = [i for i, row in enumerate(self.rows) if verdict in row.verdicts]
             if points:
                 marks.append(Mark(verdict.label, points, shape))
-        forward = Panel.of("std", self.rows, {"": "std"}, "name", marks=marks)
-        backward = Panel.of("gradient std", self.rows, {"": "gradient_std"}, "name")
         return [
-            forward._replace(regions=self._regions("forward"), is_joined=True),
-            backward._replace(regions=self._regions("backward"), is_joined=True),
+            panel("std", "std", "forward", marks),
+            panel("gradient std", "gradient_std", "backward", ()),
         ]
 
     def _regions(self, direction: str) -> list[Region]:
@@ -509,6 +261,169 @@ def trend_text(trend: Trend) -> str:
     return f"× {trend.rate:.3g} per layer, × {trend.total:.2g} over {trend.layers} layers"
 
 
+class Learning(FindingKind):
+    """What can be wrong with how kernels change: its `label`, and a `remedy`."""
+
+    FAST = (
+        "too fast",
+        "lower the learning rate, let it warm up, or clip gradients (clipnorm=1.0)",
+    )
+    FROZEN = ("frozen", "set trainable=True before compile, if it is to learn")
+    STARVED = ("no gradient", "look for what lets no gradient come to that layer")
+    SLOW = ("too slow", "raise the learning rate")
+
+
+class HistoryFinding(NamedTuple):
+    """What went wrong in a training; printed, it is a sentence.
+
+    Attributes:
+        path: of the layer where it began, the first of them.
+        epoch: after how many epochs it was found first; 0 is before the first step.
+        fault: of which kind it is: a `Verdict`, `Learning`, or `Fault.SATURATION`.
+        severity: `"error"`, `"warning"` or `"note"`; what has passed is a note.
+        numbers: what was measured, and the likely cause.
+        remedy: what helps.
+        last: the last epoch in which it was found, if it has passed.
+    """
+
+    path: str
+    epoch: int
+    fault: FindingKind
+    severity: str
+    numbers: str
+    remedy: str
+    last: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self._head()}: {self.remedy}"
+
+    def _head(self) -> str:
+        when = f"since epoch {self.epoch}" if self.epoch else "from the start"
+        if self.last is not None:
+            when = f"in epochs {self.epoch} to {self.last}"
+        if self.last == self.epoch:
+            when = f"in epoch {self.epoch}"
+        return f"{self.fault.label} at {self.path} {when}: {self.numbers}"
+
+
+# Of each measurement in turn, the start first; `None` where there is none.
+Numbers = tuple[float | None, ...]
+
+
+class LayerHistory(NamedTuple):
+    """What was measured at a call of a layer, each in a tuple with a value per epoch.
+
+    Attributes:
+        path, call, layer, depth: as in `LayerSignal`.
+        std, gradient_std, dead, slope: likewise, at each measurement.
+        change: by how much of its norm its kernel changed per step since the measurement
+            before, the largest if there are several kernels.
+        verdicts: the kinds of what went wrong at this layer.
+    """
+
+    path: str
+    call: int
+    layer: str
+    depth: int
+    std: Numbers
+    gradient_std: Numbers
+    dead: Numbers
+    slope: Numbers
+    change: Numbers
+    verdicts: tuple[FindingKind, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path, with the number of the call where it is not the first."""
+        return self.path if self.call == 1 else f"{self.path} ({self.call})"
+
+
+def _at(name: str, place: int) -> Callable[[Any], float | None]:
+    return lambda row: getattr(row, name)[place] if getattr(row, name) else None
+
+
+def _largest(row: LayerHistory) -> float | None:
+    return max((change for change in row.change if change is not None), default=None)
+
+
+_HISTORY = (
+    numbers("std\nfirst", _at("std", 0), ".2g"),
+    numbers("\nlast", _at("std", -1), ".2g"),
+    numbers("gradient\nfirst", _at("gradient_std", 0), ".2g"),
+    numbers("\nlast", _at("gradient_std", -1), ".2g"),
+    numbers("dead\nlast", _at("dead", -1), ".0%"),
+    numbers("change\nlargest", _largest, ".2g"),
+    numbers("\nlast", _at("change", -1), ".2g"),
+    labels("verdicts"),
+)
+
+
+@dataclass(eq=False, repr=False)
+class HistoryReport(_LayerReport[LayerHistory, HistoryFinding]):
+    """A `LayerHistory` for each call of a layer, and what went wrong since which epoch."""
+
+    _title = "Training of"
+    _every = _short = _NAME, *_HISTORY
+
+    epochs: tuple[int, ...]  # after how many each measurement was; 0 is the start
+
+    def _verdict(self) -> str:
+        if not self.epochs:
+            return "Nothing is measured yet."
+        is_wrong = self.errors or self.warnings
+        verdict = "is not healthy" if is_wrong else "is healthy so far"
+        return f"The training {verdict}, after epoch {self.epochs[-1]}: {self._counts()}."
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        for one in self.findings:
+            yield [f"{one.severity}: {one._head()}", f"Remedy: {one.remedy}"]
+        yield from self._left_out(verbose)
+
+    def _panels(self) -> list[Panel]:
+        def panel(label: str, name: str, **more: Any) -> Panel:
+            values = {str(epoch): _at(name, i) for i, epoch in enumerate(self.epochs)}
+            return Panel.of(label, self.rows, values, "name", is_grid=True, **more)
+
+        return [
+            panel("std", "std"),
+            panel("gradient std", "gradient_std"),
+            panel("dead units", "dead", limits=(0.0, 1.0)),
+            panel("change per step", "change"),
+        ]
+
+
+class Fault(FindingKind):
+    """What can be wrong with data, head and loss: its `label`, and a `remedy`."""
+
+    INPUTS = ("inputs", "bring the inputs to a mean near 0 and a deviation near 1")
+    TARGETS = ("targets", "give the targets that the loss takes")
+    HEAD = ("head", "give the loss what it takes: probabilities or logits")
+    LOSS = (
+        "loss at the start",
+        "bring the outputs to the mean and the width of the targets",
+    )
+    SATURATION = ("saturation", "make what comes before the activation smaller")
+
+
+class DiagnosisFinding(NamedTuple):
+    """What is wrong with a model, its data or its loss.
+
+    Attributes:
+        path: of the weight or the layer, or the name of the output.
+        fault: of which kind it is: a `Fault`, a `Condition` of a weight, or the `Verdict`
+            of a signal.
+        severity: `"error"`, `"warning"` or `"note"`.
+        numbers: what was measured, and what it should be.
+        remedy: the line to change, where that is data, head or loss.
+    """
+
+    path: str
+    fault: FindingKind
+    severity: str
+    numbers: str
+    remedy: str = ""
+
+
 class Trial(NamedTuple):
     """A start that was tried, measured and taken back.
 
@@ -530,8 +445,12 @@ class Trial(NamedTuple):
     loss_after: float | None = None
 
 
+def _start(row: Trial) -> str:
+    return row.line or "as it is"
+
+
 _TRIAL = (
-    words("start", lambda row: row.line or "as it is", shrinks=True),
+    words("start", _start, shrinks=True),
     words("errors,\nwarnings", lambda row: f"{row.errors}, {row.warnings}"),
     numbers("forward", "forward", ".2g"),
     numbers("backward", "backward", ".2g"),
@@ -586,18 +505,17 @@ class Diagnosis(Report[Trial, DiagnosisFinding]):
         return f"The model {verdict}: {self._counts()}."
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
-        def alike(one: DiagnosisFinding) -> Any:
+        def alike(one: DiagnosisFinding) -> Hashable:
             return id(one) if verbose else (one.severity, one.fault, one.remedy)
 
         groups = list(group_by(self.findings, alike))
-        shown = groups if verbose else groups[:_MOST_FINDINGS]
-        for found in shown:
-            first, *others = found
+        most = len(groups) if verbose else _MOST_FINDINGS
+        for first, *others in groups[:most]:
             more = f", and {len(others)} more like it" if others else ""
             head = f"{first.severity}: {first.fault.label}: {first.path}: {first.numbers}"
             yield [head + more, *([f"Remedy: {first.remedy}"] if first.remedy else [])]
-        if len(shown) < len(groups):
-            yield [f"and {len(groups) - len(shown)} kinds more; text(verbose=True) has all"]
+        if groups[most:]:
+            yield [f"and {len(groups) - most} kinds more; text(verbose=True) has all"]
         if self.best:
             line = self.rows[self.best].line
             yield [f"Remedy, as tried below: {line}; or report.apply(seed=0)"]
@@ -616,5 +534,4 @@ class Diagnosis(Report[Trial, DiagnosisFinding]):
 
     def _panels(self) -> list[Panel]:
         values = {"forward": "forward", "backward": "backward"}
-        rows = [row._replace(line=row.line or "as it is") for row in self.rows]
-        return [Panel.of("total over the depth", rows, values, "line", reference=1.0)]
+        return [Panel.of("total over the depth", self.rows, values, _start, reference=1.0)]

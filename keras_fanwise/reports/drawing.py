@@ -47,7 +47,8 @@ def draw(panels: Sequence[Panel], title: str = "", ax: Any = None) -> Figure:
     names, count = _short(panels[0].names), len(panels)
     figure, axes, inches = _new(count, names) if ax is None else _given(ax, count)
     for axis, panel in zip(axes, panels, strict=True):
-        _draw(axis, panel)
+        draw_panel = _draw_grid if panel.is_grid else _draw_points
+        draw_panel(axis, panel)
     if title:
         axes[0].set_title(printable(title), loc="left", **_NO_FORMULA)
     every = max(1, math.ceil(len(names) / max(1, int(inches / _NAME))))
@@ -93,8 +94,11 @@ def _short(names: Sequence[str]) -> list[str]:
 
 def _draw_grid(axis: Axes, panel: Panel) -> None:
     """Values as colours: a line for each label from below, a column for each name."""
-    rows = [[math.nan if one is None else one for one in v] for v in panel.series.values()]
-    values = np.array(rows, float).reshape(len(rows), len(panel.names))
+    labels, names = list(panel.series), panel.names
+    given = np.array(list(panel.series.values()), object).reshape(len(labels), len(names))
+    values = given.astype(float)  # `None` becomes NaN
+    ys, xs = np.nonzero((given != np.array(None)) & ~np.isfinite(values))
+    axis.plot(xs, ys, "x", color=_REGION)
     if panel.limits:
         norm: Normalize = Normalize(*panel.limits)
     else:
@@ -104,34 +108,24 @@ def _draw_grid(axis: Axes, panel: Panel) -> None:
         norm = LogNorm(low, high, clip=True)
         values = np.where(values == 0, low, values)
     shown = np.ma.masked_invalid(values)
-    places = np.arange(len(panel.names)), np.arange(len(rows))
+    places = np.arange(len(names)), np.arange(len(labels))
     mesh = axis.pcolormesh(*places, shown, norm=norm, cmap="viridis", shading="nearest")
     axis.figure.colorbar(mesh, ax=axis, label=panel.label)
-    overflow = [
-        [one is not None and not math.isfinite(one) for one in v]
-        for v in panel.series.values()
-    ]
-    ys, xs = np.nonzero(np.array(overflow, bool).reshape(values.shape))
-    axis.plot(xs, ys, "x", color=_REGION)
-    every = max(1, math.ceil(len(rows) / 10))
-    axis.set_yticks(range(0, len(rows), every), list(panel.series)[::every])
+    every = max(1, math.ceil(len(labels) / 10))
+    axis.set_yticks(range(0, len(labels), every), labels[::every])
     axis.set_ylabel("epoch")
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
-    if panel.is_grid:
-        _draw_grid(axis, panel)
-        return
+def _draw_points(axis: Axes, panel: Panel) -> None:
+    """Heights on a logarithmic scale: a colour for each label."""
     axis.set_yscale("log")
     axis.set_ylabel(panel.label)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     marked = {point for mark in panel.marks for point in mark.points}
     drawn = []
-    sizes = _SIZES[-len(panel.series) :]
-    for colour, size, (label, values) in zip(
-        _COLOURS, sizes, panel.series.items(), strict=False
-    ):
+    styles = zip(_COLOURS, _SIZES[-len(panel.series) :], strict=False)
+    for (colour, size), (label, values) in zip(styles, panel.series.items(), strict=False):
         shown = [value if value and 0 < value < math.inf else math.nan for value in values]
         if panel.is_joined:
             axis.plot(shown, "-", color=colour, linewidth=1.2)

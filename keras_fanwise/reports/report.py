@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -28,18 +28,25 @@ if TYPE_CHECKING:
 # How much a finding weighs, the worst first.
 ERROR, WARNING, NOTE = LEVELS = ("error", "warning", "note")
 
-
-class Weighed(Protocol):
-    """What every finding has: one of the `LEVELS`."""
-
-    @property
-    def severity(self) -> str: ...
-
-
-Row = TypeVar("Row")
-Finding = TypeVar("Finding", bound=Weighed)
+Row = TypeVar("Row", bound=Any)
+Finding = TypeVar("Finding", bound=Any)
 # A line that counts what is alike, and lines that say more of it.
 Group = Sequence[str]
+
+
+class FindingKind(enum.Enum):
+    """A kind of finding, with what helps; its value is its label."""
+
+    label: str
+    remedy: str
+
+    def __new__(cls, label: str, remedy: str) -> "FindingKind":
+        # Pickles hold the value: a label stays, the words of a remedy may change.
+        member = object.__new__(cls)
+        member._value_ = member.label = label
+        member.remedy = remedy
+        return member
+
 
 # Whatever the theme of the notebook: no colours, long names broken, no scrolling sideways.
 _STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
@@ -70,7 +77,7 @@ class Report(Generic[Row, Finding]):
     findings: list[Finding] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:
-        self.findings = [one for level in LEVELS for one in self._of(level)]
+        self.findings = sorted(self.findings, key=lambda one: LEVELS.index(one.severity))
 
     def _of(self, level: str) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == level]
@@ -120,9 +127,9 @@ class Report(Generic[Row, Finding]):
         rows = self._shown()
         if len(rows) <= MOST_KERNELS or not self._kinds:
             return Table.of(self._short, rows)
-        groups = list(group_by(rows, self._kind))
-        cells = zip(*(map(column.kind, groups) for column in self._kinds), strict=True)
-        return Table(self._kinds, list(cells))
+        groups = group_by(rows, self._kind)
+        cells = [[column.kind(group) for column in self._kinds] for group in groups]
+        return Table(self._kinds, cells)
 
     def text(self, verbose: bool = False) -> str:
         """The report as a text as wide as the terminal, of at least 80 columns.
@@ -147,17 +154,15 @@ class Report(Generic[Row, Finding]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        groups = "\n".join(
-            f"<li>{'<br>'.join(map(escape, lines))}</li>"
-            for lines in self._groups(verbose=False)
-        )
+        parts = [f'<div style="{_STYLE}">']
+        parts.append(f"<p><strong>{escape(self._verdict())}</strong></p>")
+        groups = ["<br>".join(map(escape, lines)) for lines in self._groups(verbose=False)]
+        if groups:
+            parts += ["<ul>", *(f"<li>{group}</li>" for group in groups), "</ul>"]
         table = self._table(verbose=False)
-        parts = [
-            f"<p><strong>{escape(self._verdict())}</strong></p>",
-            f"<ul>\n{groups}\n</ul>" if groups else "",
-            table.html() if table.cells else "",
-        ]
-        return "\n".join([f'<div style="{_STYLE}">', *filter(None, parts), "</div>"])
+        if table.cells:
+            parts.append(table.html())
+        return "\n".join([*parts, "</div>"])
 
     def plot(self, ax: Any = None) -> "Figure":
         """Draws the report against the depth of the model, on a logarithmic scale.
@@ -211,14 +216,13 @@ class Report(Generic[Row, Finding]):
             import pandas  # type: ignore[import-untyped]
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas: pip install pandas") from error
-        rows: list[Any] = self.rows
-        return pandas.DataFrame([row._asdict() for row in rows])
+        return pandas.DataFrame([row._asdict() for row in self.rows])
 
 
 def _plain(value: Any) -> Any:
     """What JSON can hold: named tuples as objects, initializers as what they print."""
     if hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
+        value = value._asdict()
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -229,6 +233,4 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no other word for it
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return repr(value)
+    return value if value is None or isinstance(value, (int, float, str)) else repr(value)

@@ -67,13 +67,17 @@ def numbers(
     """A column of numbers after a sign, of several the least and the largest."""
     read = _reader(value)
 
-    def text(rows: Sequence[Any], form: str) -> str:
-        numbers = span(map(read, rows), form)
-        return numbers and sign + numbers
+    def kind(rows: Sequence[Any], form: str = kind_form) -> str:
+        text = span(map(read, rows), form)
+        return text and sign + text
 
-    return Column(
-        header, lambda row: text([row], form), lambda rows: text(rows, kind_form), False
-    )
+    return Column(header, lambda row: kind([row], form), kind, False)
+
+
+def labels(value: str) -> Column:
+    """A column of kinds of findings, each once."""
+    kinds = _reader(value)
+    return words("", lambda row: ", ".join(dict.fromkeys(one.label for one in kinds(row))))
 
 
 def _reader(value: Value) -> Callable[[Any], Any]:
@@ -262,10 +266,10 @@ class Panel(NamedTuple):
         label: str,
         rows: Sequence[Any],
         values: Mapping[str, Value],
-        name: str = "path",
+        name: Value = "path",
         **more: Any,
     ) -> "Panel":
-        """A point for each row, named by one of its attributes, in each series."""
-        names = [getattr(row, name) for row in rows]
+        """A point for each row in each series."""
+        names = list(map(_reader(name), rows))
         series = {key: list(map(_reader(value), rows)) for key, value in values.items()}
         return cls(label, names, series, **more)

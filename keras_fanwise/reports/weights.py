@@ -1,11 +1,12 @@
-"""Reports by weight: fans, starts, calibrations and residual branches."""
+"""Reports by weight: fans, starts, calibrations, output biases, branches and audits."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import Group, Report, Row
+from keras_fanwise.reports.report import ERROR, FindingKind, Group, Report, Row
 from keras_fanwise.reports.tables import (
     FANS,
     KERNEL,
@@ -13,16 +14,20 @@ from keras_fanwise.reports.tables import (
     LAYER,
     SHAPE,
     SHORT_STATUS,
+    SHOWN,
     STATUS,
     STD,
     STD_ASKED,
     WEIGHT,
+    Mark,
     Panel,
     count_text,
     counted,
     first_names,
     group_by,
+    labels,
     numbers,
+    span,
     words,
 )
 from keras_fanwise.seam.weights import Role
@@ -96,9 +101,8 @@ class _DoneReport(Report[Row, Any]):
     _done: ClassVar[str] = "set"
 
     def _verdict(self) -> str:
-        rows: list[Any] = self.rows
-        count = sum(row.status == self._done for row in rows)
-        return f"{count} {self._done}, {len(rows) - count} kept"
+        count = sum(row.status == self._done for row in self.rows)
+        return f"{count} {self._done}, {len(self) - count} kept"
 
 
 class WeightStart(NamedTuple):
@@ -125,7 +129,6 @@ class WeightStart(NamedTuple):
     role: Role = Role.OTHER
 
 
-_INITIALIZER = words("initializer", "initializer")
 # Initializers that differ in a seed alone are told together if there are more of them.
 _MOST_INITIALIZERS = 8
 
@@ -148,7 +151,16 @@ class StartReport(_DoneReport[WeightStart]):
     """
 
     _title = "Start of"
-    _every = WEIGHT, LAYER, SHAPE, *FANS, STD_ASKED, STD, _INITIALIZER, STATUS
+    _every = (
+        WEIGHT,
+        LAYER,
+        SHAPE,
+        *FANS,
+        STD_ASKED,
+        STD,
+        words("initializer", "initializer"),
+        STATUS,
+    )
     _short = KERNEL, SHAPE, *FANS, STD_ASKED, STD, SHORT_STATUS
     _kinds = KIND, STD_ASKED, STD, SHORT_STATUS
 
@@ -312,17 +324,14 @@ class ResidualBranch(NamedTuple):
     reason: str = ""
 
 
-def _last(row: ResidualBranch) -> str:
-    return " and ".join(row.last)
-
-
-def _last_kind(row: ResidualBranch) -> str:
-    return f"{row.layer} {''.join(row.last[-1:]).rpartition('/')[2]}"
-
-
+_LAST = words("last weight", lambda row: " and ".join(row.last))
+_SHORT_LAST = words(
+    "last weight", lambda row: _LAST.cell(row) or row.addition, shrinks=True
+)
+_LAST_KIND = counted(
+    "last weights", lambda row: f"{row.layer} {''.join(row.last[-1:]).rpartition('/')[2]}"
+)
 _KERNELS = numbers("kernels", lambda row: row.length or None)
-_LAST = words("last weight", _last)
-_SHORT_LAST = words("last weight", lambda row: _last(row) or row.addition, shrinks=True)
 
 
 @dataclass(eq=False, repr=False)
@@ -337,19 +346,15 @@ class ResidualReport(Report[ResidualBranch, Any]):
     _title = "Residual branches of"
     _every = words("addition", "addition"), LAYER, _LAST, _KERNELS, STATUS
     _short = _SHORT_LAST, _KERNELS
-    _kinds = counted("last weights", _last_kind), _KERNELS
-
-    def _of(self, status: str) -> list[ResidualBranch]:
-        return [row for row in self.rows if row.status == status]
+    _kinds = _LAST_KIND, _KERNELS
 
     def _verdict(self) -> str:
-        counts = [
-            count_text(len(self._shown()), "residual branch", "residual branches"),
-            count_text(len(self._of("other")), "other addition"),
-        ]
-        unopened = self._of("unopened")
-        if unopened:
-            counts.append(f"{count_text(len(unopened), 'layer')} that could not be opened")
+        found = Counter(row.status for row in self.rows)
+        branches = count_text(found["residual"], "residual branch", "residual branches")
+        counts = [branches, count_text(found["other"], "other addition")]
+        if found["unopened"]:
+            layers = count_text(found["unopened"], "layer")
+            counts.append(f"{layers} that could not be opened")
         return ", ".join(counts)
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
@@ -359,8 +364,179 @@ class ResidualReport(Report[ResidualBranch, Any]):
             yield [f"{same[0].status}: {paths}: {same[0].reason}"]
 
     def _shown(self) -> list[ResidualBranch]:
-        return self._of("residual")
+        return [row for row in self.rows if row.status == "residual"]
 
     def _panels(self) -> list[Panel]:
         values = {"kernels of the branch": lambda row: float(row.length)}
         return [Panel.of("kernels", self._shown(), values, "addition")]
+
+
+class Condition(FindingKind):
+    """What a good start must meet: its `label`, and a `remedy` where it is not met."""
+
+    SYMMETRY = (
+        "symmetry",
+        "give the weight a random initializer, and no two weights the same values",
+    )
+    BALANCE = ("balance", "draw the weight from a distribution that is symmetric about 0")
+    SCALE = ("scale", "draw the weight with the standard deviation that its fans ask for")
+    GLOROT = (
+        "Glorot",
+        "use an initializer that counts the fans of the layer, by name or by retrofit()",
+    )
+    INITIALIZER = (
+        "initializer",
+        "none if it was trained or set on purpose; reinitialize(model) draws it again",
+    )
+
+
+# In figures, by matplotlib's names.
+_MARKERS = dict(zip(Condition, "sD^*P", strict=True))
+
+
+class AuditFinding(NamedTuple):
+    """A weight that does not meet a condition.
+
+    Attributes:
+        path: of the weight.
+        condition: which one.
+        severity: `"error"`, `"warning"` or `"note"`; see `audit`.
+        numbers: what was measured, and what it should be.
+        cause: what is likely to have led to it.
+        remedy: what helps.
+        factor: the standard deviation over the one that the fans ask for, if they do.
+        replacement: an initializer that mends it, if one is needed.
+    """
+
+    path: str
+    condition: Condition
+    severity: str
+    numbers: str
+    cause: str
+    remedy: str
+    factor: float | None = None
+    replacement: Any = None
+
+    @property
+    def _label(self) -> str:
+        return f"{self.severity}: {self.condition.label}"
+
+
+class WeightAudit(NamedTuple):
+    """What was measured of a weight.
+
+    Attributes:
+        path, layer, shape, fans, role: as in `WeightFans`.
+        initializer: that it was given; `""` if not known.
+        mean, std: of the values.
+        positive: the share of positive values, zeros counted half.
+        std_asked: the standard deviation that the fans ask for; `None` for weights that are
+            not random, or whose initializer is unknown.
+        forward: fan_in · Var(w), by which the weight multiplies the variance of a signal.
+        backward: fan_out · Var(w), by which it multiplies the variance of gradients.
+        findings: the conditions that it does not meet.
+    """
+
+    path: str
+    layer: str
+    shape: tuple[int, ...]
+    fans: Fans
+    initializer: str
+    mean: float
+    positive: float
+    std_asked: float | None
+    std: float
+    forward: float
+    backward: float
+    findings: tuple[Condition, ...]
+    role: Role
+
+
+_BALANCE = numbers("mean", "mean", ".2g"), numbers("positive", "positive", ".0%")
+_MEASURED = (
+    STD,
+    numbers("forward", "forward", ".3g"),
+    numbers("backward", "backward", ".3g"),
+    labels("findings"),
+)
+
+
+@dataclass(eq=False, repr=False)
+class AuditReport(Report[WeightAudit, AuditFinding]):
+    """A `WeightAudit` for each weight of a float type, in the order of the model.
+
+    Printed, it gives the verdict, then the findings by cause, then the kernels.
+
+    Attributes:
+        ignored: list of those findings that the caller said to ignore.
+        is_trained: whether most kernels and most biases are no longer what their
+            initializers draw; then every finding about finite values is a note.
+    """
+
+    _title = "Audit of"
+    _every = WEIGHT, LAYER, SHAPE, *FANS, *_BALANCE, STD_ASKED, *_MEASURED
+    _short = KERNEL, SHAPE, *_MEASURED
+    _kinds = KIND, *_MEASURED
+
+    ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
+    is_trained: bool = field(default=False, kw_only=True)
+
+    def remedies(self) -> dict[str, Any]:
+        """For the path of each weight that needs one, an initializer that mends it.
+
+        `keras_fanwise.initialize(model, report.remedies())` draws these weights again.
+        """
+        worst_last = self.findings[::-1]
+        return {one.path: one.replacement for one in worst_last if one.replacement}
+
+    def _verdict(self) -> str:
+        ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
+        counts = f"{self._counts()}{ignored}"
+        if self.is_trained:
+            return (
+                f"The model looks trained: {counts}. Most kernels are not what their "
+                "initializers draw, and are not judged as a start."
+            )
+        if self.errors:
+            return f"The model will not start well: {counts}."
+        if self.warnings:
+            return f"The model may start badly: {counts}."
+        told = "Check the signal with signal(model, x)."
+        return f"The weights are well scaled: {counts}. {told}"
+
+    def _groups(self, verbose: bool) -> Iterator[Group]:
+        rows = {row.path: row for row in self.rows}
+
+        def alike(one: AuditFinding) -> Hashable:
+            same = one._label, one.cause, one.remedy, rows[one.path].layer
+            return id(one) if verbose else same
+
+        for found in group_by(self.findings, alike):
+            first, paths = found[0], [one.path for one in found]
+            lines = [f"{first._label}: {first.path}: {first.numbers}"]
+            if len(found) > 1:
+                kind = KIND.kind([rows[path] for path in paths])
+                factors = [one.factor for one in found]
+                is_known = None not in factors
+                measured = (
+                    f"std × {span(factors)}" if is_known else f"the first: {first.numbers}"
+                )
+                lines = [f"{first._label}: {kind}, {measured}", first_names(paths)]
+            yield [*lines, first.cause, f"Remedy: {first.remedy}"]
+
+    def _shown(self) -> list[WeightAudit]:
+        return [row for row in self.rows if row.role in SHOWN or row.findings]
+
+    def _panels(self) -> list[Panel]:
+        rows = [row for row in self.rows if row.std_asked or row.findings]
+        places = {row.path: place for place, row in enumerate(rows)}
+        # A weight gets the marker of its first finding: errors come first.
+        firsts = {finding.path: finding for finding in reversed(self.findings)}
+        marks = []
+        for found in group_by(self.findings, lambda one: one._label):
+            points = sorted(places[one.path] for one in found if firsts[one.path] is one)
+            if points:
+                label, shape = found[0]._label, _MARKERS[found[0].condition]
+                marks.append(Mark(label, points, shape, found[0].severity == ERROR))
+        values = {"forward": "forward", "backward": "backward"}
+        return [Panel.of("fan · Var(w)", rows, values, marks=marks, reference=1.0)]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.diagnosis import Condition
+from keras_fanwise.reports.weights import Condition
 
 from support.architectures import Matrix
 from support.models import (

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_fanwise as kf
-from keras_fanwise.reports.diagnosis import Condition
+from keras_fanwise.reports.weights import Condition
 
 from support.models import values_of
 from support.processes import fewer_by_default

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.reports.diagnosis import Condition
+from keras_fanwise.reports.weights import Condition
 
 from support.architectures import Siren, dcgan, residual_network, transformer_network
 from support.processes import fewer_by_default
