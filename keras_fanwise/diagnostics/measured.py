@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_fanwise.backends.arrays import moments
-from keras_fanwise.graph.graph import Graph, activation_of
+from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -184,8 +184,6 @@ class MeasuredWeight(NamedTuple):
     @classmethod
     def of(cls, owned: OwnedWeight, initializer: Any, graph: Graph) -> "MeasuredWeight":
         variable = owned.variable
-        activation = graph.activation_for(variable)
-        activation = activation_of(owned.layer) if activation == "linear" else activation
         values = keras.ops.convert_to_numpy(variable.value)
         site = Site.of(owned.layer, variable.name, variable.shape)
         is_subpixel = isinstance(initializer, FanwiseSubpixel)
@@ -199,6 +197,7 @@ class MeasuredWeight(NamedTuple):
         drawn, asked = _expected(draws, site), _expected(counts, site)
         scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
         found = evidence(values, *((drawn.mean, drawn.std) if drawn else (0.0, 0.0)))
+        activation = graph.activation_for(variable)
         known = owned, site, role(owned), values, initializer, activation
         return cls(*known, drawn, asked, scale, found)
 

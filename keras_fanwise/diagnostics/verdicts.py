@@ -122,7 +122,8 @@ class Wired:
             for owned in weights_within(self.layers[i]):
                 if role(owned).is_matrix:
                     kernel = owned.variable
-                    yield self.owned[id(kernel)], self.graph.activation_for(kernel)
+                    activation = self.graph.activation_for(kernel)
+                    yield self.owned[id(kernel)], activation or "linear"
 
     def is_recurrent(self, i: int) -> bool:
         return self.rows[i].input_rms is not None

@@ -26,7 +26,13 @@ from keras_fanwise.backends.private_keras import (
     symbolic_calls,
 )
 from keras_fanwise.backends.tap import intercepted_calls, symbolic_operators
-from keras_fanwise.seam.weights import has_kernel, is_of_keras, role, weights_within
+from keras_fanwise.seam.weights import (
+    has_kernel,
+    is_of_keras,
+    owned_weights,
+    role,
+    weights_within,
+)
 
 # What a signal can meet after a layer, before the next layer with a kernel.
 NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
@@ -306,11 +312,27 @@ class Graph:
         return KERNEL if call.has_kernel else ""
 
     def activation_for(self, kernel: keras.Variable) -> str:
-        """The activation that its products go through; "linear" where none is known."""
+        """The activation that its products go through; "" where none is known.
+
+        In what is not opened that of the layer which has the kernel, if it has one.
+        """
+        layer = self._owners[id(kernel)]
+        calls = self.calls_of(kernel)
+        is_known = any(
+            not isinstance(call.operation, keras.Layer)
+            or (call.operation is layer and is_of_keras(layer))
+            for call in calls
+        )
+        if not is_known and (own := activation_of(layer)):
+            return own
         # Of several kernels of a layer it is after the last.
-        lasts = (c for c in self.calls_of(kernel) if c.kernels and c.kernels[-1] is kernel)
+        lasts = (call for call in calls if call.kernels and call.kernels[-1] is kernel)
         found = next(filter(None, map(self.activation_after, lasts)), None)
-        return found.activation if found else "linear"
+        return found.activation if found else ""
+
+    @functools.cached_property
+    def _owners(self) -> dict[int, keras.Layer]:
+        return {id(one.variable): one.layer for one in owned_weights(self.model)}
 
     def activation_after(self, call: Call) -> Call | None:
         """The call that applies an activation, itself or later, to what a call alone gives.

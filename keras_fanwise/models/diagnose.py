@@ -288,8 +288,10 @@ class Case:
     def _activation(self) -> str:
         """The most frequent one after kernels."""
         owned = (one for one in owned_weights(self._model) if role(one).is_matrix)
-        names = Counter(self.graph.activation_for(one.variable) for one in owned)
-        del names["linear"], names["softmax"]
+        # Of a layer once: gates have two kernels.
+        pairs = ((one.layer, self.graph.activation_for(one.variable)) for one in owned)
+        names = Counter(name for _, name in dict.fromkeys(pairs))
+        del names[""], names["softmax"]
         return names.most_common(1)[0][0] if names else "linear"
 
     def _drawn(self, recipe: Any, residual: str | None = None) -> _Start:

@@ -351,6 +351,45 @@ def test_whose_activation_comes_after(make, name):
     assert (found.activation if found else "") == name
 
 
+class Pair(layers.Layer):
+    """Two kernels, of which one has the activation after it."""
+
+    def __init__(self, is_open):
+        super().__init__()
+        self.is_open, self.activation = is_open, keras.activations.tanh
+
+    def build(self, shape):
+        self.one = self.add_weight(shape=(shape[-1], 5), name="one_kernel")
+        self.two = self.add_weight(shape=(5, shape[-1]), name="two_kernel")
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor) and not self.is_open:
+            raise TypeError("Only of values.")
+        return ops.matmul(self.activation(ops.matmul(x, self.one)), self.two)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+KERNELS = {
+    "a convolution of two": (layers.SeparableConv1D(3, 2, activation="elu"), ["", "elu"]),
+    "a cell": (layers.GRU(3, return_sequences=True), ["tanh", "tanh"]),
+    "two cells": (layers.Bidirectional(layers.LSTM(3)), 4 * ["tanh"]),
+    "a layer inside": (layers.TimeDistributed(layers.Dense(3, "relu")), ["relu"]),
+    "an open layer": (Pair(is_open=True), ["tanh", ""]),
+    "one that is not": (Pair(is_open=False), ["tanh", "tanh"]),
+}
+
+
+@pytest.mark.parametrize(("layer", "names"), KERNELS.values(), ids=KERNELS)
+def test_the_activation_of_each_kernel(layer, names):
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, layer(inputs))
+    graph = Graph(model)
+    kernels = [one for one in model.weights if one.name.endswith("kernel")]
+    assert [graph.activation_for(one) for one in kernels] == names
+
+
 def test_inside_which_layers_a_call_happens():
     model = RESIDUAL["transformer"]()[0]
     graph = Graph(model)

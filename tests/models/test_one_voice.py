@@ -202,3 +202,43 @@ def test_a_remedy_fits_the_activation_however_it_is_written(written):
     remedies = kf.audit(model).remedies()
     assert set(remedies.values()) == {"fanwise_he_normal"}
     assert len(remedies) == 4
+
+
+class Closed(layers.Layer):
+    """What its call does cannot be seen, as it takes no `KerasTensor`."""
+
+    def __init__(self, initializer):
+        super().__init__()
+        self.initializer, self.activation = initializer, keras.activations.relu
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(64, 64), initializer=self.initializer)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("Only of values.")
+        return self.activation(ops.matmul(x, self.kernel))
+
+
+class Stack(keras.Model):
+    def __init__(self, depth, initializer):
+        super().__init__()
+        self.parts = [Closed(initializer) for _ in range(depth)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_of_what_cannot_be_opened_all_know_the_layer_s_own_activation():
+    x = keras.random.normal((32, 64), seed=0)
+    tiny = Stack(6, keras.initializers.RandomNormal(stddev=0.01))
+    halved = Stack(40, "lecun_normal")
+    for model in (tiny, halved):
+        model(x)
+        assert Graph(model).unopened
+    remedies = [kf.audit(tiny).remedies(), kf.signal(tiny, x).remedies()]
+    assert {each for found in remedies for each in found.values()} == {"fanwise_he_normal"}
+    assert not kf.audit(halved).remedies()
+    assert 'initialize(model, "he", seed=0)' in str(kf.diagnose(halved, x))
