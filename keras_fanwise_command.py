@@ -8,9 +8,9 @@ import argparse
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMMANDS = {
     "fans": "the fans of every weight, and Keras's",
@@ -80,21 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        _add_arguments(command, name)
+        _add_arguments(command.add_argument, name)
+    # Of commands that do not take them.
+    parser.set_defaults(output=None, data=None, strict=False, recipe=None, seed=None)
     return parser
 
 
-def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("model", type=_path, help="a .keras or .h5 file")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--plot", type=_path, metavar="FILE", help="draw a figure")
-    command.add_argument(
-        "--overwrite", action="store_true", help="files that are written may exist"
-    )
-    command.add_argument(
-        "--verbose", action="store_true", help="show every weight or layer"
-    )
-    command.add_argument(
+def _add_arguments(add: Callable[..., Any], name: str) -> None:
+    add("model", type=_path, help="a .keras or .h5 file")
+    add("--json", action="store_true", help="print JSON")
+    add("--plot", type=_path, metavar="FILE", help="draw a figure")
+    add("--overwrite", action="store_true", help="files that are written may exist")
+    add("--verbose", action="store_true", help="show every weight or layer")
+    add(
         "--import",
         action="append",
         default=[],
@@ -104,46 +102,42 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         "for in the working folder too",
     )
     if name in ("audit", "diagnose"):
-        command.add_argument(
+        add(
             "--ignore",
             action="append",
             metavar="GLOB",
             help="accept the findings of these weights, such as 'head/*'",
         )
-        command.add_argument(
-            "--strict", action="store_true", help="exit code 1 for notes too"
-        )
+        add("--strict", action="store_true", help="exit code 1 for notes too")
     if name == "diagnose":
-        command.add_argument(
-            "--steps", type=int, default=0, help="train so many steps from each start"
-        )
+        add("--steps", type=int, default=0, help="train so many steps from each start")
     if name in ("init", "calibrate"):
-        command.add_argument("output", type=_path, help="the file to write")
+        add("output", type=_path, help="the file to write")
     if name in _DATA:
-        command.add_argument("--data", type=_path, metavar="FILE", help=_DATA[name])
+        add("--data", type=_path, metavar="FILE", help=_DATA[name])
     if name == "init":
-        command.add_argument(
+        add(
             "--recipe",
             help=f"one of {RECIPES}, or an initializer for all kernels, such as "
             "fanwise_he_uniform; by default every weight is drawn anew by the initializer "
             "that its layer was given",
         )
-        command.add_argument("--seed", type=int, help="an integer, 0 or more")
+        add("--seed", type=int, help="an integer, 0 or more")
     if name == "calibrate":
-        command.add_argument(
+        add(
             "--std",
             type=float,
             default=1.0,
             help="the standard deviation of what each layer gives; by default 1",
         )
-        command.add_argument(
+        add(
             "--by",
             choices=BY,
             default=BY[0],
             help="one factor for a layer, or one for each of its units, which are centred "
             "too; by default for a layer",
         )
-        command.add_argument(
+        add(
             "--only",
             action="append",
             metavar="GLOB",

@@ -30,7 +30,13 @@ from keras_fanwise.reports.report import Report
 
 CLEAN, FINDINGS, BAD_INPUT = 0, 1, 2
 Arrays = dict[str, np.ndarray]
-_MODELS, _DATA, _FIGURES = (".keras", ".h5"), (".npy", ".npz"), (".pdf", ".png", ".svg")
+# Of each option that names a file, what it names and how that may end.
+_FILES = {
+    "plot": ("figure", ".pdf, .png, .svg"),
+    "output": ("output", ".keras or .h5"),
+    "data": ("data", ".npy or .npz"),
+    "model": ("model", ".keras or .h5"),
+}
 # What an output shows that has no such characters; of others, their numbers.
 _PLAIN = {"×": "x", "·": "*"}
 
@@ -149,7 +155,6 @@ _BOLD = re.compile(r"\x1b\[[01]m")  # as Keras prints some messages
 
 def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A002 (Keras's name)
     """The model in a .keras or .h5 file, loaded in Keras's safe mode."""
-    _check_suffix("model", path)
     _check_readable(path)
     with complaints(f"{path} cannot be loaded: "), quiet():
         if path.suffix == ".keras" and not zipfile.is_zipfile(path):
@@ -162,11 +167,6 @@ def load_model(path: Path, *, compile: bool = False) -> keras.Model:  # noqa: A0
     if not model.weights:
         raise BadInputError("the model has no weights")
     return model
-
-
-def _check_suffix(argument: str, path: Path) -> None:
-    if path.suffix not in _MODELS:
-        raise BadInputError(f"the {argument} must be a .keras or .h5 file: {path}")
 
 
 @contextlib.contextmanager
@@ -216,8 +216,6 @@ def _refuse_lambda(path: Path) -> None:
 
 def load_data(path: Path) -> Arrays:
     """The arrays of a .npz file by name, or the one of a .npy file as x."""
-    if path.suffix not in _DATA:
-        raise BadInputError(f"the data must be a .npy or .npz file: {path}")
     _check_readable(path)
     with complaints(f"{path} cannot be read: "):
         content = np.load(path, allow_pickle=False)
@@ -258,40 +256,52 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    command, output = options.command, getattr(options, "output", None)
-    _check_figure(options.plot)
     for name in options.modules:
         _import(name)
-    if output is not None:
-        _check_suffix("output", output)
-    if command == "init":
-        if options.seed is not None:
-            integer("seed", options.seed, 0, 2**64)
-        if options.recipe is not None:
-            rules_of(options.recipe)
-    if command == "calibrate":
-        positive("std", options.std)
-    path = getattr(options, "data", None)
-    arrays = load_data(path) if path else {}
+    _check(options)
+    output, figure, data = options.output, options.plot, options.data
+    arrays = load_data(data) if data else {}
     with (
-        new_file(output, overwrite=options.overwrite) as whole,
-        new_file(options.plot, overwrite=options.overwrite) as figure,
+        new_file(output, overwrite=options.overwrite) as new_model,
+        new_file(figure, overwrite=options.overwrite) as new_figure,
     ):
         model = load_model(options.model, compile=output is not None or "y" in arrays)
-        batch = batch_of(arrays, model, path) if path else (None, None)
+        batch = batch_of(arrays, model, data) if data else (None, None)
         report = _report(model, options, *batch)
-        if whole is not None:
+        if new_model is not None:
             with complaints(f"{output} cannot be written: "), quiet():
-                model.save(whole)
-        if figure is not None:
-            with complaints(f"{options.plot} cannot be written: "), quiet():
-                report.plot().savefig(figure)
+                model.save(new_model)
+        if new_figure is not None:
+            with complaints(f"{figure} cannot be written: "), quiet():
+                report.plot().savefig(new_figure)
         text = report.to_json() if options.json else report.text(options.verbose)
         write_output(f"{text}\n")
-    fails = [*report.errors, *report.warnings]
-    if getattr(options, "strict", False):
-        fails = report.findings
+    fails = report.findings if options.strict else [*report.errors, *report.warnings]
     return FINDINGS if fails else CLEAN
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be known to be wrong before the model is loaded."""
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        raise BadInputError('--plot needs matplotlib: pip install "keras_fanwise[plot]"')
+    for name, (file, allowed) in _FILES.items():
+        path = getattr(options, name)
+        if path and path.suffix not in re.findall(r"\.\w+", allowed):
+            raise BadInputError(f"the {file} must be a {allowed} file: {path}")
+    if options.seed is not None:
+        integer("seed", options.seed, 0, 2**64)
+    if options.recipe is not None:
+        rules_of(options.recipe)
+    if options.command == "calibrate":
+        positive("std", options.std)
+
+
+def _import(name: str) -> None:
+    """As `python -m` finds modules, also where the command does not look by itself."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    with complaints(f"{name} cannot be imported: "):
+        importlib.import_module(name)
 
 
 def _report(
@@ -318,20 +328,3 @@ def _report(
     if options.recipe is None:
         return keras_fanwise.reinitialize(model, options.seed)
     return keras_fanwise.initialize(model, options.recipe, options.seed)
-
-
-def _import(name: str) -> None:
-    """As `python -m` finds modules, also where the command does not look by itself."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
-    with complaints(f"{name} cannot be imported: "):
-        importlib.import_module(name)
-
-
-def _check_figure(path: Path | None) -> None:
-    if path is None:
-        return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadInputError('--plot needs matplotlib: pip install "keras_fanwise[plot]"')
-    if path.suffix not in _FIGURES:
-        raise BadInputError(f"the figure must be a {', '.join(_FIGURES)} file: {path}")
