@@ -22,22 +22,23 @@ from keras_fanwise.arguments import (
     positive,
     printable,
 )
-from keras_fanwise.backends.arrays import layout_of, local_parts, moments, pooled, snapshot
+from keras_fanwise.backends.arrays import (
+    dtype_name,
+    layout_of,
+    local_parts,
+    moments,
+    pooled,
+    snapshot,
+)
 from keras_fanwise.backends.private_keras import new_optimizer_state, random_numbers_from
+from keras_fanwise.initializers import counterparts
 from keras_fanwise.initializers.base import (
+    Distribution,
     FanwiseInitializer,
     Site,
     checked_shape_and_dtype,
     fresh_seed,
     random_state_kept,
-)
-from keras_fanwise.initializers.counterparts import (
-    drawing_for,
-    own_seed_of,
-    portable,
-    random_inside,
-    replaced_inside,
-    scaled,
 )
 from keras_fanwise.models.recipes import (
     RESIDUAL,
@@ -50,14 +51,8 @@ from keras_fanwise.models.recipes import (
 from keras_fanwise.reports.tables import group_by
 from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
+from keras_fanwise.seam import record
 from keras_fanwise.seam.binding import model_keys
-from keras_fanwise.seam.record import (
-    assigned_when_built,
-    initializer_name,
-    replace,
-    unsaved,
-    weight_initializers,
-)
 from keras_fanwise.seam.weights import OwnedWeight, Role, is_of_keras, owned_weights, role
 
 
@@ -90,7 +85,7 @@ class _Seeds(NamedTuple):
 
     def before(self, initializer: FanwiseInitializer) -> int | None:
         """`None` where the state of the initializer's own generator advances."""
-        own = own_seed_of(initializer) if self.own_ones_count else None
+        own = counterparts.own_seed_of(initializer) if self.own_ones_count else None
         if own is None:
             return self.seed
         return own if isinstance(own, int) else None
@@ -141,23 +136,12 @@ def _planned(
     variable = owned.variable
     site = Site.of(owned.layer, variable.name, variable.shape, key)
     site = site._replace(path=variable.path)
-    row = WeightStart(
-        site.path,
-        type(owned.layer).__name__,
-        site.shape,
-        site.fans,
-        "" if initializer is None else _label(initializer),
-        status="kept" if reason else "set",
-        reason=reason,
-        role=role(owned),
-    )
+    expected: Distribution | None = None
     fill: Callable[[], Any] | None = None
     try:
-        ours = portable(initializer)
+        ours = counterparts.portable(initializer)
         if ours is not None:
             expected = ours.expected(site.shape, site)
-            if math.isfinite(expected.std):
-                row = row._replace(std_asked=expected.std)
             checked_shape_and_dtype(site.shape, variable.dtype)
             fill = functools.partial(
                 ours.draw,
@@ -172,6 +156,17 @@ def _planned(
             fill = functools.partial(_values_of_others, initializer, site, variable, seeds)
     except (TypeError, ValueError) as error:
         raise in_weight(error, site.path, site.shape) from error
+    row = WeightStart(
+        site.path,
+        type(owned.layer).__name__,
+        site.shape,
+        site.fans,
+        "" if initializer is None else _label(initializer),
+        std_asked=expected.std if expected and math.isfinite(expected.std) else None,
+        status="kept" if reason else "set",
+        reason=reason,
+        role=role(owned),
+    )
     return _Plan(owned, initializer, row, fill)
 
 
@@ -179,8 +174,8 @@ def _label(initializer: Any) -> str:
     """With what is random inside it."""
     if isinstance(initializer, FanwiseInitializer):
         return repr(initializer)
-    inside = dict.fromkeys(map(_label, random_inside(initializer)))
-    name = initializer_name(initializer)
+    inside = dict.fromkeys(map(_label, counterparts.random_inside(initializer)))
+    name = record.initializer_name(initializer)
     return f"{name}({', '.join(inside)})" if inside else name
 
 
@@ -194,7 +189,8 @@ _UNKNOWN = "its initializer is unknown"
 @random_state_kept()
 def _computed(weights: Sequence[OwnedWeight], initializers: Sequence[Any]) -> list[str]:
     """Why no seed gives weights other values, and `""` of the others."""
-    return list(map(_why_computed, weights, initializers, assigned_when_built(weights)))
+    assigned = record.assigned_when_built(weights)
+    return list(map(_why_computed, weights, initializers, assigned))
 
 
 def _why_computed(owned: OwnedWeight, initializer: Any, assigned: bool | None) -> str:
@@ -207,18 +203,16 @@ def _why_computed(owned: OwnedWeight, initializer: Any, assigned: bool | None) -
     module = getattr(initializer, "__module__", kind.__module__).partition(".")[0]
     is_own = (
         kind is keras.initializers.Constant or module not in ("keras", "keras_fanwise")
-    ) and portable(initializer) is None
+    ) and counterparts.portable(initializer) is None
     is_table = assigned is None and role(owned) == Role.STATE
     if not (is_own or is_table):
         return ""
     variable = owned.variable
     site = Site.of(owned.layer, variable.name, variable.shape)
-    one, two = (
-        keras.ops.convert_to_numpy(
-            _values_of_others(initializer, site, variable, _Seeds(seed, False))
-        )
-        for seed in (0, 1)
+    values = (
+        _values_of_others(initializer, site, variable, _Seeds(n, False)) for n in (0, 1)
     )
+    one, two = map(keras.ops.convert_to_numpy, values)
     if not np.array_equal(one, two):
         return ""
     if is_table and not np.array_equal(one, keras.ops.convert_to_numpy(variable)):
@@ -234,18 +228,19 @@ def _values_of_others(
     places: dict[int, int] = {}
 
     def replacement(value: Any) -> Any:
-        ours = portable(value)
+        ours = counterparts.portable(value)
         if ours is None and not isinstance(value, keras.initializers.Initializer):
             return value
         key = f"{site.key} inside {places.setdefault(id(value), len(places))}"
         if ours is None:
             return seeds.planted(value, key)
-        return drawing_for(site, value, ours, key, seeds.before(ours))
+        return counterparts.drawing_for(site, value, ours, key, seeds.before(ours))
 
     try:
         # Functions draw as they like; of names inside it makes initializers now.
         with random_numbers_from(stream_key(seeds.seed, site.key)):
-            values = replaced_inside(outer, replacement)(site.shape, dtype=variable.dtype)
+            fill = counterparts.replaced_inside(outer, replacement)
+            values = fill(site.shape, dtype=variable.dtype)
         return _checked_values(values, site.shape, variable.dtype)
     except (TypeError, ValueError) as error:
         raise in_weight(error, site.path, site.shape) from error
@@ -255,11 +250,9 @@ def _checked_values(values: Any, shape: tuple[int, ...], dtype: str) -> Any:
     try:
         if not keras.ops.is_tensor(values):
             values = np.asarray(values)
-            if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":
-                raise TypeError(values.dtype)
+        if dtype_name(values).startswith(("complex", "string")):
+            raise TypeError(dtype_name(values))
         tensor = keras.ops.convert_to_tensor(values)
-        if "complex" in keras.backend.standardize_dtype(tensor.dtype):
-            raise TypeError("complex numbers")
     except (TypeError, ValueError) as error:
         allowed = f"one that gives real numbers ({error})"
         raise fail(TypeError, "initializer", allowed, values) from error
@@ -297,14 +290,13 @@ def initialize(
         seed: an integer from 0 to 2**64 - 1, for everything random that has no seed of
             its own; or `None`, for one taken from Python's `random` module, which
             `keras.utils.set_random_seed` seeds.
-        residual: how the branches of residual networks begin, whose last weights
-            `residual_ends` gives. `"zero"`: these are 0, so that the network begins as
-            the identity (Goyal et al. 2017, <https://arxiv.org/abs/1706.02677>, section
-            5.1; Zhang et al. 2019, <https://arxiv.org/abs/1901.09321>). `"depth"`: they
-            are divided by the square root of the number of branches, so that these add up
-            to as much at any depth (Radford et al. 2019, GPT-2, section 2.3). `None`: as
-            other weights. There is a warning for branches that cannot start at 0, and for
-            layers that may hide some.
+        residual: how residual branches begin, whose last weights `residual_ends` gives.
+            `"zero"`: these are 0, so that the network begins as the identity (Goyal et al.
+            2017, <https://arxiv.org/abs/1706.02677>, section 5.1; Zhang et al. 2019,
+            <https://arxiv.org/abs/1901.09321>). `"depth"`: they are divided by the square
+            root of the number of branches, so that these add up to as much at any depth
+            (Radford et al. 2019, GPT-2, section 2.3). There is a warning for branches that
+            cannot start at 0, and for layers that may hide some.
         dry_run: whether only to return the plan.
         reset_optimizer: whether the optimizer of a compiled model gets the state of a new
             one, except for the learning rate.
@@ -345,6 +337,7 @@ def start_values(
             yield plan.owned.variable, plan.initializer, plan.fill()
 
 
+@random_state_kept()
 def _asked(
     model: keras.Layer, recipe: Any, seed: int, residual: str | None
 ) -> tuple[list[_Plan], Subject]:
@@ -354,39 +347,41 @@ def _asked(
         raise fail(ValueError, "residual", allowed, residual)
     subject = Subject(model)
     weights = subject.weights
-    with random_state_kept():
-        rules = [zero_rule(subject)] if residual == "zero" else []
-        for rule in rules_of(recipe):
-            rules += [rule] if isinstance(rule, Rule) else rule(subject)
-        met = [
-            [rule for rule in rules if rule.matches(owned, subject)] for owned in weights
-        ]
-        for rule in rules:
-            if not rule.optional and not any(rule in several for several in met):
-                paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
-                more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
-                raise ValueError(
-                    f"{rule} meets none of the weights of the model: {paths}{more}"
-                )
-        firsts = [several[0].initializer if several else None for several in met]
-        initializers = [None if one is None else resolved(one) for one in firsts]
-        if residual == "depth":
-            factor = 1 / math.sqrt(len(subject.known_branches()))
-            for place, (owned, given) in enumerate(zip(weights, initializers, strict=True)):
-                if given is not None and id(owned.variable) in subject.ends:
-                    initializers[place] = scaled(given, factor, "residual")
-    reasons = [
-        _why_kept(owned, several) if initializer is None else ""
-        for owned, several, initializer in zip(weights, met, initializers, strict=True)
-    ]
+    rules = [zero_rule(subject)] if residual == "zero" else []
+    for rule in rules_of(recipe):
+        rules += [rule] if isinstance(rule, Rule) else rule(subject)
+    met = [[rule for rule in rules if rule.matches(owned, subject)] for owned in weights]
+    for rule in rules:
+        if not rule.optional and not any(rule in several for several in met):
+            paths = ", ".join(printable(owned.variable.path) for owned in weights[:5])
+            more = f" and {len(weights) - 5} more" if len(weights) > 5 else ""
+            raise ValueError(
+                f"{rule} meets none of the weights of the model: {paths}{more}"
+            )
+    factor = 1 / math.sqrt(len(subject.known_branches())) if residual == "depth" else None
+    reasons = [""] * len(weights)
     if not isinstance(recipe, (Rule, Mapping, list, tuple)):  # whose author knows better
-        for place, reason in enumerate(_computed(weights, weight_initializers(weights))):
-            # That of a layer of Keras's the user chose; one's own may be for good.
-            is_for_good = not is_of_keras(weights[place].layer) or reason == _ASSIGNED
-            if reason not in ("", _UNKNOWN) and is_for_good and not reasons[place]:
-                initializers[place], reasons[place] = None, reason
-    plans = _plans(weights, initializers, reasons, _Seeds(seed, own_ones_count=True))
-    return plans, subject
+        reasons = _computed(weights, record.weight_initializers(weights))
+    initializers: list[Any] = []
+    for place, (owned, several) in enumerate(zip(weights, met, strict=True)):
+        given = several[0].initializer if several else None
+        if several and given is None:
+            reasons[place] = "a rule keeps it"
+        elif given is None:
+            unknown = ": not recognized as a kernel" if role(owned) is Role.MATRIX else ""
+            reasons[place] = f"no rule for it{unknown}"
+        # That of a layer of Keras's the user chose; one's own may be for good.
+        elif reasons[place] == _ASSIGNED or (
+            reasons[place] in (_PERHAPS, _ALIKE) and not is_of_keras(owned.layer)
+        ):
+            given = None
+        else:
+            given, reasons[place] = resolved(given), ""
+            if factor is not None and id(owned.variable) in subject.ends:
+                given = counterparts.scaled(given, factor, "residual")
+        initializers.append(given)
+    seeds = _Seeds(seed, own_ones_count=True)
+    return _plans(weights, initializers, reasons, seeds), subject
 
 
 def reinitialize(
@@ -400,10 +395,9 @@ def reinitialize(
 ) -> StartReport:
     """Gives a built model fresh weights, drawn by the initializers of its layers.
 
-    Random initializers draw new values, whatever seed they have; the others give the same
-    ones as before: biases, moving statistics and the like are as in a new model. Calling
-    the initializers of the layers, as is often advised, would restore the old values:
-    in Keras 3 an initializer gives the same ones at every call.
+    Random initializers draw new values, whatever seed they have (called by hand, they would
+    give the old ones); the others give the same ones as before: biases, moving statistics
+    and the like are as in a new model.
 
     Keras's own random initializers draw from their own distributions, with the fans as
     Keras counts them, by this package's sampler: equal seeds give equal models, on every
@@ -452,7 +446,7 @@ def reinitialize(
             allowed = "None without a compiled optimizer whose rate is a number"
             raise fail(ValueError, "learning_rate", allowed, learning_rate)
     left = left_out(only, [owned.variable.path for owned in weights])
-    initializers = weight_initializers(weights)
+    initializers = record.weight_initializers(weights)
     reasons = [
         reason or untouchable(owned.layer) or computed
         for owned, reason, computed in zip(
@@ -473,14 +467,6 @@ def reinitialize(
         names = ", ".join(printable(row.path) for row in same)
         warnings.warn(f"kept, as {same[0].reason}: {names}", stacklevel=2)
     return _start(model, plans, seed, dry_run, reset_optimizer, learning_rate)
-
-
-def _why_kept(owned: OwnedWeight, met: Sequence[Rule]) -> str:
-    if met:
-        return "a rule keeps it"
-    if role(owned) is Role.MATRIX:
-        return "no rule for it: not recognized as a kernel"
-    return "no rule for it"
 
 
 def left_out(only: Any, paths: Sequence[str]) -> list[str]:
@@ -517,55 +503,46 @@ def _start(
     learning_rate: float | None = None,
 ) -> StartReport:
     """Fills the weights, and makes of the rest of the model that of a new one."""
-    kept_rate = _learning_rate(model) if learning_rate is None else None
+    lost: dict[str, str] = {}
     if dry_run:
         # Other people's initializers are tried, one at a time.
         for plan in plans:
             if plan.fill is not None and plan.row.std_asked is None:
                 plan.fill()
         rows = [plan.row for plan in plans]
-        return StartReport(rows, seed, name=model.name, kept_learning_rate=kept_rate)
-    layers = dict.fromkeys(
-        holder
-        for plan in plans
-        if plan.fill is not None
-        for holder in plan.owned.holders
-        if isinstance(holder, keras.layers.RNN) and holder.stateful
-    )
-    # What these remember was of other weights. `reset_state` fails on JAX in Keras 3.8.
-    states = [state for layer in layers for state in keras.tree.flatten(layer.states or [])]
-    weights = [plan.owned for plan in plans]
-    initializers = [None if plan.row.reason else plan.initializer for plan in plans]
-    optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
-    _new_state(optimizer)  # an error goes before everything
+    else:
+        weights = [plan.owned for plan in plans]
+        optimizer = getattr(model, "optimizer", None) if reset_optimizer else None
+        _new_state(optimizer)  # an error goes before everything
 
-    def finish() -> None:
-        replace(weights, initializers)
-        for state in states:
-            state.assign(keras.ops.zeros(state.shape, state.dtype))
-        for variable, value in _new_state(optimizer):
-            variable.assign(value())
-        if learning_rate is not None:
-            _inner(model.optimizer).learning_rate = learning_rate
+        def finish() -> None:
+            new = [None if plan.row.reason else plan.initializer for plan in plans]
+            record.replace(weights, new)
+            # What these remember was of other weights.
+            for layer in {holder for p in plans if p.fill for holder in p.owned.holders}:
+                if isinstance(layer, keras.layers.RNN) and layer.stateful:
+                    for state in keras.tree.flatten(layer.states or []):
+                        state.assign(keras.ops.zeros(state.shape, state.dtype))
+            for variable, value in _new_state(optimizer):
+                variable.assign(value())
+            if learning_rate is not None:
+                model.optimizer.learning_rate = learning_rate
 
-    rows = _carried_out(plans)
-    try:
-        finish()
-    except BaseException:  # an interrupt: nothing here fails twice
-        finish()
-        raise
-    lost = unsaved(weights)
+        rows = _carried_out(plans)
+        try:
+            finish()
+        except BaseException:  # an interrupt: nothing here fails twice
+            finish()
+            raise
+        lost = record.unsaved(weights)
+    kept_rate = _learning_rate(model) if learning_rate is None else None
     return StartReport(rows, seed, lost, name=model.name, kept_learning_rate=kept_rate)
-
-
-def _inner(optimizer: Any) -> Any:
-    """The one inside a `LossScaleOptimizer`, or itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _learning_rate(model: keras.Layer) -> float | None:
     """That of the optimizer of a compiled model; `None` without one, or for a schedule."""
-    optimizer = _inner(getattr(model, "optimizer", None))
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     if optimizer is None or hasattr(optimizer, "optimizers"):  # a MultiOptimizer has many
         return None
     rate = optimizer.get_config().get("learning_rate")
@@ -574,22 +551,21 @@ def _learning_rate(model: keras.Layer) -> float | None:
 
 def _carried_out(plans: Sequence[_Plan]) -> list[WeightStart]:
     """Writes and measures all weights, or, after any exception, leaves all as they were."""
-    elements = [math.prod(plan.row.shape) for plan in plans]
+    total = sum(math.prod(plan.row.shape) for plan in plans)
     rows = []
-    console = Console(stderr=True)
     with (
         all_or_none() as write,
         Progress(
-            console=console, transient=True, disable=sum(elements) < _LONG
+            console=Console(stderr=True), transient=True, disable=total < _LONG
         ) as progress,
     ):
-        task = progress.add_task("weights", total=sum(elements))
-        for (owned, _, row, fill), advance in zip(plans, elements, strict=True):
+        task = progress.add_task("weights", total=total)
+        for owned, _, row, fill in plans:
             if fill is not None:
                 write(owned.variable, fill())
             std = pooled(map(moments, local_parts(owned.variable.value))).std
             rows.append(row._replace(std=std))
-            progress.advance(task, advance)
+            progress.advance(task, math.prod(row.shape))
     return rows
 
 
