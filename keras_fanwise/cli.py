@@ -1,11 +1,9 @@
 """The command line, from parsed options to the exit code: files and output."""
 
 import argparse
-import codecs
 import contextlib
 import importlib
 import importlib.util
-import io
 import json
 import logging
 import os
@@ -37,7 +35,7 @@ _FILES = {
     "data": ("data", ".npy or .npz"),
     "model": ("model", ".keras or .h5"),
 }
-# What an output shows that has no such characters; of others, their numbers.
+# What stands for characters that an output lacks; for others, their numbers.
 _PLAIN = {"×": "x", "·": "*"}
 
 
@@ -53,7 +51,7 @@ def write_output(text: str) -> None:
     """Writes a text to the standard output, all of it or as much as the reader wants."""
     with complaints("the output cannot be written: "):
         try:
-            sys.stdout.write(text)
+            sys.stdout.write(_encodable(text, sys.stdout.encoding or "utf-8"))
             sys.stdout.flush()
         except OSError as error:
             # What is left in the buffer would fail once more when the process ends.
@@ -63,27 +61,12 @@ def write_output(text: str) -> None:
                 raise
 
 
-@contextlib.contextmanager
-def readable_output() -> Iterator[None]:
-    """Any character can be written, and a warning is one line."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.showwarning = lambda message, *_, **__: complain(f"warning: {message}")
-        stream = sys.stdout
-        if isinstance(stream, io.TextIOWrapper):
-            stack.callback(stream.reconfigure, errors=stream.errors)
-            stream.reconfigure(errors=_replaced.__name__)
-        yield
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """Writes characters that an output does not have, such as × in ASCII, by others."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    characters = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(one) or ascii(one)[1:-1] for one in characters), error.end
-
-
-codecs.register_error(_replaced.__name__, _replaced)
+def _encodable(text: str, encoding: str) -> str:
+    """The text with others for characters that an encoding lacks, such as × in ASCII."""
+    for character, plain in _PLAIN.items():
+        if not character.encode(encoding, "ignore"):
+            text = text.replace(character, plain)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextlib.contextmanager
@@ -246,7 +229,8 @@ def batch_of(arrays: Arrays, model: keras.Model, path: Path) -> tuple[Any, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """The exit code: 0, 1 for errors and warnings (with `--strict`, notes too), or 2."""
-    with readable_output():
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: complain(f"warning: {message}")
         try:
             with complaints():
                 return _run(options)

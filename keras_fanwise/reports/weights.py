@@ -517,10 +517,9 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
             if len(found) > 1:
                 kind = KIND.kind([rows[path] for path in paths])
                 factors = [one.factor for one in found]
-                is_known = None not in factors
-                measured = (
-                    f"std × {span(factors)}" if is_known else f"the first: {first.numbers}"
-                )
+                measured = f"std × {span(factors)}"
+                if None in factors:
+                    measured = f"the first: {first.numbers}"
                 lines = [f"{first._label}: {kind}, {measured}", first_names(paths)]
             yield [*lines, first.cause, f"Remedy: {first.remedy}"]
 
