@@ -20,12 +20,14 @@ from keras_fanwise.diagnostics.measured import (
     is_fixed,
     limit,
     shape_tail,
+    stays_zero,
     variance_deviation,
+    zero_by_choice,
 )
 from keras_fanwise.diagnostics.paths import Paths, Total
 from keras_fanwise.diagnostics.verdicts import flat_remedy
 from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
-from keras_fanwise.graph.graph import END, NORMALIZATION, SUM, Graph, activation_of
+from keras_fanwise.graph.graph import END, NORMALIZATION, Graph, activation_of
 from keras_fanwise.initializers.activations import fitting, own_gain, rule_for
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
 from keras_fanwise.initializers.counterparts import CLASSES, counterpart
@@ -457,19 +459,29 @@ class _Conditions:
         value = float(weight.values.flat[0])
         numbers = f"all values are {value:.4g}"
         is_own = weight.initializer is not None and weight.drawn is None
-        chosen = is_own and value == 0 and not self._all_zero
-        # A matrix of another name may be a gate, or what is added to another.
-        may_be_0 = not weight.site.name.endswith("kernel")
-        if chosen and (may_be_0 or self._after(weight) <= {SUM, END}):
+        if is_own and value == 0 and not self._all_zero and self._may_be_zero(weight):
             return _chosen(weight, numbers)
         cause = _cause(weight, is_replaced=not is_own)
         return _finding(weight, Condition.SYMMETRY, ERROR, numbers, cause)
+
+    def _may_be_zero(self, weight: MeasuredWeight) -> bool:
+        kernel, graph = weight.owned.variable, self._graph
+        # A matrix of another name may be a gate, or what is added to another.
+        if not weight.site.name.endswith("kernel"):
+            return True
+        if not graph.calls_of(kernel):
+            return isinstance(graph.model, keras.Model)
+        return bool(zero_by_choice(graph, kernel))
 
     def _vector(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
         """That a bias or a γ is far from its usual size, beside signals of deviation 1."""
         largest = float(np.max(np.abs(weight.values)))
         low, high = _GAMMAS if weight.is_gamma else (0.0, _LARGEST_BIAS)
-        if largest < low:
+        if largest == 0 < low and stays_zero(self._graph, weight.owned.variable):
+            numbers = "all values are 0, from which nothing learns before its activation"
+            cause = _cause(weight, isinstance(weight.initializer, keras.initializers.Ones))
+            yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
+        elif largest < low:
             yield _chosen(weight, f"no value is above {largest:.4g}, where 1 is usual")
         if largest <= high:
             return

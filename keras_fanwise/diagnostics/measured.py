@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_fanwise.backends.arrays import moments
-from keras_fanwise.graph.graph import Graph
+from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
     Distribution,
@@ -24,7 +24,7 @@ from keras_fanwise.initializers.base import (
 from keras_fanwise.initializers.counterparts import counterpart, portable
 from keras_fanwise.initializers.structured import FanwiseOrthogonal, FanwiseSubpixel
 from keras_fanwise.initializers.variance_scaling import FanwiseVarianceScaling
-from keras_fanwise.seam.weights import OwnedWeight, Role, role
+from keras_fanwise.seam.weights import OwnedWeight, Role, role, weights_within
 
 _NORMAL = NormalDist()
 # The share of healthy models in which chance may give a finding.
@@ -281,6 +281,34 @@ def is_fixed(initializer: Any) -> bool:
     """Whether it gives values that are not random, and are no constant."""
     return isinstance(initializer, keras.initializers.Identity) or (
         isinstance(initializer, FanwiseInitializer) and initializer.is_fixed
+    )
+
+
+def stays_zero(graph: Graph, weight: keras.Variable) -> bool:
+    """Whether a weight of 0 learns nothing: no gradient returns through its activation."""
+    for call in graph.calls_of(weight):
+        end = graph.activation_after(call)
+        if end and end.is_flat_at_zero:
+            way = [call, *graph.between(call, end)]
+            if not any(one.kind in ("Add", "Subtract") or _shifts(one) for one in way):
+                return True
+    return False
+
+
+def zero_by_choice(graph: Graph, weight: keras.Variable) -> list[Call]:
+    """Of a weight of 0 that somebody may have chosen to begin so, what gives 0 with it.
+
+    It is the end of a branch or of the model; of another one nothing.
+    """
+    return [] if stays_zero(graph, weight) else graph.alone_after(weight)
+
+
+def _shifts(call: Call) -> bool:
+    """Whether its bias makes something else of 0."""
+    layer = call.operation
+    return isinstance(layer, keras.Layer) and any(
+        role(owned) is Role.BIAS and keras.ops.any(owned.variable.value)
+        for owned in weights_within(layer)
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_fanwise.diagnostics.measured import FALSE_ALARMS, limit
+from keras_fanwise.diagnostics.measured import FALSE_ALARMS, limit, zero_by_choice
 from keras_fanwise.diagnostics.paths import LIMIT, level_of
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Call, Graph
@@ -43,8 +43,8 @@ def judge(rows: Sequence[LayerSignal], wired: "Wired") -> SignalReport:
     chosen = wired.chosen_zeros()
     deviations = limit(FALSE_ALARMS, len(rows))
     wired.rows = rows = [
-        row if zero else row._replace(verdicts=_verdicts(row, deviations))
-        for row, zero in zip(rows, chosen, strict=True)
+        row if zero else row._replace(verdicts=_verdicts(row, deviations, wired.heals(i)))
+        for i, (row, zero) in enumerate(zip(rows, chosen, strict=True))
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
     forward, backward = (
@@ -106,13 +106,23 @@ class Wired:
         for i, (row, layer) in enumerate(zip(self.rows, self.layers, strict=True)):
             for owned in weights_within(layer) if row.dead == 1 else ():
                 if role(owned) in passed and not keras.ops.any(owned.variable.value):
-                    chosen.update(self.graph.alone_after(owned.variable))
+                    chosen.update(zero_by_choice(self.graph, owned.variable))
                     goes_on = row.depth == self.rows[-1].depth or self.rows[-1].dead < 1
                     zeros.update([i] if goes_on and not self.calls[i] else [])
         return [
             row.dead == 1 and (i in zeros or not chosen.isdisjoint(self.calls[i]))
             for i, row in enumerate(self.rows)
         ]
+
+    def heals(self, i: int) -> bool:
+        """Whether a unit that gives 0 there may learn, or was 0 before that."""
+        after = [(call, self.graph.activation_after(call)) for call in self.calls[i]]
+        return bool(after) and all(
+            hasattr(keras.activations, end.activation) and not end.is_flat_at_zero
+            if end
+            else not call.has_kernel
+            for call, end in after
+        )
 
     def kernels_of(self, rows: Iterable[int]) -> Iterator[tuple[OwnedWeight, str]]:
         """The kernels there, and the activation of what each gives."""
@@ -141,11 +151,12 @@ class Wired:
         )
 
 
-def _verdicts(row: LayerSignal, deviations: float) -> tuple[Verdict, ...]:
+def _verdicts(row: LayerSignal, deviations: float, heals: bool) -> tuple[Verdict, ...]:
     if not math.isfinite(row.std) or not math.isfinite(row.gradient_std or 0.0):
         return (Verdict.NON_FINITE,)
     by_chance = 0.5 + 0.5 * deviations / math.sqrt(row.units)
-    return (Verdict.DEAD,) if row.dead == 1 or row.dead > by_chance else ()
+    is_dead = row.dead == 1 or (row.dead > by_chance and not heals)
+    return (Verdict.DEAD,) if is_dead else ()
 
 
 def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:

@@ -7,9 +7,7 @@ import keras
 from keras_fanwise.graph.graph import Call, Graph
 
 _NOT_RESIDUAL = "none of its inputs leads to another by a branch"
-# Activations by which a branch that ends in one does not begin to learn from a weight of 0:
-# the gradient there is 0; and those that give something else than 0.
-_DEAD = ("relu", "relu6", "relu_squared", "prelu")
+# Activations that give something else than 0 at 0.
 _NOT_ZERO = (
     "exp",
     "exponential",
@@ -161,8 +159,8 @@ def _branch(addition: Call, last: Call, way: _Way) -> Branch:
 
 
 def _reason(call: Call) -> str:
-    if call.activation in _DEAD:
-        return "it ends in a ReLU, which learns nothing from 0"
+    if call.is_flat_at_zero:
+        return f"it ends in {call.activation}, which learns nothing from 0"
     if call.activation in _NOT_ZERO:
         return f"it ends in {call.activation}, which is not 0 at 0"
     return ""

@@ -40,7 +40,18 @@ NORMALIZATION, SUM, END, KERNEL = "normalization", "sum", "end", "kernel"
 # Layers that are an activation, and have it in their name alone.
 _ACTIVATIONS = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "ELU": "elu"}
 # Of `keras.ops` and layers, those that are not linear and no activation by name.
-_NONLINEAR = ("Abs", "Exp", "Maximum", "Minimum", "PReLU", "Power", "Square")
+_NONLINEAR = ("Absolute", "Exp", "Maximum", "Minimum", "PReLU", "Power", "Square")
+# Through these no gradient comes back from a value of 0.
+_FLAT_AT_ZERO = (
+    "hard_shrink",
+    "p_re_lu",
+    "relu",
+    "relu6",
+    "relu_squared",
+    "soft_shrink",
+    "square",
+    "tanh_shrink",
+)
 _PRODUCTS = (
     "Conv",
     "ConvTranspose",
@@ -149,6 +160,12 @@ class Call:
     def function(self) -> Any:
         """What it applies: its layer's activation, or the layer or operation itself."""
         return getattr(self.operation, "activation", None) or self.operation
+
+    @property
+    def is_flat_at_zero(self) -> bool:
+        """Whether nothing that gives it 0 learns from there."""
+        is_leaky = getattr(self.function, "negative_slope", 0)
+        return self.activation in _FLAT_AT_ZERO and not is_leaky
 
     @property
     def is_sum(self) -> bool:
@@ -292,11 +309,15 @@ class Graph:
 
     def alone_after(self, weight: keras.Variable) -> list[Call]:
         """What a weight has to itself: the calls that apply it, and those up to where other
-        signals join, or the model ends; none if a kernel comes before.
+        signals join, or the model ends; none if a kernel comes before, or after a layer
+        alone, where anything may come.
         """
         alone = list(self.calls_of(weight))
         for call in alone:  # which grows
-            for one in self._following[call]:
+            following = self._following[call]
+            if not following and not isinstance(self.model, keras.Model):
+                return []
+            for one in following:
                 if one.is_signal and (len(one.signals) < 2 or one.kind == "Multiply"):
                     if one.has_kernel:
                         return []

@@ -200,8 +200,9 @@ def test_kernels_of_a_branch():
 @pytest.mark.parametrize(
     ("last", "words"),
     [
-        (lambda x: layers.Dense(WIDTH, "relu")(x), "ReLU"),
-        (lambda x: layers.ReLU()(layers.Dense(WIDTH)(x)), "ReLU"),
+        (lambda x: layers.Dense(WIDTH, "relu")(x), "relu, which learns nothing"),
+        (lambda x: layers.ReLU()(layers.Dense(WIDTH)(x)), "relu, which learns nothing"),
+        (lambda x: layers.PReLU()(layers.Dense(WIDTH)(x)), "which learns nothing"),
         (lambda x: ops.sigmoid(layers.Dense(WIDTH)(x)), "sigmoid"),
         (
             lambda x: layers.Concatenate()([x[:, :4], layers.Dense(4)(x)]),

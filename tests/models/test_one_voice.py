@@ -4,13 +4,14 @@ import itertools
 from collections import Counter
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_fanwise as kf
 from keras_fanwise.graph.graph import Graph
 
-from support.models import structured_model, values_by_path
+from support.models import structured_model, values_by_path, values_of
 
 RECIPES = ("he", "glorot", "lecun", "kaiming", "normal", "dcgan", "transformer", "vit")
 
@@ -242,3 +243,85 @@ def test_of_what_cannot_be_opened_all_know_the_layer_s_own_activation():
     assert {each for found in remedies for each in found.values()} == {"fanwise_he_normal"}
     assert not kf.audit(halved).remedies()
     assert 'initialize(model, "he", seed=0)' in str(kf.diagnose(halved, x))
+
+
+def ends(activation=None, norm=None, shift="zeros", join=layers.Add):
+    """The end of a branch, with a kernel of 0, or a γ of 0 if there is a normalization."""
+
+    def end(x):
+        zero = {"kernel_initializer": "fanwise_he_normal" if norm else "zeros"}
+        x = layers.Dense(16, **zero, bias_initializer="zeros" if norm else shift)(x)
+        if norm:
+            x = norm(gamma_initializer="zeros", beta_initializer=shift)(x)
+        return x if activation is None else activation(x)
+
+    return end, join
+
+
+def zero_before_a_normalization(x):
+    return layers.LayerNormalization()(layers.Dense(16, kernel_initializer="zeros")(x))
+
+
+@pytest.mark.parametrize(
+    ("end", "join"),
+    [
+        ends(),
+        ends(layers.ReLU()),
+        ends(ops.relu),
+        ends(layers.ReLU(negative_slope=0.1)),
+        ends(layers.PReLU()),
+        ends(ops.gelu),
+        ends(ops.tanh),
+        ends(ops.square),
+        ends(layers.ReLU(), shift="ones"),
+        ends(lambda x: ops.relu(x + 1.0)),
+        ends(norm=layers.BatchNormalization),
+        ends(layers.ReLU(), layers.BatchNormalization),
+        ends(layers.ReLU(), layers.BatchNormalization, shift="ones"),
+        ends(ops.gelu, layers.LayerNormalization),
+        ends(join=layers.Concatenate),
+        ends(layers.ReLU(), join=layers.Concatenate),
+        (zero_before_a_normalization, layers.Add),
+    ],
+)
+def test_zeros_are_meant_so_where_they_learn(end, join):
+    """By a step of training, which has the last word."""
+    keras.utils.set_random_seed(0)
+    rows = keras.Input((16,))
+    x = layers.Dense(16, "tanh", kernel_initializer="fanwise_glorot_normal")(rows)
+    for _ in range(2):
+        hidden = layers.Dense(16, "tanh", kernel_initializer="fanwise_glorot_normal")(x)
+        x = join()([x, end(hidden)])
+    model = keras.Model(rows, layers.Dense(3, kernel_initializer="fanwise_lecun_normal")(x))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    inputs = np.random.default_rng(0).normal(size=(64, 16)).astype("float32")
+    targets = inputs[:, :3]
+    reports = kf.audit(model), kf.signal(model, inputs), kf.diagnose(model, inputs, targets)
+    zeros = [
+        weight
+        for weight in model.trainable_weights
+        if weight.name in ("kernel", "gamma") and not np.any(values_of(weight))
+    ]
+    assert len(zeros) == 2
+    model.train_on_batch(inputs, targets)
+    learns = {bool(np.any(values_of(weight))) for weight in zeros}
+    assert [{not report.errors} for report in reports] == [learns] * 3
+
+
+def test_what_is_0_before_a_smooth_activation_is_not_dead():
+    """The channels that an identity does not fill learn before a GELU, not before a ReLU."""
+    for activation, where in (("relu", 1), ("gelu", 0)):
+        keras.utils.set_random_seed(0)
+        identity = layers.Conv2D(
+            128,
+            3,
+            padding="same",
+            activation=activation,
+            kernel_initializer="fanwise_dirac",
+        )
+        he = {"activation": activation, "kernel_initializer": "fanwise_he_normal"}
+        stack = [layers.Conv2D(8, 3, **he), identity, layers.MaxPooling2D()]
+        stack += [layers.Conv2D(16, 3, **he), layers.GlobalAveragePooling2D()]
+        model = keras.Sequential([keras.Input((12, 12, 3)), *stack, layers.Dense(3)])
+        dead = [finding.path for finding in kf.signal(model).findings]
+        assert dead == [identity.path] * where
