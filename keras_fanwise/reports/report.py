@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_fanwise.reports.tables import (
     MOST_KERNELS,
-    SHOWN,
     Column,
     Panel,
     Table,
@@ -21,6 +20,7 @@ from keras_fanwise.reports.tables import (
     screen_width,
     wrap,
 )
+from keras_fanwise.seam.weights import Role
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,8 @@ class FindingKind(enum.Enum):
         return member
 
 
+# The weights of which a short table has rows.
+SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 # Whatever the theme of the notebook: no colours, long names broken, no scrolling sideways.
 _STYLE = "white-space: normal; overflow-wrap: anywhere; text-align: left"
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 from rich.cells import cell_len
 
 from keras_fanwise.arguments import printable
-from keras_fanwise.seam.weights import Role
 
 _Item = TypeVar("_Item")
 # What a column shows of a row: one of its attributes, or what a function gives.
@@ -28,8 +27,6 @@ Value = str | Callable[[Any], Any]
 _WIDTH, _NAME = 80, 12
 # Of more kernels a short table shows a row for each kind, or some of them.
 MOST_KERNELS = 20
-# The weights of which it has rows.
-SHOWN = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
 
 
 class Column(NamedTuple):
@@ -212,17 +209,7 @@ def span(values: Iterable[float | None], form: str = ".2g") -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-# What the weights of all reports have in common.
-KIND = counted("kernels", lambda row: f"{row.layer} {row.path.rpartition('/')[2]}")
-LAYER = words("layer", "layer")
 SHAPE = words("shape", lambda row: "×".join(map(str, row.shape)) or "scalar")
-STATUS = words("", lambda row: f"{row.status}: {row.reason}" if row.reason else row.status)
-SHORT_STATUS = words("", "status")
-WEIGHT = words("weight", "path", shrinks=True)
-KERNEL = words("kernel", "path", shrinks=True)
-FANS = numbers("fan_in", "fans.fan_in"), numbers("fan_out", "fans.fan_out")
-STD_ASKED = numbers("std asked", "std_asked", ".4g")
-STD = numbers("std", "std", ".4g")
 
 
 class Mark(NamedTuple):

@@ -6,19 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from keras_fanwise.fans.counting import Fans
-from keras_fanwise.reports.report import ERROR, FindingKind, Group, Report, Row
+from keras_fanwise.reports.report import ERROR, SHOWN, FindingKind, Group, Report, Row
 from keras_fanwise.reports.tables import (
-    FANS,
-    KERNEL,
-    KIND,
-    LAYER,
     SHAPE,
-    SHORT_STATUS,
-    SHOWN,
-    STATUS,
-    STD,
-    STD_ASKED,
-    WEIGHT,
     Mark,
     Panel,
     count_text,
@@ -31,6 +21,17 @@ from keras_fanwise.reports.tables import (
     words,
 )
 from keras_fanwise.seam.weights import Role
+
+# Columns that several reports have.
+_KIND = counted("kernels", lambda row: f"{row.layer} {row.path.rpartition('/')[2]}")
+_LAYER = words("layer", "layer")
+_STATUS = words("", lambda row: f"{row.status}: {row.reason}" if row.reason else row.status)
+_SHORT_STATUS = words("", "status")
+_WEIGHT = words("weight", "path", shrinks=True)
+_KERNEL = words("kernel", "path", shrinks=True)
+_FANS = numbers("fan_in", "fans.fan_in"), numbers("fan_out", "fans.fan_out")
+_STD_ASKED = numbers("std asked", "std_asked", ".4g")
+_STD = numbers("std", "std", ".4g")
 
 
 class WeightFans(NamedTuple):
@@ -77,9 +78,9 @@ class FansTable(Report[WeightFans, Any]):
     """
 
     _title = "Fans of"
-    _every = WEIGHT, LAYER, SHAPE, *FANS, *_KERAS_FANS, *_RATIOS
-    _short = KERNEL, *FANS, *_KERAS_FANS, *_RATIOS
-    _kinds = KIND, *_RATIOS
+    _every = _WEIGHT, _LAYER, SHAPE, *_FANS, *_KERAS_FANS, *_RATIOS
+    _short = _KERNEL, *_FANS, *_KERAS_FANS, *_RATIOS
+    _kinds = _KIND, *_RATIOS
 
     def _verdict(self) -> str:
         kernels = self._shown()
@@ -152,17 +153,17 @@ class StartReport(_DoneReport[WeightStart]):
 
     _title = "Start of"
     _every = (
-        WEIGHT,
-        LAYER,
+        _WEIGHT,
+        _LAYER,
         SHAPE,
-        *FANS,
-        STD_ASKED,
-        STD,
+        *_FANS,
+        _STD_ASKED,
+        _STD,
         words("initializer", "initializer"),
-        STATUS,
+        _STATUS,
     )
-    _short = KERNEL, SHAPE, *FANS, STD_ASKED, STD, SHORT_STATUS
-    _kinds = KIND, STD_ASKED, STD, SHORT_STATUS
+    _short = _KERNEL, SHAPE, *_FANS, _STD_ASKED, _STD, _SHORT_STATUS
+    _kinds = _KIND, _STD_ASKED, _STD, _SHORT_STATUS
 
     seed: int
     unsaved: dict[str, str] = field(default_factory=dict)
@@ -177,10 +178,10 @@ class StartReport(_DoneReport[WeightStart]):
 
         def label(row: WeightStart) -> str:
             name = row.initializer if whole else row.initializer.partition("(")[0]
-            return f"{STATUS.cell(row)} by {name}" if name else STATUS.cell(row)
+            return f"{_STATUS.cell(row)} by {name}" if name else _STATUS.cell(row)
 
         for same in group_by([] if verbose else self.rows, label):
-            kinds = ", ".join(map(KIND.kind, group_by(same, KIND.cell)))
+            kinds = ", ".join(map(_KIND.kind, group_by(same, _KIND.cell)))
             yield [f"{label(same[0])}: {count_text(len(same), 'weight')}: {kinds}"]
         for lost in group_by(self.unsaved, self.unsaved.__getitem__):
             paths = ", ".join(lost) if verbose else first_names(lost)
@@ -233,15 +234,15 @@ class CalibrationReport(_DoneReport[CalibratedWeight]):
     """
 
     _title, _done = "Calibration of", "scaled"
-    _every = KERNEL, LAYER, SHAPE, *_SCALED, STATUS
-    _short = KERNEL, SHAPE, *_SCALED, SHORT_STATUS
-    _kinds = KIND, *_SCALED, SHORT_STATUS
+    _every = _KERNEL, _LAYER, SHAPE, *_SCALED, _STATUS
+    _short = _KERNEL, SHAPE, *_SCALED, _SHORT_STATUS
+    _kinds = _KIND, *_SCALED, _SHORT_STATUS
 
     def _groups(self, verbose: bool) -> Iterator[Group]:
         kept = [row for row in self.rows if row.reason and not verbose]
-        for same in group_by(kept, STATUS.cell):
+        for same in group_by(kept, _STATUS.cell):
             paths = first_names([row.path for row in same])
-            yield [f"{STATUS.cell(same[0])}: {count_text(len(same), 'kernel')}: {paths}"]
+            yield [f"{_STATUS.cell(same[0])}: {count_text(len(same), 'kernel')}: {paths}"]
 
     def _panels(self) -> list[Panel]:
         rows = [row for row in self.rows if row.before]
@@ -291,8 +292,8 @@ class OutputBiasReport(_DoneReport[OutputBias]):
     """
 
     _title = "Output biases of"
-    _every = WEIGHT, LAYER, SHAPE, words("output", "output"), *_BEST, STATUS
-    _short = WEIGHT, *_BEST, SHORT_STATUS
+    _every = _WEIGHT, _LAYER, SHAPE, words("output", "output"), *_BEST, _STATUS
+    _short = _WEIGHT, *_BEST, _SHORT_STATUS
 
     def _panels(self) -> list[Panel]:
         values = {"before": "loss_before", "after": "loss_after"}
@@ -344,7 +345,7 @@ class ResidualReport(Report[ResidualBranch, Any]):
     """
 
     _title = "Residual branches of"
-    _every = words("addition", "addition"), LAYER, _LAST, _KERNELS, STATUS
+    _every = words("addition", "addition"), _LAYER, _LAST, _KERNELS, _STATUS
     _short = _SHORT_LAST, _KERNELS
     _kinds = _LAST_KIND, _KERNELS
 
@@ -454,7 +455,7 @@ class WeightAudit(NamedTuple):
 
 _BALANCE = numbers("mean", "mean", ".2g"), numbers("positive", "positive", ".0%")
 _MEASURED = (
-    STD,
+    _STD,
     numbers("forward", "forward", ".3g"),
     numbers("backward", "backward", ".3g"),
     labels("findings"),
@@ -474,9 +475,9 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
     """
 
     _title = "Audit of"
-    _every = WEIGHT, LAYER, SHAPE, *FANS, *_BALANCE, STD_ASKED, *_MEASURED
-    _short = KERNEL, SHAPE, *_MEASURED
-    _kinds = KIND, *_MEASURED
+    _every = _WEIGHT, _LAYER, SHAPE, *_FANS, *_BALANCE, _STD_ASKED, *_MEASURED
+    _short = _KERNEL, SHAPE, *_MEASURED
+    _kinds = _KIND, *_MEASURED
 
     ignored: list[AuditFinding] = field(default_factory=list, kw_only=True)
     is_trained: bool = field(default=False, kw_only=True)
@@ -515,7 +516,7 @@ class AuditReport(Report[WeightAudit, AuditFinding]):
             first, paths = found[0], [one.path for one in found]
             lines = [f"{first._label}: {first.path}: {first.numbers}"]
             if len(found) > 1:
-                kind = KIND.kind([rows[path] for path in paths])
+                kind = _KIND.kind([rows[path] for path in paths])
                 factors = [one.factor for one in found]
                 measured = f"std × {span(factors)}"
                 if None in factors:
