@@ -98,19 +98,27 @@ def _of_backend(values: Any) -> Any:
 
 def given(model: keras.Layer, x: Any) -> Any:
     """The tensors of a batch that somebody gave for a model, if it can measure anything."""
+    tensors = tensors_for(model, x)
+    flat = [tensor for tensor in keras.tree.flatten(tensors) if tensor is not None]
+    floats = [tensor for tensor in flat if "float" in dtype_name(tensor)]
+    if not all(bool(keras.ops.all(keras.ops.isfinite(tensor))) for tensor in floats):
+        raise _refusal(x, "be of finite numbers, without infinities and NaN")
+    # Zeros of integers are indices.
+    if len(floats) == len(flat) and not any(bool(keras.ops.any(t)) for t in floats):
+        raise _refusal(x, "hold other numbers than 0")
+    return tensors
 
-    def refusal(allowed: str, error: Exception | None = None) -> Exception:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        received = str(keras.tree.map_structure(_summary, x)).replace("'", "")
-        return kind(f"`x` must {allowed}. Received: x={received[:200]}")
 
+def tensors_for(model: keras.Layer, x: Any) -> Any:
+    """The tensors of a batch, of the shapes that a model takes, whatever their values."""
     leaves = keras.tree.flatten(x)
     # Nested lists of numbers are one array, and lists of arrays several.
     is_array = isinstance(x, (list, tuple)) and {*map(type, leaves)} <= {int, float, bool}
     try:
         tensors = _tensor(x) if is_array else keras.tree.map_structure(_tensor, x)
     except Exception as error:  # each backend has its own
-        raise refusal("be of numbers, as arrays, tensors or nested lists", error) from error
+        allowed = "be of numbers, as arrays, tensors or nested lists"
+        raise _refusal(x, allowed, error) from error
     places = keras.tree.flatten(tensors)
     wanted = [one for one in getattr(model, "inputs", None) or () if hasattr(one, "shape")]
     if isinstance(tensors, dict) and wanted:
@@ -119,21 +127,21 @@ def given(model: keras.Layer, x: Any) -> Any:
         elif isinstance(model, keras.Sequential):
             places = []
     flat = [tensor for tensor in places if tensor is not None]  # which may be optional
-    floats = [tensor for tensor in flat if "float" in dtype_name(tensor)]
     if any("complex" in dtype_name(tensor) for tensor in flat):
-        raise refusal("be of real numbers")
+        raise _refusal(x, "be of real numbers")
     if any(0 in tensor.shape for tensor in flat) or not leaves:
-        raise refusal("hold a sample or more")
+        raise _refusal(x, "hold a sample or more")
     fits = len(places) == len(wanted) and all(map(_is_batch_for, places, wanted))
     if any(not tensor.shape for tensor in flat) or (wanted and not fits):
         shapes = " and ".join(str(tuple(one.shape)) for one in wanted)
-        raise refusal(f"be a batch of shape {shapes}" if shapes else "be a batch")
-    if not all(bool(keras.ops.all(keras.ops.isfinite(tensor))) for tensor in floats):
-        raise refusal("be of finite numbers, without infinities and NaN")
-    # Zeros of integers are indices.
-    if len(floats) == len(flat) and not any(bool(keras.ops.any(t)) for t in floats):
-        raise refusal("hold other numbers than 0")
+        raise _refusal(x, f"be a batch of shape {shapes}" if shapes else "be a batch")
     return tensors
+
+
+def _refusal(x: Any, allowed: str, error: Exception | None = None) -> Exception:
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    received = str(keras.tree.map_structure(_summary, x)).replace("'", "")
+    return kind(f"`x` must {allowed}. Received: x={received[:200]}")
 
 
 def _tensor(values: Any) -> Any:

@@ -90,11 +90,7 @@ class _Seen(NamedTuple):
 
 
 def training_findings(
-    model: keras.Model,
-    x: Any,
-    y: Any = None,
-    sample_weight: Any = None,
-    graph: Graph | None = None,
+    model: keras.Model, x: Any, y: Any = None, graph: Graph | None = None
 ) -> list[DiagnosisFinding]:
     """What is wrong with inputs, targets, head and loss of a training, and saturated."""
     values = [keras.ops.convert_to_numpy(one) for one in keras.tree.flatten(x)]
@@ -110,7 +106,7 @@ def training_findings(
     if y is not None:
         weights = owned_weights(model)
         outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, seen.outputs)
-        for one in compared(model, y, outputs, sample_weight):
+        for one in compared(model, y, outputs):
             head = head_of(graph, one.place, weights)
             found = [*_head(one, head), *_targets(one)]
             if all(finding.severity != ERROR for finding in found):

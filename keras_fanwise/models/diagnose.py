@@ -3,21 +3,20 @@
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 
-from keras_fanwise.arguments import fail, glob_matches, integer
+from keras_fanwise.arguments import fail, glob_matches, globs_of, integer
 from keras_fanwise.backends.arrays import snapshot
-from keras_fanwise.backends.private_keras import has_compiled_loss, training_aside
+from keras_fanwise.backends.private_keras import all_layers, training_aside
 from keras_fanwise.backends.tap import kept_state
 from keras_fanwise.diagnostics.audit import audit_of
-from keras_fanwise.diagnostics.batches import first_batch
-from keras_fanwise.diagnostics.signal import measured_signal
+from keras_fanwise.diagnostics.batches import first_batch, tensors_for
+from keras_fanwise.diagnostics.signal import checked, measured_layers, measured_signal
 from keras_fanwise.diagnostics.training import training_findings
 from keras_fanwise.graph.branches import residual_branches
-from keras_fanwise.graph.graph import Graph
 from keras_fanwise.initializers.activations import FLAT, rule_for
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.models.calibrate import calibrate
@@ -27,12 +26,11 @@ from keras_fanwise.reports.diagnosis import (
     Diagnosis,
     DiagnosisFinding,
     Fault,
-    Trend,
     Trial,
     Verdict,
 )
 from keras_fanwise.reports.report import ERROR, NOTE, WARNING, FindingKind
-from keras_fanwise.reports.weights import AuditReport, Condition
+from keras_fanwise.reports.weights import AuditFinding, AuditReport, Condition
 from keras_fanwise.seam.weights import owned_weights, role
 
 # So many samples tell what there is to tell.
@@ -90,8 +88,9 @@ def diagnose(
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: `model` is not built; `y` is given without `x`, or to a model without a
-            loss; `steps` is negative, or there is no `y` for them; or the model does not
-            say what it takes, and there is no `x`.
+            loss; `steps` is negative, or there is no `y` for them; `x` is empty, of another
+            shape than the model takes, or not given and the model does not say that; or a
+            glob of `ignore` meets no weight, no layer and not `"x"`.
 
     Example:
 
@@ -108,15 +107,7 @@ def diagnose(
     """
     if not isinstance(model, keras.Model):
         raise fail(TypeError, "model", "a Keras model", model)
-    if y is not None and x is None:
-        raise ValueError("`x` must be given with `y`. Received: x=None")
-    if y is not None and not has_compiled_loss(model):
-        raise fail(ValueError, "model", "compiled with a loss, for `y`", model)
-    owned_weights(model)  # or it is not built
-    x, y = first_batch(model, x, y)
-    if integer("steps", steps, 0, 2**31) and y is None:
-        raise fail(ValueError, "steps", "0 without `y`", steps)
-    case = Case(model, *_few(x, y), ignore, steps)
+    case = Case(model, x, y, ignore, steps)
     first = case.evidence()
     with _taken_back(model):
         rows = [case.trial("", first)]
@@ -181,8 +172,7 @@ class Evidence(NamedTuple):
         return len(of_signal), levels[ERROR], levels[WARNING], nearest
 
 
-def _total(trend: Trend | None) -> float | None:
-    return trend.total if trend else None
+_Finding = TypeVar("_Finding", DiagnosisFinding, AuditFinding)
 
 
 class Case:
@@ -191,10 +181,14 @@ class Case:
     def __init__(
         self, model: keras.Model, x: Any, y: Any, ignore: Any = None, steps: int = 0
     ) -> None:
-        self._model, self._x, self._y, self._steps = model, x, y, steps
-        self._ignore = ignore
-        self._globs = [ignore] if isinstance(ignore, str) else list(ignore or [])
-        self.graph = Graph(model)  # which no start changes
+        self.graph = checked(model, x, y)  # which no start changes
+        x, y = first_batch(model, x, y)
+        if integer("steps", steps, 0, 2**31) and y is None:
+            raise fail(ValueError, "steps", "0 without `y`", steps)
+        # Values that are not finite are a finding.
+        x = None if x is None else tensors_for(model, x)
+        self._model, (self._x, self._y), self._steps = model, _few(x, y), steps
+        self._ignored = [] if ignore is None else globs_of("ignore", ignore, _paths(model))
         self.best: Evidence | None = None
         # Of a start that is tried the initializers, by the ids of their weights.
         self.drawn: dict[int, Any] = {}
@@ -205,7 +199,7 @@ class Case:
         An audit takes longest, and of a signal that breaks down it says nothing new.
         """
         x, y = self._x, self._y
-        found = [] if x is None else training_findings(self._model, x, y, graph=self.graph)
+        found = [] if x is None else training_findings(self._model, x, y, self.graph)
         broken = [one.fault for one in found if one.severity == ERROR]
         x = None if Fault.INPUTS in broken else x
         y = None if Fault.TARGETS in broken or x is None else y
@@ -213,18 +207,21 @@ class Case:
         for sent in measured.findings:
             numbers = f"{sent.direction}: {sent.numbers}"
             found.append(DiagnosisFinding(sent.path, sent.verdict, sent.severity, numbers))
-        totals = _total(measured.forward), _total(measured.backward)
+        forward, backward = measured.forward, measured.backward
+        totals = forward and forward.total, backward and backward.total
         loss = measured.loss if measured.loss and math.isfinite(measured.loss) else None
         evidence = Evidence(self._heeded(found), None, totals, loss)
         if self._is_best(evidence) and not (is_tried and measured.errors):
-            audited = audit_of(self.graph, self._ignore, self.drawn)
+            audited = audit_of(self.graph, None, self.drawn)
+            audited.findings = self._heeded(audited.findings)
             for one in audited.findings:
                 level = one.severity
                 if level == ERROR and not measured.errors:
                     level = ERROR if one.condition == Condition.SYMMETRY else WARNING
                 numbers = f"{one.numbers}; {one.cause}"
-                found.append(DiagnosisFinding(one.path, one.condition, level, numbers))
-            evidence = evidence._replace(findings=self._heeded(found), audited=audited)
+                finding = DiagnosisFinding(one.path, one.condition, level, numbers)
+                evidence.findings.append(finding)
+            evidence = evidence._replace(audited=audited)
         if self._is_best(evidence):
             self.best = evidence
         return evidence
@@ -232,11 +229,10 @@ class Case:
     def _is_best(self, evidence: Evidence) -> bool:
         return self.best is None or evidence.rank < self.best.rank
 
-    def _heeded(self, found: Sequence[DiagnosisFinding]) -> list[DiagnosisFinding]:
+    def _heeded(self, found: Iterable[_Finding]) -> list[_Finding]:
         """Without those that are known and accepted."""
-        return [
-            one for one in found if not any(glob_matches(g, one.path) for g in self._globs)
-        ]
+        globs = self._ignored
+        return [one for one in found if not any(glob_matches(g, one.path) for g in globs)]
 
     def trial(self, line: str, found: Evidence) -> Trial:
         """What is to be told of a start, which may train the model."""
@@ -309,6 +305,13 @@ class Case:
         shown = f'"{recipe}"' if isinstance(recipe, str) else "audit(model).remedies()"
         more = f', residual="{residual}"' if residual else ""
         return _Start(f"initialize(model, {shown}, seed=0{more})", carry_out)
+
+
+def _paths(model: keras.Model) -> list[str]:
+    """Those that findings may have: of weights, of layers, and of the inputs."""
+    weights = [owned.variable.path for owned in owned_weights(model)]
+    layers = [layer.path or layer.name for layer in all_layers(model)]
+    return [*weights, *layers, *measured_layers(model).values(), "x"]
 
 
 def _few(x: Any, y: Any) -> tuple[Any, Any]:

@@ -240,6 +240,19 @@ def test_findings_that_are_accepted():
     ignoring = kf.diagnose(model, ignore=[*paths])
     assert paths
     assert ignoring.findings == []
+    # Signals are of layers, and not of weights.
+    model = tiny()
+    path = kf.diagnose(model).errors[0].path
+    assert path not in {weight.path for weight in model.weights}
+    assert path not in {one.path for one in kf.diagnose(model, ignore=path).findings}
+
+
+def test_a_batch_is_given_in_the_same_ways_as_to_signal():
+    model = chain(1)
+    rows = kf.diagnose(model, BATCH).rows
+    assert kf.diagnose(model, BATCH.tolist()).rows == rows
+    pandas = pytest.importorskip("pandas")
+    assert kf.diagnose(model, pandas.DataFrame(BATCH)).rows == rows
 
 
 def test_some_of_many_samples():
@@ -308,3 +321,11 @@ def test_bad_arguments():
         kf.diagnose(chain(1), BATCH, BATCH)
     with pytest.raises(ValueError, match="built"):
         kf.diagnose(keras.Sequential([layers.Dense(2)]))
+    for x in (3, [], BATCH[:0], BATCH[:, :5], ["a"]):
+        with pytest.raises((TypeError, ValueError), match=r"`x` must .*Received: "):
+            kf.diagnose(chain(1), x)
+    for ignore in (3, [], [3]):
+        with pytest.raises(TypeError, match="`ignore` must be a glob"):
+            kf.diagnose(chain(1), ignore=ignore)
+    with pytest.raises(ValueError, match="'nothing' meets none"):
+        kf.diagnose(chain(1), ignore="nothing")
