@@ -90,9 +90,10 @@ def audit(model: keras.Layer, *, ignore: str | Sequence[str] | None = None) -> A
     gradients become less than 1/10,000 or more than 300 times as large, a warning if they
     or the signal are beyond 1/100 and 100, or if one kernel multiplies a variance by more
     than 20. What a normalization undoes, what is small in a residual branch, zeros that
-    were chosen for the end of a branch or of the model, and fans of Keras's that differ and
-    do no harm, are notes. In a trained model, whose kernels and biases mostly are not what
-    their initializers draw, every finding about finite values is a note.
+    were chosen for the end of a branch or of the model and learn (not before a ReLU), and
+    fans of Keras's that differ and do no harm, are notes. In a trained model, whose kernels
+    and biases mostly are not what their initializers draw, every finding about finite
+    values is a note.
 
     Tolerances come from the sizes of the weights: of a thousand well-started models about
     one has a finding.
