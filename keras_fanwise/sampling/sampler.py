@@ -1,11 +1,10 @@
 """Draws from a random stream, into memory that backends take over without a copy."""
 
-import functools
 import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -267,47 +266,43 @@ class Stream(NamedTuple):
         """
         family = choice("family", family, ("uniform", *_NORMALS))
         dtype = choice("dtype", dtype, tuple(DTYPES))
-        part = Subarray(shape, index)
+        part, words = Subarray(shape, index), words_of(dtype)
         out = aligned(part.size, DTYPES[dtype])
-        words = words_of(dtype)
-
-        shares = _shares(out.size, _thread_count(out.size))
-        alone = len(shares) == 1
-        # The scratch of several threads, in one piece, is worth huge pages: to touch it
-        # page by page takes longer than many a draw.
-        alignment = ALIGNMENT if alone else _HUGE_PAGE
-        longest = max(right - left for left, right in shares)
-        chunk = max(1, min(longest, _CHUNK_ALONE if alone else _CHUNK_SHARED))
         rows = 1 if family == "uniform" else 4
-        scratch = aligned(len(shares) * rows * chunk, np.dtype(np.float64), alignment)
 
         def fill(share: tuple[int, int], scratch: np.ndarray) -> None:
-            for left in range(*share, chunk):
-                right = min(left + chunk, share[1])
+            first, last = share
+            chunk = scratch.shape[1]
+            for left in range(first, last, chunk):
+                right = min(left + chunk, last)
                 integers = _odd_integers(self.key, words, part, left, right)
                 _fill(out[left:right], integers, words, family, spread, mean, scratch)
 
-        scratches = scratch.reshape(len(shares), rows, chunk)
-        work = zip(shares, scratches, strict=True)
-        _run_all([functools.partial(fill, *each) for each in work])
+        shares = _shares(part.size, _thread_count(part.size))
+        if len(shares) == 1:
+            fill(shares[0], np.empty((rows, max(1, min(part.size, _CHUNK_ALONE)))))
+        else:
+            # In one piece it is worth huge pages: to touch it page by page takes longer
+            # than many a draw.
+            size = len(shares) * rows * _CHUNK_SHARED
+            memory = aligned(size, np.dtype(np.float64), _HUGE_PAGE)
+            scratches = memory.reshape(len(shares), rows, _CHUNK_SHARED)
+            _in_threads(fill, zip(shares, scratches, strict=True))
         return out.reshape(part.shape)
 
 
-def _run_all(functions: Sequence[Callable[[], None]]) -> None:
-    """Calls each, the first in this thread and the others in threads of their own."""
-    own, *others = functions
-    if not others:
-        own()
-        return
+def _in_threads(function: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
+    """Calls it with each: the first in this thread, the others in threads of their own."""
+    own, *others = calls = list(calls)
     with ThreadPoolExecutor(len(others), thread_name_prefix="keras_fanwise") as pool:
         try:
-            futures = [pool.submit(other) for other in others]
+            futures = [pool.submit(function, *each) for each in others]
         except RuntimeError:  # at the end of the interpreter or of what the system allows
             pool.shutdown(cancel_futures=True)
-            for function in functions:
-                function()
+            for each in calls:
+                function(*each)
             return
-        own()
+        function(*own)
         for future in futures:
             future.result()
 
@@ -317,8 +312,8 @@ def _thread_count(size: int) -> int:
     text = os.environ.get(_THREADS)
     if text is not None and not (text.isascii() and text.isdigit() and int(text)):
         raise fail(ValueError, _THREADS, "an integer of 1 or more", text)
-    count = max(1, math.isqrt(size // _ELEMENTS_PER_START))
-    if count == 1:  # the system need not be asked
+    count = math.isqrt(size // _ELEMENTS_PER_START)
+    if count <= 1:  # the system need not be asked
         return 1
     if text is not None:
         return min(count, int(text))
@@ -331,7 +326,7 @@ def _thread_count(size: int) -> int:
 def _shares(size: int, count: int) -> list[tuple[int, int]]:
     """Splits `size` elements into `count` contiguous ranges of whole blocks."""
     blocks = -(-size // BLOCK)
-    edges = [min(size, blocks * i // count * BLOCK) for i in range(count)] + [size]
+    edges = [blocks * i // count * BLOCK for i in range(count)] + [size]
     return list(itertools.pairwise(edges))
 
 
