@@ -37,7 +37,7 @@ def to_tensor(values: np.ndarray) -> Any:
     if backend == "torch":
         import torch
 
-        if values.dtype.name == "bfloat16":  # a type that torch does not take from NumPy
+        if values.dtype == DTYPES["bfloat16"]:  # which torch does not take from NumPy
             tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         else:
             tensor = torch.from_numpy(values)
@@ -141,7 +141,7 @@ def wide() -> contextlib.AbstractContextManager[Any]:
 def _tensorflow(values: np.ndarray) -> Any:
     import tensorflow as tf
 
-    if values.dtype.name == "bfloat16":  # a type that NumPy does not export
+    if values.dtype == DTYPES["bfloat16"]:  # a type that NumPy does not export
         return tf.bitcast(_tensorflow(values.view(np.uint16)), tf.bfloat16)
     # The identity is free on a CPU; elsewhere it moves the tensor to the device.
     return tf.identity(tf.experimental.dlpack.from_dlpack(values.__dlpack__()))

@@ -31,6 +31,12 @@ def _joined(parts: Sequence[Any], shape: tuple[int, ...]) -> Any:
 
 
 if keras.backend.backend() == "jax":
+    import jax.core
+    import jax.extend.core
+
+    # Moved from one to the other.
+    has_it = hasattr(jax.extend.core, "get_opaque_trace_state")
+    _trace_state: Any = (jax.extend.core if has_it else jax.core).get_opaque_trace_state
     _joined = _backend.jit(_joined, static_argnums=1)
 
 
@@ -104,15 +110,9 @@ class JaxCompute:
     @staticmethod
     def is_traced() -> bool:
         """Whether a function is being traced that is compiled, or transformed, later."""
-        import jax.core
-        import jax.extend.core
-
-        # Moved from one to the other.
-        has_it = hasattr(jax.extend.core, "get_opaque_trace_state")
-        state: Any = (jax.extend.core if has_it else jax.core).get_opaque_trace_state
-        here = state(None)  # JAX 0.4 wants an argument, which it does not use
+        here = _trace_state(None)  # JAX 0.4 wants an argument, which it does not use
         with jax.core.eval_context():
-            return bool(here != state(None))
+            return bool(here != _trace_state(None))
 
 
 class TensorFlowCompute(JaxCompute):

@@ -77,11 +77,7 @@ class Site(NamedTuple):
         """The site of a weight of a layer, which may only be being built.
 
         Its attributes are the arguments; the default of `key` is for draws outside a layer.
-
-        Raises:
-            TypeError: `weight_name`, `shape` or what a rule of `register_fans` returned is
-                of the wrong type.
-            ValueError: a dimension or a fan that such a rule returned is out of range.
+        Raises what `layer_fans` does.
         """
         path = weight_path(layer, weight_name)
         fans = layer_fans(layer, weight_name, shape)
@@ -149,10 +145,17 @@ def checked_shape_and_dtype(shape: Any, dtype: Any) -> tuple[tuple[int, ...], st
     return dimensions(shape), name
 
 
+# The largest number of each type.
+_LIMITS = {
+    name: float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    for name, dtype in DTYPES.items()
+}
+
+
 def _check_reach(distribution: Distribution, dtype: str) -> None:
     """A ValueError if the type ends before the distribution: draws would be infinite."""
     real = dtype_of_tensor(dtype)
-    limit = float(ml_dtypes.finfo(DTYPES[real]).max)  # type: ignore[no-untyped-call]
+    limit = _LIMITS[real]
     if distribution.reach(dtype) > limit:
         mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
         allowed = (
@@ -170,7 +173,7 @@ def fresh_seed() -> int:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """For initializers made to be looked at: without a seed, they take a number."""
+    """Around initializers that are only looked at: without a seed, they take a number."""
     state = random.getstate()
     try:
         yield
@@ -189,6 +192,7 @@ def _by_keras(
     distribution: Distribution, shape: tuple[int, ...], dtype: str, seed: Any
 ) -> Any:
     family, spread, mean = distribution
+    seed = keras_seed(seed) if isinstance(seed, int) else seed
     if family == "uniform":
         return keras.random.uniform(shape, mean - spread, mean + spread, dtype, seed)
     is_truncated = family == "truncated_normal"
@@ -373,39 +377,38 @@ class FanwiseInitializer(keras.initializers.Initializer):
         distribution: Distribution,
     ) -> Any:
         key = site.key if site else ""  # all draws by hand come from one stream
+        source: Any = self.seed if seed is None else seed
         if self.sampler == "backend":
-            kept = self.seed
             if seed is not None:
-                kept = stream_key(seed, key) % _SEED_LIMITS["backend"]
-            if isinstance(kept, int):
-                kept = keras_seed(kept)
-            values = _by_keras(distribution, shape, dtype, kept)
-            return distribute(values, sharding)
-        words: Any = self.seed if seed is None else seed
-        is_generator = isinstance(words, keras.random.SeedGenerator)
-        if is_shape_inference(words.state if is_generator else None):
+                source = stream_key(seed, key) % _SEED_LIMITS["backend"]
+            return distribute(_by_keras(distribution, shape, dtype, source), sharding)
+        is_generator = isinstance(source, keras.random.SeedGenerator)
+        if is_shape_inference(source.state if is_generator else None):
             # A generator can be neither read nor advanced, and a graph draws in vain.
             return keras.ops.zeros(shape, dtype=dtype)
         own_sample = _has_own_sample(type(self))
         # Without a value now, but advancing: on JAX it is lost outside a stateless scope.
-        is_lost = keras.backend.backend() == "jax" and not is_stateless()
-        of_state = is_generator and compute().is_traced() and not is_lost
+        of_state = (
+            is_generator
+            and compute().is_traced()
+            and (keras.backend.backend() != "jax" or is_stateless())
+        )
         if not own_sample and device.is_chosen(
             compute(), distribution, shape, dtype, sharding=sharding, of_state=of_state
         ):
-            state = words.state.value * 1 if of_state else None
+            state = None
             if of_state:
-                words.next()
-                number = state_key(2, key)
+                state, number = source.state.value * 1, state_key(2, key)
+                source.next()
             else:
-                number = stream_key(_advanced(words), key)
+                number = stream_key(_advanced(source), key)
             draw_there = functools.partial(
                 device.draw, compute(), number, distribution, shape, dtype, state=state
             )
             if sharding is None or compute().is_traced():
                 return distribute(draw_there(), sharding)
             return placed(shape, sharding, draw_there, there=True)
-        stream = Stream(stream_key(_advanced(words), key))
+        stream = Stream(stream_key(_advanced(source), key))
 
         def part(index: Sequence[slice] | None) -> np.ndarray:
             values = self.sample(stream, distribution, shape, dtype, index, site)
