@@ -72,7 +72,7 @@ from keras_fanwise.reports.weights import (
 )
 from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam import binding
-from keras_fanwise.seam.blocks import deferral, retrofit, retrofitted, skip_init
+from keras_fanwise.seam.blocks import retrofit, skip_init
 
 __version__ = _version("keras_fanwise")
 __all__ = [
@@ -157,4 +157,4 @@ def __dir__() -> list[str]:
 
 
 register()
-binding.install(retrofitted, deferral)
+binding.install()

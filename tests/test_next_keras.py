@@ -20,7 +20,6 @@ from keras_fanwise.backends.private_keras import (
     seam_holds,
 )
 from keras_fanwise.seam import binding
-from keras_fanwise.seam.blocks import deferral, retrofitted
 
 from support.any_weight import ANY_WEIGHT
 from support.models import values_of
@@ -165,7 +164,7 @@ def test_registering_leaves_no_trace(monkeypatch):
     before = random.getstate()
     kf.register()
     assert seam_holds()
-    binding.install(retrofitted, deferral)
+    binding.install()
     assert random.getstate() == before
     with keras.StatelessScope():  # at whose end Keras fills what is left to be filled
         layers.Dense(1).build((None, 1))
@@ -187,7 +186,7 @@ def test_layers_that_go_past_the_seam_are_found(monkeypatch):
     monkeypatch.setattr(layers.Dense, "add_weight", unwrapped(), raising=False)
     assert not seam_holds()
     with pytest.warns(UserWarning, match="do not learn which weight they fill") as told:
-        binding.install(retrofitted, deferral)
+        binding.install()
     assert "3.8 to 3.16" in str(told[0].message)
 
 

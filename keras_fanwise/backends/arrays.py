@@ -337,16 +337,12 @@ def _where_it_is(tensor: Any) -> Any:
         return tensor
     if backend == "torch" and tensor.device.type == "cpu":
         return keras.ops.convert_to_numpy(tensor)
-    if _is_far(tensor):
-        return tensor
-    if backend == "jax" or (backend == "tensorflow" and "CPU" in tensor.device):
+    # On an accelerator JAX would compile operations for every shape of small ones.
+    is_far = math.prod(tensor.shape) >= 1 << 20 and platform() != "cpu"
+    is_jax = backend == "jax" and not is_far
+    if is_jax or (backend == "tensorflow" and "CPU" in tensor.device):
         return np.asarray(tensor)  # which Keras would copy
     return tensor
-
-
-def _is_far(tensor: Any) -> bool:
-    """Whether it is large, and on no CPU: JAX would compile operations for every shape."""
-    return math.prod(tensor.shape) >= 1 << 20 and platform() != "cpu"
 
 
 def _on_host(tensor: Any) -> bool:

@@ -203,19 +203,14 @@ def symbolic_inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
     return [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
 
 
-class RecordedEnds(NamedTuple):
-    inputs: list[keras.KerasTensor]
-    outputs: list[keras.KerasTensor]
-
-
-def recorded_ends(operation: Any) -> RecordedEnds | None:
-    """Where a model that was made of recorded calls begins and ends; `None` of others."""
+def recorded_model(operation: Any) -> keras.Model | None:
+    """A model that was made of recorded calls, or a Sequential's; `None` of others."""
     if isinstance(operation, keras.Sequential):
         operation = operation._functional
     # A class that derives from it may do more than its graph says.
     if not isinstance(operation, Functional) or type(operation).call is not Functional.call:
         return None
-    return RecordedEnds(operation.inputs, operation.outputs)
+    return operation
 
 
 @contextlib.contextmanager
@@ -300,8 +295,7 @@ class SymbolicCall(NamedTuple):
 
     number: int  # tells it from others of the model, and of the operation
     operation: Any  # a layer, or one of `keras.ops`
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    arguments: list[Any]  # flat
     outputs: list[Any]
 
 
@@ -313,8 +307,8 @@ def symbolic_call(tensor: keras.KerasTensor) -> SymbolicCall | None:
     node = history.operation._inbound_nodes[history.node_index]
     if node.is_input:
         return None
-    args, kwargs = node.arguments.args, node.arguments.kwargs
-    return SymbolicCall(id(node), node.operation, args, kwargs, node.outputs)
+    arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    return SymbolicCall(id(node), node.operation, arguments, node.outputs)
 
 
 @contextlib.contextmanager
@@ -336,17 +330,23 @@ def has_compiled_loss(model: keras.Model) -> bool:
     return model._compile_loss is not None
 
 
-@contextlib.contextmanager
-def new_compiled_loss(model: keras.Model) -> Iterator[None]:
+def new_compiled_loss(model: keras.Model) -> contextlib.AbstractContextManager[None]:
     """In the block the loss is a new one, whose first call settles what it compares."""
     before = model._compile_loss
-    new = _compiled_loss(before, before._user_loss)
-    # Past Keras and PyTorch, which keep account of what is assigned to a model.
-    object.__setattr__(model, "_compile_loss", new)
+    return _with_attributes(model, _compile_loss=_compiled_loss(before, before._user_loss))
+
+
+@contextlib.contextmanager
+def _with_attributes(model: keras.Model, **values: Any) -> Iterator[None]:
+    before = {name: getattr(model, name, None) for name in values}
     try:
+        # Past Keras and PyTorch, which keep account of what is assigned to a model.
+        for name, value in values.items():
+            object.__setattr__(model, name, value)
         yield
     finally:
-        object.__setattr__(model, "_compile_loss", before)
+        for name, value in before.items():
+            object.__setattr__(model, name, value)
 
 
 def _compiled_loss(like: Any, losses: Any) -> Any:
@@ -358,23 +358,17 @@ def training_aside(model: keras.Model) -> Iterator[None]:
     """In the block a new optimizer trains the model; the caller brings its values back."""
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
     optimizer.build(model.trainable_variables)
-    # Eagerly: nothing is compiled, and JAX gives no value away that somebody keeps.
-    aside = {
-        "optimizer": optimizer,
-        "train_function": None,
-        "_compile_metrics": None,
-        "_run_eagerly": True,
-        "_jax_state": None,  # on JAX, the arrays of all variables after a step
-    }
-    before = {name: getattr(model, name, None) for name in aside}
-    try:
-        with new_compiled_loss(model), kept_names():
-            for name, value in aside.items():
-                object.__setattr__(model, name, value)
-            yield
-    finally:
-        for name, value in before.items():
-            object.__setattr__(model, name, value)
+    aside = _with_attributes(
+        model,
+        optimizer=optimizer,
+        train_function=None,
+        _compile_metrics=None,
+        # Eagerly: nothing is compiled, and JAX gives no value away that somebody keeps.
+        _run_eagerly=True,
+        _jax_state=None,  # on JAX, the arrays of all variables after a step
+    )
+    with new_compiled_loss(model), kept_names(), aside:
+        yield
 
 
 class Comparison(NamedTuple):
@@ -517,7 +511,7 @@ def seam_holds() -> bool:
     return probe.was_met
 
 
-def warn_if_the_seam_is_lost(*, stacklevel: int = 3) -> None:
+def warn_if_the_seam_is_lost() -> None:
     """Says so if layers do not tell our initializers any more which weight they fill."""
     if not seam_holds():
         warnings.warn(
@@ -527,5 +521,5 @@ def warn_if_the_seam_is_lost(*, stacklevel: int = 3) -> None:
             "Keras's do, and draw the same values for weights of one shape and seed. What "
             "still works: fans by hand, as in FanwiseHeNormal(fans=(9, 9)), layer_fans and "
             f"fans_table. The versions of Keras known to be good: {TRIED}.",
-            stacklevel=stacklevel,
+            stacklevel=3,
         )

@@ -17,11 +17,10 @@ from keras import ops
 
 from keras_fanwise.arguments import snake_case
 from keras_fanwise.backends.private_keras import (
-    RecordedEnds,
     SymbolicCall,
     all_layers,
     own_variables,
-    recorded_ends,
+    recorded_model,
     symbolic_call,
     symbolic_calls,
 )
@@ -393,7 +392,7 @@ class _Reader:
         self._hidden: dict[int, list[keras.Variable]] = {}
         # What the layers that were opened gave.
         self._opened: list[tuple[keras.Layer, list[keras.KerasTensor]]] = []
-        recorded = recorded_ends(model)
+        recorded = recorded_model(model)
         if recorded is None or any(map(_can_be_opened, all_layers(model))):
             self._open_model(model)
         if recorded is not None and not self.calls:
@@ -423,10 +422,11 @@ class _Reader:
             lambda tensor: keras.KerasTensor(filled(tensor, _SAMPLES, size), tensor.dtype),
             tuple(arguments_of(model)),
         )
-        outputs, calls = self._open(model, args, kwargs)
-        for tensor in _tensors((args, kwargs)):
+        outputs = self._open(model, args, kwargs)
+        inputs = _tensors((args, kwargs))
+        for tensor in inputs:
             self._add_call(None, (), (), (), [tensor])
-        for call in calls:
+        for call in _in_order(_tensors(outputs), inputs):
             self._add(call, (model,))
         self.outputs = [self._known[id(tensor)] for tensor in _tensors(outputs)]
         for layer, outputs in self._opened:
@@ -437,24 +437,22 @@ class _Reader:
     ) -> Any:
         """Opens a layer where it can be, in place of calling it."""
         if (
-            not (_can_be_opened(layer) or recorded_ends(layer))
+            not (_can_be_opened(layer) or recorded_model(layer))
             or layer in self._holders
             or not _tensors((args, kwargs))
         ):
             return original(layer, *args, **kwargs)
         failed = len(self.unopened)
         try:
-            return self._open(layer, args, kwargs)[0]
+            return self._open(layer, args, kwargs)
         except Exception as error:
             del self.unopened[failed:]
             if not isinstance(layer, _OPEN) and has_kernel(layer):
                 self.unopened.append((layer, _line(error)))
         return original(layer, *args, **kwargs)
 
-    def _open(
-        self, layer: keras.Layer, args: Any, kwargs: Any
-    ) -> tuple[Any, list[SymbolicCall]]:
-        """What the layer gives, and the calls that lead to it."""
+    def _open(self, layer: keras.Layer, args: Any, kwargs: Any) -> Any:
+        """What the layer gives; notes what is known of the calls that lead to it."""
         outside = self._holders
         self._holders = (*outside, layer)
         try:
@@ -462,19 +460,19 @@ class _Reader:
         finally:
             holders, self._holders = self._holders, outside
         calls = _in_order(_tensors(outputs), _tensors((args, kwargs)))
-        for call in calls:
-            self._holders_of.setdefault(call.number, holders)
-        self._find_hidden(
-            layer, [c for c in calls if self._holders_of[c.number] == holders]
-        )
+        own = [call for call in calls if call.number not in self._holders_of]
+        self._holders_of |= dict.fromkeys([call.number for call in own], holders)
+        self._find_hidden(layer, own)
         self._opened.append((layer, _tensors(outputs)))
-        return outputs, calls
+        return outputs
 
     def _find_hidden(self, layer: keras.Layer, calls: Sequence[SymbolicCall]) -> None:
         """Kernels that a layer turns into tensors before it multiplies by them."""
         seen = {id(weight) for call in calls for weight in _weights(call)}
         products = {
-            call.number: {math.prod(one.shape) for one in _flat(call) if ops.is_tensor(one)}
+            call.number: {
+                math.prod(one.shape) for one in call.arguments if ops.is_tensor(one)
+            }
             for call in calls
             if type(call.operation).__name__ in _PRODUCTS
         }
@@ -501,10 +499,10 @@ class _Reader:
         return call
 
     def _add(self, call: SymbolicCall, holders: tuple[keras.Layer, ...]) -> None:
-        tensors = _tensors(_flat(call))
+        tensors = _tensors(call.arguments)
         inputs = [self._known[id(one)] for one in tensors if id(one) in self._known]
         holders = self._holders_of.get(call.number, holders)
-        recorded = recorded_ends(call.operation)
+        recorded = recorded_model(call.operation)
         if recorded is not None and len(recorded.inputs) <= len(inputs):
             inner = self._add_recorded(recorded, inputs, (*holders, call.operation))
             self._known |= zip(map(id, call.outputs), inner, strict=True)
@@ -514,13 +512,13 @@ class _Reader:
         self._add_results(call.operation, call.outputs)
 
     def _add_recorded(
-        self, ends: RecordedEnds, inputs: Sequence[Call], holders: tuple[keras.Layer, ...]
+        self, model: keras.Model, inputs: Sequence[Call], holders: tuple[keras.Layer, ...]
     ) -> list[Call]:
         """What gives the outputs of a model, of which Keras has recorded the calls."""
-        self._known |= zip(map(id, ends.inputs), inputs, strict=False)
-        for call in _in_order(ends.outputs, ends.inputs):
+        self._known |= zip(map(id, model.inputs), inputs, strict=False)
+        for call in _in_order(model.outputs, model.inputs):
             self._add(call, holders)
-        return [self._known[id(tensor)] for tensor in ends.outputs]
+        return [self._known[id(tensor)] for tensor in model.outputs]
 
     def _add_results(self, layer: Any, outputs: Sequence[keras.KerasTensor]) -> None:
         calls = {self._known[id(one)] for one in outputs if id(one) in self._known}
@@ -529,7 +527,7 @@ class _Reader:
 
 
 def _can_be_opened(layer: keras.Layer) -> bool:
-    is_own = not is_of_keras(layer) and recorded_ends(layer) is None
+    is_own = not is_of_keras(layer) and recorded_model(layer) is None
     return is_own or isinstance(layer, _OPEN)
 
 
@@ -553,7 +551,7 @@ def _in_order(
             calls.append(call)
         else:
             stack.append((tensor, True))
-            stack += [(one, False) for one in reversed(_tensors(_flat(call)))]
+            stack += [(one, False) for one in reversed(_tensors(call.arguments))]
     return calls
 
 
@@ -562,14 +560,10 @@ def _tensors(structure: Any) -> list[keras.KerasTensor]:
     return [value for value in flat if isinstance(value, keras.KerasTensor)]
 
 
-def _flat(call: SymbolicCall) -> list[Any]:
-    return list(keras.tree.flatten((call.args, call.kwargs)))
-
-
 def _weights(call: SymbolicCall) -> list[keras.Variable]:
     if isinstance(call.operation, keras.Layer):
         return list(call.operation.weights)
-    return [value for value in _flat(call) if isinstance(value, keras.Variable)]
+    return [value for value in call.arguments if isinstance(value, keras.Variable)]
 
 
 def _line(error: Exception | None) -> str:

@@ -37,6 +37,7 @@ from keras_fanwise.initializers.counterparts import (
     random_inside,
     replaced_inside,
 )
+from keras_fanwise.seam.blocks import deferral, retrofitted
 from keras_fanwise.seam.record import attributes_holding, record
 from keras_fanwise.seam.weights import OwnedWeight
 
@@ -79,21 +80,17 @@ class Bound(keras.initializers.Initializer):
         return dict(getattr(self._initializer, "get_config", dict)())
 
 
-# What stands in for an initializer that is not ours; the same object if nothing does.
-Resolver = Callable[[Any], Any]
-# What Keras is handed instead of the first, which was made of the second or is the same.
-# If it has a method `watch`, that is told which variable was made.
-Deferrer = Callable[[Any, Any], Any]
+def install() -> None:
+    """Wraps `add_weight` and `__init__` of `keras.Layer`, once; the last import counts."""
+    if not hasattr(keras.Layer.add_weight, SEAM):
+        _note_names()
+        _wrap_add_weight()
+    setattr(keras.Layer.add_weight, SEAM, (retrofitted, deferral))
+    warn_if_the_seam_is_lost()
 
 
-def install(resolver: Resolver, deferrer: Deferrer) -> None:
-    """Wraps `add_weight` and `__init__` of `keras.Layer`, once; the last call counts."""
+def _wrap_add_weight() -> None:
     original = keras.Layer.add_weight
-    if hasattr(original, SEAM):  # of this package, which is imported again
-        setattr(original, SEAM, (resolver, deferrer))
-        warn_if_the_seam_is_lost()
-        return
-    _note_names()
 
     @functools.wraps(original)
     def add_weight(self: keras.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -108,12 +105,11 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
             dtype = arguments.get("dtype") or self.variable_dtype
             is_float = "float" in keras.backend.standardize_dtype(dtype)
             identifier = "glorot_uniform" if is_float else "zeros"
-        resolver, deferrer = getattr(add_weight, SEAM)
-        initializer = _resolved(identifier, self, resolver)
-        bound = _bound(initializer, self, arguments.get("shape"), kwargs)
-        filler = bound
-        if bound is initializer or is_ours(initializer):
-            filler = deferrer(bound, initializer)
+        replaced, deferred = getattr(add_weight, SEAM)
+        initializer = _resolved(identifier, self, replaced)
+        filler = _bound(initializer, self, arguments.get("shape"), kwargs)
+        if filler is initializer or is_ours(initializer):
+            filler = deferred(filler, initializer)
         if len(args) > 1:
             args = (args[0], filler, *args[2:])
         else:
@@ -124,9 +120,7 @@ def install(resolver: Resolver, deferrer: Deferrer) -> None:
             filler.watch(variable)
         return variable
 
-    setattr(add_weight, SEAM, (resolver, deferrer))
     keras.Layer.add_weight = add_weight
-    warn_if_the_seam_is_lost()
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
@@ -141,7 +135,7 @@ def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, A
         raise in_weight(error, weight_path(layer, name), shape) from error
 
 
-def _resolved(identifier: Any, layer: keras.Layer, resolver: Resolver) -> Any:
+def _resolved(identifier: Any, layer: keras.Layer, replaced: Callable[[Any], Any]) -> Any:
     """What Keras makes of the identifier, if that is ours; else the identifier."""
     if isinstance(identifier, dict):
         identifier = keras.initializers.get(identifier)
@@ -151,7 +145,7 @@ def _resolved(identifier: Any, layer: keras.Layer, resolver: Resolver) -> Any:
         ours = ours or initializer_table().get(identifier)
     if is_ours(ours):
         return ours() if isinstance(ours, type) else ours
-    replacement = resolver(identifier)
+    replacement = replaced(identifier)
     if replacement is not identifier:
         # A layer that was made outside the block is to save what it uses.
         for name in attributes_holding(layer, identifier):
@@ -255,8 +249,10 @@ def _segment(
 ) -> str:
     """The name of a layer, or, if Keras made it, the class and the rank in the parent."""
     split = _made_by_keras(layer, users_are_known)
-    if split is None or parent is None:
-        return str(layer.name) if split is None else split[0]
+    if split is None:
+        return str(layer.name)
+    if parent is None:
+        return split[0]
     base, number = split
     siblings = numbers(parent, users_are_known).get(base, [])
     return _with_number(base, bisect.bisect_left(siblings, number))

@@ -13,7 +13,6 @@ from keras_fanwise.arguments import snake_case
 from keras_fanwise.sampling import device
 from keras_fanwise.sampling.sampler import Stream
 from keras_fanwise.seam import binding
-from keras_fanwise.seam.blocks import deferral, retrofitted
 
 from support.models import values_by_path, values_of
 from support.processes import run_python
@@ -430,9 +429,9 @@ def test_other_initializers_draw_the_same_bits_with_and_without_us():
 
 def test_installing_twice_wraps_once():
     wrapped = keras.Layer.add_weight
-    binding.install(retrofitted, deferral)
+    binding.install()
     importlib.reload(binding)
-    binding.install(retrofitted, deferral)
+    binding.install()
     assert keras.Layer.add_weight is wrapped
     assert not hasattr(wrapped.__wrapped__, "__wrapped__")
 
