@@ -7,6 +7,7 @@ and those layers of Keras that hold others, are opened on symbolic tensors.
 
 import functools
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class Graph:
 
     @functools.cached_property
     def _reader(self) -> "_Reader":
-        return _Reader(self.model)
+        return _read(self.model)
 
     @property
     def calls(self) -> list[Call]:
@@ -221,9 +222,10 @@ class Graph:
 
     @functools.cached_property
     def _following(self) -> dict[Call, list[Call]]:
+        """Of each call those that take what it gives as a signal."""
         following: dict[Call, list[Call]] = {call: [] for call in self.calls}
         for call in self.calls:
-            for one in dict.fromkeys(call.inputs):
+            for one in dict.fromkeys(call.inputs if call.is_signal else ()):
                 following[one].append(call)
         return following
 
@@ -299,7 +301,7 @@ class Graph:
             return frozenset({end} - {END})
         met, seen = set(), set(stack)
         while stack:
-            following = [one for one in self._following[stack.pop()] if one.is_signal]
+            following = self._following[stack.pop()]
             met |= {self.at(call) for call in following} or {end}
             new = {call for call in following if not self.at(call)} - seen
             seen |= new
@@ -317,7 +319,7 @@ class Graph:
             if not following and not isinstance(self.model, keras.Model):
                 return []
             for one in following:
-                if one.is_signal and (len(one.signals) < 2 or one.kind == "Multiply"):
+                if len(one.signals) < 2 or one.kind == "Multiply":
                     if one.has_kernel:
                         return []
                     alone += [one] if one not in alone else []
@@ -360,10 +362,9 @@ class Graph:
         `None` where it meets a kernel, a sum or another signal before, ends or parts.
         """
         while not call.activation:
-            following = [one for one in self._following[call] if one.is_signal]
-            if len(following) != 1:
+            if len(self._following[call]) != 1:
                 return None
-            (call,) = following
+            (call,) = self._following[call]
             if call.kernels or len(call.signals) > 1:
                 return None
         return call
@@ -376,10 +377,34 @@ def _is_normalization(operation: Any) -> bool:
     return is_named and not (isinstance(operation, keras.Layer) and has_kernel(operation))
 
 
-class _Reader:
+def _read(model: keras.Layer) -> "_Reader":
     """Reads the calls of a model: as Keras has recorded them, or by opening the model."""
+    recorded = recorded_model(model)
+    error: Exception | None = None
+    if recorded is None or any(map(_can_be_opened, all_layers(model))):
+        with symbolic_calls(model), symbolic_operators(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of masks, which are not followed
+            for size in (SIZE, LARGE_SIZE):
+                reader = _Reader()
+                try:
+                    with intercepted_calls(reader.called):
+                        reader.open_model(model, size)
+                    return reader
+                except Exception as caught:
+                    error = error or caught
+    reader = _Reader()
+    if error is not None:
+        reader.unopened.append((model, _line(error)))
+    if recorded is not None:
+        inputs = [reader.add_input(tensor) for tensor in recorded.inputs]
+        reader.outputs = reader.add_recorded(recorded, inputs, (model,))
+    return reader
 
-    def __init__(self, model: keras.Layer) -> None:
+
+class _Reader:
+    """The calls that were read, and while they are read, what is known of them."""
+
+    def __init__(self) -> None:
         self.calls: list[Call] = []
         self.unopened: list[tuple[keras.Layer, str]] = []
         self.outputs: list[Call] = []
@@ -392,47 +417,24 @@ class _Reader:
         self._hidden: dict[int, list[keras.Variable]] = {}
         # What the layers that were opened gave.
         self._opened: list[tuple[keras.Layer, list[keras.KerasTensor]]] = []
-        recorded = recorded_model(model)
-        if recorded is None or any(map(_can_be_opened, all_layers(model))):
-            self._open_model(model)
-        if recorded is not None and not self.calls:
-            inputs = [self._add_call(None, (), (), (), [one]) for one in recorded.inputs]
-            self.outputs = self._add_recorded(recorded, inputs, (model,))
 
-    def _open_model(self, model: keras.Layer) -> None:
-        error: Exception | None = None
-        with (
-            symbolic_calls(model),
-            intercepted_calls(self._called),
-            symbolic_operators(),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")  # of masks, which are not followed
-            for size in (SIZE, LARGE_SIZE):
-                try:
-                    return self._add_opened(model, size)
-                except Exception as caught:
-                    error = error or caught
-        self.unopened = [(model, _line(error))]
-
-    def _add_opened(self, model: keras.Layer, size: int) -> None:
-        self.unopened, self._opened, self._holders_of, self._hidden = [], [], {}, {}
+    def open_model(self, model: keras.Layer, size: int) -> None:
         size = largest_size(model, size)
         args, kwargs = keras.tree.map_structure(
             lambda tensor: keras.KerasTensor(filled(tensor, _SAMPLES, size), tensor.dtype),
             tuple(arguments_of(model)),
         )
-        outputs = self._open(model, args, kwargs)
+        outputs = _tensors(self._open(model, args, kwargs))
         inputs = _tensors((args, kwargs))
         for tensor in inputs:
-            self._add_call(None, (), (), (), [tensor])
-        for call in _in_order(_tensors(outputs), inputs):
-            self._add(call, (model,))
-        self.outputs = [self._known[id(tensor)] for tensor in _tensors(outputs)]
-        for layer, outputs in self._opened:
-            self._add_results(layer, outputs)
+            self.add_input(tensor)
+        for call in _in_order(outputs, inputs):
+            self._add(call)
+        self.outputs = [self._known[id(tensor)] for tensor in outputs]
+        for layer, given in self._opened:
+            self._add_results(layer, given)
 
-    def _called(
+    def called(
         self, original: Callable[..., Any], layer: keras.Layer, args: Any, kwargs: Any
     ) -> Any:
         """Opens a layer where it can be, in place of calling it."""
@@ -482,6 +484,9 @@ class _Reader:
                 numbers = (number for number, sizes in products.items() if size in sizes)
                 self._hidden.setdefault(next(numbers, 0), []).append(weight)
 
+    def add_input(self, tensor: keras.KerasTensor) -> Call:
+        return self._add_call(None, (), (), (), [tensor])
+
     def _add_call(
         self,
         operation: Any,
@@ -498,20 +503,20 @@ class _Reader:
         self._known |= dict.fromkeys(map(id, outputs), call)
         return call
 
-    def _add(self, call: SymbolicCall, holders: tuple[keras.Layer, ...]) -> None:
+    def _add(self, call: SymbolicCall, holders: tuple[keras.Layer, ...] = ()) -> None:
         tensors = _tensors(call.arguments)
         inputs = [self._known[id(one)] for one in tensors if id(one) in self._known]
         holders = self._holders_of.get(call.number, holders)
         recorded = recorded_model(call.operation)
         if recorded is not None and len(recorded.inputs) <= len(inputs):
-            inner = self._add_recorded(recorded, inputs, (*holders, call.operation))
+            inner = self.add_recorded(recorded, inputs, (*holders, call.operation))
             self._known |= zip(map(id, call.outputs), inner, strict=True)
         else:
             weights = [*_weights(call), *self._hidden.get(call.number, ())]
             self._add_call(call.operation, inputs, holders, weights, call.outputs)
         self._add_results(call.operation, call.outputs)
 
-    def _add_recorded(
+    def add_recorded(
         self, model: keras.Model, inputs: Sequence[Call], holders: tuple[keras.Layer, ...]
     ) -> list[Call]:
         """What gives the outputs of a model, of which Keras has recorded the calls."""
@@ -566,7 +571,7 @@ def _weights(call: SymbolicCall) -> list[keras.Variable]:
     return [value for value in call.arguments if isinstance(value, keras.Variable)]
 
 
-def _line(error: Exception | None) -> str:
+def _line(error: Exception) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
 
@@ -621,8 +626,7 @@ def largest_size(model: keras.Layer, size: int) -> int:
         names = [
             name
             for name in (*dir(type(layer)), *vars(layer))
-            if name == "sequence_length"
-            or (name.startswith("max_") and name.endswith("sequence_length"))
+            if re.fullmatch(r"(max_.*)?sequence_length", name)
         ]
         if "position" in f"{layer.name} {type(layer).__name__}".lower():
             names.append("input_dim")
