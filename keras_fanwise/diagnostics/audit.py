@@ -344,8 +344,7 @@ class _Conditions:
         if not is_large or self._is_undone(weight):
             return NOTE
         # Of a recurrent kernel, or in what could not be opened, the use is not known.
-        step = self._paths.largest_step(kernel)
-        return NOTE if step is not None and step <= _LARGEST else WARNING
+        return NOTE if self._paths.largest_step(kernel) <= _LARGEST else WARNING
 
     def _is_undone(self, weight: MeasuredWeight) -> bool:
         """Whether normalizations undo a weight's scale."""

@@ -13,7 +13,7 @@ Reference: Poole et al. 2016, <https://arxiv.org/abs/1606.05340>; Schoenholz et 
 import enum
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -61,8 +61,7 @@ class _Kind(enum.Enum):
     UNKNOWN = enum.auto()
     SUM = enum.auto()
     KERNEL = enum.auto()
-    ACTIVATION = enum.auto()
-    PASS = enum.auto()
+    PASS = enum.auto()  # or an activation that is known
 
 
 # Where paths begin and end.
@@ -75,39 +74,61 @@ class Total(NamedTuple):
     level: str  # how much that weighs
     direction: str  # "forward" or "backward"
     total: float
-    end: Call  # of the last kernel
-    kernels: tuple[keras.Variable, ...] = ()  # from there on
+    kernels: list[keras.Variable]  # the last one first
 
 
 class _Flow:
     """What a call makes of mean squares."""
 
-    def __init__(self, kind: _Kind) -> None:
-        self.kind = kind
+    def __init__(self, call: Call, kind: _Kind) -> None:
+        self.call, self.kind = call, kind
         self.factors: list[tuple[float, float]] = []  # of its kernels, forward and back
-        self.comes = self.raw = self.gives = 1.0  # before them, after, and activated
+        self.raw = self.gives = 1.0  # after them, and activated
         self.slope = 1.0  # by what the activation multiplies that of a gradient
         self.is_cut = kind in _ENDS  # whether a new path begins after it
         self.raw_gradient = 1.0  # the mean square of the gradient that arrives before it
         self.is_own = False  # whether that is for a function that Keras does not have
-        # The call that gives most of what comes, and the first kernel of the path.
-        self.before: Call | None = None
-        self.start: Call | None = None
-        self.followers: list[Call] = []
+        # What gives most of what comes, and the first kernel of the path; and what gives
+        # most of the gradient.
+        self.before: _Flow | None = None
+        self.start: _Flow | None = None
+        self.after: _Flow | None = None
+        self.followers: list[_Flow] = []
         self.has_kernel_after = False
         # Of how large its result is: whether it stays so, or a normalization undoes it;
         # whether another kernel multiplies it; and whether it is known what it leads to.
         self.is_kept = self.is_multiplied = self.is_judged = False
 
+    def go_forward(self, before: Sequence["_Flow"]) -> None:
+        main = max(before, key=lambda flow: flow.gives)
+        if not main.is_cut:
+            self.before, self.start = main, main.start
+        if self.start is None and self.kind is _Kind.KERNEL:
+            self.start = self
+        comes = sum(flow.gives for flow in before)
+        if self.kind is not _Kind.SUM:
+            comes /= len(before)
+        elif isinstance(self.call.operation, keras.layers.Average):
+            comes /= len(before) ** 2
+        factor = math.prod(forward for forward, _ in self.factors)
+        self.raw = self.gives = _finite(comes * factor)
+        if self.call.activation:
+            function = _function(self.call)
+            if moments := function and second_moments(function, self.raw):
+                self.gives, self.slope = moments
+            else:
+                self.gives, self.is_cut = 1.0, True
+
     def back(self) -> float:
         """The mean square of the gradient with respect to what comes."""
         return self.raw_gradient * math.prod(back for _, back in self.factors)
 
-    def steps(self, is_forward: bool) -> list[float]:
+    def steps(self) -> list[float]:
         """By what each of its kernels multiplies; the activation is counted to the last."""
-        steps = [pair[not is_forward] for pair in self.factors]
-        steps[-1] *= self.gives / self.raw if is_forward and not self.is_cut else self.slope
-        return [math.sqrt(step) for step in steps]
+        forward, backward = (list(each) for each in zip(*self.factors, strict=True))
+        forward[-1] *= self.slope if self.is_cut else self.gives / self.raw
+        backward[-1] *= self.slope
+        return forward + backward
 
 
 class Paths:
@@ -127,34 +148,19 @@ class Paths:
     def worst(self, explodes: bool) -> Total | None:
         """The total that is furthest from 1 on one side, if it weighs anything."""
         ends = [end for end in self._far if (end.total > 1) == explodes]
-        if not ends:
-            return None
-        end = (max if explodes else min)(ends, key=lambda end: end.total)
-        kernels = [kernel for call in self._way(end) for kernel in call.kernels]
-        return end._replace(kernels=tuple(kernels))
+        worst = max if explodes else min
+        return worst(ends, key=lambda end: end.total, default=None)
 
     def is_undone(self, kernel: keras.Variable) -> bool:
         """Whether normalizations undo how large its products are, on all ways."""
         flows = self._flows_of(kernel)
         return bool(flows) and not any(flow.is_kept for flow in flows)
 
-    def largest_step(self, kernel: keras.Variable) -> float | None:
-        """By what it multiplies a mean square at most; `None` if its use is not known."""
+    def largest_step(self, kernel: keras.Variable) -> float:
+        """By what it multiplies a mean square at most; infinity if its use is not known."""
         flows = self._flows_of(kernel)
-        judged = [flow for flow in flows if flow.is_judged]
-        steps = [
-            step for flow in judged for way in (True, False) for step in flow.steps(way)
-        ]
-        return max(steps, default=0.0) ** 2 if flows else None
-
-    def is_in_branch(self, kernel: keras.Variable) -> bool:
-        """Whether it is one of a residual branch, where small is a choice."""
-        return id(kernel) in self._in_branches
-
-    @functools.cached_property
-    def _in_branches(self) -> set[int]:
-        branches = residual_branches(self._graph)
-        return {id(kernel) for branch in branches for kernel in branch.kernels}
+        steps = [step for flow in flows if flow.is_judged for step in flow.steps()]
+        return max(steps, default=0.0) if flows else math.inf
 
     def _flows_of(self, kernel: keras.Variable) -> list[_Flow]:
         flows = (self._flows[call] for call in self._graph.calls_of(kernel))
@@ -163,91 +169,66 @@ class Paths:
     @functools.cached_property
     def _far(self) -> list[Total]:
         """Where signals, or gradients, are far from their size; errors first."""
+        branches = residual_branches(self._graph)
+        # In these small is a choice.
+        inside = {id(kernel) for branch in branches for kernel in branch.kernels}
         far = []
-        for call, flow in self._flows.items():
+        for flow in self._flows.values():
             if flow.kind is not _Kind.KERNEL or not flow.is_multiplied:
                 continue
-            is_small = not any(map(self.is_in_branch, call.kernels))
-            forward, backward = math.sqrt(flow.raw), math.sqrt(flow.raw_gradient)
+            is_inside = any(id(kernel) in inside for kernel in flow.call.kernels)
             # Gates, say, make a signal small of which gradients come back.
-            start = math.sqrt(self._flows[flow.start or call].raw_gradient)
+            start = math.sqrt((flow.start or flow).raw_gradient)
             most = ERROR if level_of(start) == ERROR else WARNING
-            for total, direction in ((forward, "forward"), (backward, "backward")):
+            for square, direction in (
+                (flow.raw, "forward"),
+                (flow.raw_gradient, "backward"),
+            ):
+                total = math.sqrt(square)
                 level = level_of(total)
-                level = most if level and direction == "forward" else level
-                if level and (total > 1 or is_small):
-                    far.append(Total(level, direction, total, call))
+                if level and (total > 1 or not is_inside):
+                    level = most if direction == "forward" else level
+                    far.append(Total(level, direction, total, _way(flow, direction)))
         return sorted(far, key=lambda end: LEVELS.index(end.level))
 
     @functools.cached_property
     def _levels(self) -> dict[tuple[int, bool], str]:
-        levels: dict[tuple[int, bool], str] = {}
-        seen = set()
-        for end in self._far:
-            for call in self._way(end):
-                place = call, end.direction, end.total > 1
-                if place in seen:
-                    break
-                seen.add(place)
-                for kernel in call.kernels:
-                    levels.setdefault((id(kernel), end.total > 1), end.level)
-        return levels
-
-    def _way(self, end: Total) -> Iterator[Call]:
-        """The kernels of the path by which most comes to an end, from there on."""
-        call: Call | None = end.end
-        if end.direction == "forward":
-            while call is not None:
-                if self._flows[call].kind is _Kind.KERNEL:
-                    yield call
-                call = self._flows[call].before
-            return
-        is_first = True
-        while call is not None:
-            followers = [
-                one
-                for one in self._flows[call].followers
-                if self._is_counted(self._flows[one])
-            ]
-            call = max(followers, key=lambda one: self._flows[one].back(), default=None)
-            if call is None and is_first:
-                yield end.end
-            elif call is not None and self._flows[call].kind is _Kind.KERNEL:
-                yield call
-                is_first = False
+        return {
+            (id(kernel), end.total > 1): end.level
+            for end in reversed(self._far)  # of several the worst one stays
+            for kernel in end.kernels
+        }
 
     @functools.cached_property
     def _flows(self) -> dict[Call, _Flow]:
-        flows = {call: _Flow(self._kind(call)) for call in self._graph.calls}
-        for call, flow in flows.items():
+        flows: dict[Call, _Flow] = {}
+        for call in self._graph.calls:
+            flow = flows[call] = _Flow(call, self._kind(call))
             if not call.is_signal:
                 continue
-            for one in call.signals:
-                flows[one].followers.append(call)
+            before = [flows[one] for one in call.signals]
+            for one in before:
+                one.followers.append(flow)
             if flow.kind is _Kind.KERNEL:
-                flow.factors = [self._factors(kernel) for kernel in call.kernels]
+                for key in map(id, call.kernels):
+                    fans, variance = self._fans[key], self._variances[key]
+                    flow.factors.append((fans.fan_in * variance, fans.fan_out * variance))
             if flow.kind not in _ENDS:
-                _go_forward(call, flow, [flows[one].gives for one in call.signals])
-                main = max(call.signals, key=lambda one: flows[one].gives)
-                if not flows[main].is_cut:
-                    flow.before, flow.start = main, flows[main].start
-                if flow.start is None and flow.kind is _Kind.KERNEL:
-                    flow.start = call
+                flow.go_forward(before)
             flow.is_own = flow.is_cut and _is_somebodys(call)
         for flow in reversed(flows.values()):
-            self._go_back(flow, [flows[one] for one in flow.followers])
+            self._go_back(flow)
         return flows
-
-    def _factors(self, kernel: keras.Variable) -> tuple[float, float]:
-        fans, variance = self._fans[id(kernel)], self._variances[id(kernel)]
-        return fans.fan_in * variance, fans.fan_out * variance
 
     def _is_counted(self, flow: _Flow) -> bool:
         """Whether a gradient comes through it from further on: not from the last kernel."""
         is_last = flow.kind is _Kind.KERNEL and self._is_model and not flow.has_kernel_after
         return not is_last and flow.kind not in _ENDS
 
-    def _go_back(self, flow: _Flow, after: Sequence[_Flow]) -> None:
+    def _go_back(self, flow: _Flow) -> None:
+        after = flow.followers
+        counted = [one for one in after if self._is_counted(one)]
+        flow.after = max(counted, key=_Flow.back, default=None)
         flow.has_kernel_after = any(
             one.kind is _Kind.KERNEL or one.has_kernel_after for one in after
         )
@@ -256,7 +237,6 @@ class Paths:
             flow.is_multiplied = not flow.is_cut and not self._is_model
             flow.raw_gradient = 1.0 if flow.is_cut else flow.slope
             return
-        counted = [one for one in after if self._is_counted(one)]
         gradient = sum(one.back() for one in counted) + (len(counted) < len(after))
         flow.raw_gradient = _finite(gradient * flow.slope)
         for one in after:
@@ -279,15 +259,14 @@ class Paths:
         if call.has_kernel:
             is_known = all(self._variances.get(id(kernel)) for kernel in call.kernels)
             is_layer = isinstance(call.operation, keras.Layer)
-            is_linear = name.startswith(_LINEAR) and is_of_keras(call.operation)
-            is_linear = is_linear and "LSTM" not in name
-            is_multiplied = bool(call.kernels) and (is_linear or not is_layer)
-            return _Kind.KERNEL if is_known and is_multiplied else _Kind.UNKNOWN
+            is_linear = name.startswith(_LINEAR) and "LSTM" not in name
+            is_multiplied = not is_layer or (is_linear and is_of_keras(call.operation))
+            is_known = is_known and bool(call.kernels) and is_multiplied
+            return _Kind.KERNEL if is_known else _Kind.UNKNOWN
+        # What is added to a single signal is a bias, or a number.
+        passes = name in ("Activation", "Add", "Subtract") or name.startswith(_PASSING)
         if call.activation:
-            return _Kind.UNKNOWN if _function(call) is None else _Kind.ACTIVATION
-        # A bias alone is added, or a number.
-        is_bias = name in ("Add", "Subtract") and len(call.signals) == 1
-        passes = is_bias or name.startswith(_PASSING) or name == "Activation"
+            passes = _function(call) is not None
         return _Kind.PASS if passes else _Kind.UNKNOWN
 
 
@@ -296,21 +275,14 @@ def _finite(square: float) -> float:
     return min(max(square, 1e-150), 1e150)
 
 
-def _go_forward(call: Call, flow: _Flow, comes: Sequence[float]) -> None:
-    is_mean = isinstance(call.operation, keras.layers.Average)
-    if flow.kind is _Kind.SUM:
-        flow.comes = sum(comes) / (len(comes) ** 2 if is_mean else 1)
-    else:
-        flow.comes = sum(comes) / len(comes)
-    factor = math.prod(forward for forward, _ in flow.factors)
-    flow.raw = flow.gives = _finite(flow.comes * factor)
-    if call.activation:
-        function = _function(call)
-        moments = function and second_moments(function, flow.raw)
-        if moments:
-            flow.gives, flow.slope = moments
-        else:
-            flow.gives, flow.is_cut = 1.0, True
+def _way(end: _Flow, direction: str) -> list[keras.Variable]:
+    """The kernels of the path by which most comes to an end, from there on."""
+    kernels: list[keras.Variable] = []
+    flow = end if direction == "forward" else end.after
+    while flow is not None:
+        kernels += flow.call.kernels if flow.kind is _Kind.KERNEL else []
+        flow = flow.before if direction == "forward" else flow.after
+    return kernels or list(end.call.kernels)
 
 
 def _function(call: Call) -> Any:
