@@ -106,17 +106,14 @@ def _shares(targets: Array, weights: Array, more: dict[str, Any]) -> Array:
     return shares / shares.sum()
 
 
-def _side(targets: Array, weights: Array, more: dict[str, Any]) -> Array:
-    return np.sign(_mean(_signed(targets), weights, more))
-
-
 def _signed_mean(targets: Array, weights: Array, more: dict[str, Any]) -> Array:
-    return _mean(_signed(targets), weights, more)
+    """Of -1 and 1, also of 0 and 1, as Keras's hinge losses take them."""
+    is_signed = not np.isin(targets, (0, 1)).all()
+    return _mean(targets if is_signed else 2 * targets - 1, weights, more)
 
 
-def _signed(targets: Array) -> Array:
-    """-1 and 1, also of 0 and 1, as Keras's hinge losses take them."""
-    return 2 * targets - 1 if np.isin(targets, (0, 1)).all() else targets
+def _side(targets: Array, weights: Array, more: dict[str, Any]) -> Array:
+    return np.sign(_signed_mean(targets, weights, more))
 
 
 def _majority(targets: Array, weights: Array, more: dict[str, Any]) -> Array:
@@ -206,6 +203,21 @@ _BINARY = ("binary_focal_crossentropy", "categorical_focal_crossentropy")
 _JOINT = ("categorical_hinge",)
 
 
+def _known(loss: keras.losses.Loss) -> tuple[str, LossKind | None, dict[str, Any]]:
+    """The name of a loss; of one of Keras's functions its name, its kind and arguments."""
+    given = loss_arguments(loss)
+    function: Any = getattr(loss, "fn", None)
+    if given is None or function is None:
+        return loss.name, None, {}
+    while isinstance(function, functools.partial):
+        function, given = function.func, {**function.keywords, **given}
+    name = getattr(function, "__name__", "")
+    if name not in KINDS or not str(function.__module__).startswith("keras."):
+        return loss.name, None, {}
+    parameters = inspect.signature(function).parameters.values()
+    return name, KINDS[name], {**{one.name: one.default for one in parameters}, **given}
+
+
 @dataclass(frozen=True)
 class Compared:
     """An output of a model, what its loss compares it with, and what is known of the loss.
@@ -216,40 +228,12 @@ class Compared:
     output: str  # its name
     place: int  # among the outputs of the model
     loss: keras.losses.Loss
+    name: str
+    kind: LossKind | None  # of one of Keras's
+    arguments: dict[str, Any]  # of its function
     targets: Array
     prediction: Any
     weights: Array
-
-    @functools.cached_property
-    def name(self) -> str:
-        """Of the function of the loss, if it is one of Keras's; that of the loss if not."""
-        return self._known[0] if self._known else self.loss.name
-
-    @functools.cached_property
-    def _known(self) -> tuple[str, dict[str, Any]] | None:
-        """The name of the function, and its arguments."""
-        given = loss_arguments(self.loss)
-        function: Any = getattr(self.loss, "fn", None)
-        if given is None or function is None:
-            return None
-        while isinstance(function, functools.partial):
-            function, given = function.func, {**function.keywords, **given}
-        name = getattr(function, "__name__", "")
-        if name not in KINDS or not str(function.__module__).startswith("keras."):
-            return None
-        defaults = inspect.signature(function).parameters
-        return name, {
-            **{key: parameter.default for key, parameter in defaults.items()},
-            **given,
-        }
-
-    @property
-    def kind(self) -> LossKind | None:
-        return KINDS[self.name] if self._known else None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return self._known[1] if self._known else {}
 
     @property
     def from_logits(self) -> bool:
@@ -395,6 +379,7 @@ def compared(
             found.output,
             places[id(found.y_pred)],
             found.loss,
+            *_known(found.loss),
             np.asarray(found.y_true),
             found.y_pred,
             np.ones(1) if found.sample_weight is None else found.sample_weight,

@@ -4,6 +4,7 @@ One batch is sent through the model, and nothing in it changes. The rules are th
 told sound set-ups from faulty ones (`benchmarks/start_loss.py` measures how often).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -190,6 +191,10 @@ def _activation(layer: keras.Layer) -> str:
     return activation_of(layer)
 
 
+def _finding(layer: keras.Layer, *rest: Any) -> DiagnosisFinding:
+    return DiagnosisFinding(layer.path or layer.name, *rest)
+
+
 def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
     for layer, slopes in seen.slopes.items():
         left = float(slopes.mean())
@@ -199,16 +204,13 @@ def _saturation(seen: _Seen) -> Iterator[DiagnosisFinding]:
                 f"{share:.0%} of the outputs of {_activation(layer)} are at its limits, "
                 f"which leaves {left:.2g} of the gradient"
             )
-            path = layer.path or layer.name
-            yield DiagnosisFinding(
-                path, Fault.SATURATION, WARNING, numbers, Fault.SATURATION.remedy
-            )
+            remedy = Fault.SATURATION.remedy
+            yield _finding(layer, Fault.SATURATION, WARNING, numbers, remedy)
 
 
 def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[DiagnosisFinding]:
     """Of what enters the first kernels, after whatever the model does with its inputs."""
     for layer, values in seen.entries.items():
-        path = layer.path or layer.name
         kernels = [one.variable for one in weights_within(layer) if role(one).is_matrix]
         if not kernels:
             continue  # but a table, whose rows are picked
@@ -216,9 +218,8 @@ def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[DiagnosisFindi
         size = math.sqrt(float((columns**2).mean()))
         if values.size > 1 and values.min() == values.max():
             numbers = f"all of its inputs are {values.flat[0]:g}"
-            yield DiagnosisFinding(
-                path, Fault.INPUTS, ERROR, numbers, "look at how x is read"
-            )
+            remedy = "look at how x is read"
+            yield _finding(layer, Fault.INPUTS, ERROR, numbers, remedy)
             continue
         if all(graph.after(kernel) == {NORMALIZATION} for kernel in kernels):
             continue  # which takes the size out
@@ -229,13 +230,13 @@ def _inputs(seen: _Seen, graph: Graph, matters: bool) -> Iterator[DiagnosisFindi
                 "columns of its inputs are of very different scale: the largest root mean "
                 f"square is {columns.max():.3g}, the median {typical:.3g}"
             )
-            yield DiagnosisFinding(path, Fault.INPUTS, level, numbers, _NORMALIZE)
+            yield _finding(layer, Fault.INPUTS, level, numbers, _NORMALIZE)
         elif size > _LARGE or size < _SMALL:
             numbers = (
                 f"its inputs are {values.min():.3g} to {values.max():.3g}, their root mean "
                 f"square is {size:.3g}"
             )
-            yield DiagnosisFinding(path, Fault.INPUTS, level, numbers, _scaled(values))
+            yield _finding(layer, Fault.INPUTS, level, numbers, _scaled(values))
 
 
 _NORMALIZE = (
@@ -303,10 +304,7 @@ def _head(one: Compared, head: Head | None) -> Iterator[DiagnosisFinding]:
     if head is None or one.kind is None:
         return
     last = head.activations[-1] if head.activations else ""
-
-    def finding(severity: str, numbers: str, remedy: str) -> DiagnosisFinding:
-        return DiagnosisFinding(one.output, Fault.HEAD, severity, numbers, remedy)
-
+    finding = functools.partial(DiagnosisFinding, one.output, Fault.HEAD)
     gives = f"the head ends in {last}" if last else "the head is linear"
     kind = "sigmoid" if one.kind.takes == PROBABILITY else "softmax"
     with_logits = f"loss=keras.losses.{_class_name(one.name)}(from_logits=True)"
@@ -363,10 +361,7 @@ def _start(one: Compared) -> Iterator[DiagnosisFinding]:
     if constant is None:
         return
     base = np.broadcast_to(constant, one.shape).astype(np.float32)
-
-    def finding(severity: str, numbers: str, remedy: str) -> DiagnosisFinding:
-        return DiagnosisFinding(one.output, Fault.LOSS, severity, numbers, remedy)
-
+    finding = functools.partial(DiagnosisFinding, one.output, Fault.LOSS)
     bias = "output_bias(model, y) brings it there"
     if one.takes in (DISTRIBUTION, PROBABILITY, LOGITS):
         if one.name == "kl_divergence":

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,8 +41,7 @@ class _Pass:
     """
 
     def __init__(self, std: float, by: str) -> None:
-        self._std = std
-        self._by = by
+        self._std, self._by = std, by
         # Of the kernels of layers that were called, in the order of the calls.
         self.rows: dict[keras.Layer, CalibratedWeight] = {}
 
@@ -319,42 +318,38 @@ def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> l
     for layer in all_layers(model):
         inner = {id(weight) for sub in all_layers(layer)[1:] for weight in sub.weights}
         owners.update({id(weight) for weight in own_variables(layer)} - inner)
-    names: dict[int, list[str]] = {id(owned.layer): [] for owned in kernels}
+    names: dict[keras.Layer, list[str]] = defaultdict(list)
     for owned in kernels:
         if role(owned) is Role.KERNEL:
-            names[id(owned.layer)].append(owned.variable.name)
-    paths = [owned.variable.path for owned in kernels]
-    reasons = left_out(only, paths)
-    for i, start in enumerate(weight_initializers(kernels)):
-        if not reasons[i] and isinstance(start, FanwiseSiren):
-            reasons[i] = "FanwiseSiren gave it the scale that its sine is for"
+            names[owned.layer].append(owned.variable.name)
+    left = left_out(only, [owned.variable.path for owned in kernels])
+    starts = weight_initializers(kernels)
     return [
-        reason or _reason(owned, names[id(owned.layer)], owners[id(owned.variable)] > 1)
-        for owned, reason in zip(kernels, reasons, strict=True)
+        reason or _reason(owned, start, names[owned.layer], owners[id(owned.variable)] > 1)
+        for owned, start, reason in zip(kernels, starts, left, strict=True)
     ]
 
 
-def _reason(owned: OwnedWeight, names: Sequence[str], is_shared: bool) -> str:
-    """Of a kernel, given the names of all kernels of its layer."""
-    layer, variable = owned.layer, owned.variable
-    if any(isinstance(holder, keras.layers.RNN) for holder in owned.holders) or (
-        "recurrent_kernel" in names
-    ):
-        return "of a recurrent cell"
-    if reason := untouchable(layer):
-        return reason
-    if "float" not in str(variable.dtype):
-        return "quantized"
-    if getattr(layer, "lora_enabled", False):
-        return "adapted"
-    if role(owned) is not Role.KERNEL:
-        return "not recognized as a kernel"
-    if any(isinstance(each, keras.layers.SpectralNormalization) for each in owned.holders):
-        return "normalized at every call"
-    if is_shared:
-        return "several layers share it"
-    if any(map(has_kernel, all_layers(layer)[1:])):
-        return "its layer holds others with kernels"
-    if {*names} == {"depthwise_kernel", "pointwise_kernel"}:
-        return "" if variable.name == "pointwise_kernel" else "the pointwise one is scaled"
-    return "" if len(names) == 1 else "its layer has several kernels"
+def _reason(owned: OwnedWeight, start: Any, names: Sequence[str], is_shared: bool) -> str:
+    """Of a kernel, given its initializer, and the names of all kernels of its layer."""
+    layer, holders = owned.layer, owned.holders
+    is_siren = isinstance(start, FanwiseSiren)
+    is_recurrent = any(isinstance(holder, keras.layers.RNN) for holder in holders)
+    normalizes = any(isinstance(one, keras.layers.SpectralNormalization) for one in holders)
+    holds_others = any(map(has_kernel, all_layers(layer)[1:]))
+    is_separable = {*names} == {"depthwise_kernel", "pointwise_kernel"}
+    is_depthwise = is_separable and owned.variable.name == "depthwise_kernel"
+    reasons = (
+        (is_siren, "FanwiseSiren gave it the scale that its sine is for"),
+        (is_recurrent or "recurrent_kernel" in names, "of a recurrent cell"),
+        (untouchable(layer), untouchable(layer)),
+        ("float" not in str(owned.variable.dtype), "quantized"),
+        (getattr(layer, "lora_enabled", False), "adapted"),
+        (role(owned) is not Role.KERNEL, "not recognized as a kernel"),
+        (normalizes, "normalized at every call"),
+        (is_shared, "several layers share it"),
+        (holds_others, "its layer holds others with kernels"),
+        (is_depthwise, "the pointwise one is scaled"),
+        (len(names) > 1 and not is_separable, "its layer has several kernels"),
+    )
+    return next((reason for applies, reason in reasons if applies), "")
