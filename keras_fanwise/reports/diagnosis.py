@@ -346,6 +346,11 @@ def _largest(row: LayerHistory) -> float | None:
     return max((change for change in row.change if change is not None), default=None)
 
 
+def _first_label(row: LayerHistory) -> str:
+    more = ", …" if len(row.verdicts) > 1 else ""
+    return row.verdicts[0].label + more if row.verdicts else ""
+
+
 _HISTORY = (
     numbers("std\nfirst", _at("std", 0), ".2g"),
     numbers("\nlast", _at("std", -1), ".2g"),
@@ -353,8 +358,6 @@ _HISTORY = (
     numbers("\nlast", _at("gradient_std", -1), ".2g"),
     numbers("dead\nlast", _at("dead", -1), ".0%"),
     numbers("change\nlargest", _largest, ".2g"),
-    numbers("\nlast", _at("change", -1), ".2g"),
-    labels("verdicts"),
 )
 
 
@@ -363,7 +366,14 @@ class HistoryReport(_LayerReport[LayerHistory, HistoryFinding]):
     """A `LayerHistory` for each call of a layer, and what went wrong since which epoch."""
 
     _title = "Training of"
-    _every = _short = _NAME, *_HISTORY
+    _every = (
+        _NAME,
+        *_HISTORY,
+        numbers("\nlast", _at("change", -1), ".2g"),
+        labels("verdicts"),
+    )
+    # More does not fit 80 columns; the findings tell all.
+    _short = _NAME, *_HISTORY, words("", _first_label)
 
     epochs: tuple[int, ...]  # after how many each measurement was; 0 is the start
 

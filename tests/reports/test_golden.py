@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise import Condition, Fans, Verdict
+from keras_fanwise import Condition, Fans, Learning, Verdict
+from keras_fanwise.reports.diagnosis import HistoryReport
 from keras_fanwise.seam.weights import Role
 
 FILES = Path(__file__).parent / "golden"
@@ -144,9 +145,32 @@ def signal(count):
     return kf.SignalReport(rows, forward, backward, findings=findings, name="net")
 
 
+def history(count):
+    """As wide as numbers and labels get."""
+    kinds = Learning.STARVED, Learning.SLOW
+    small = (1.5e-18, None, 0.00012)
+    rows = [
+        kf.LayerHistory(
+            p.rpartition("/")[0], 1, layer(p), i, small, small, (0.0, 0.5, 1.0), (), small,
+            kinds[: i % 3],
+        )
+        for i, p in enumerate(paths(count), 1)
+    ]  # fmt: skip
+    findings = [
+        kf.HistoryFinding(
+            rows[0].path, 0, Learning.STARVED, "warning", "its kernel", "look"
+        ),
+        kf.HistoryFinding(
+            rows[1].path, 1, Learning.SLOW, "note", "no kernel", "raise it", 1
+        ),
+        kf.HistoryFinding(rows[2].path, 1, Verdict.DEAD, "error", "all units", "look", 2),
+    ]
+    return HistoryReport(rows, (0, 1, 2), findings=findings, name="net")
+
+
 REPORTS = {
     f"{make.__name__}_{count}": make(count)
-    for make in (fans, start, calibration, residual, audit, signal)
+    for make in (fans, start, calibration, residual, audit, signal, history)
     for count in (5, 21)
 }
 
