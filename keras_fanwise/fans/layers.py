@@ -340,7 +340,6 @@ TABLE: dict[type, Mapping[str, Row]] = {
     getattr(layers, name): rows
     for names, rows in _ROWS.items()
     for name in names
-    # Some layers are newer than the oldest Keras supported.
     if hasattr(layers, name)
 }
 

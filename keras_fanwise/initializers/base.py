@@ -155,12 +155,11 @@ _LIMITS = {
 def _check_reach(distribution: Distribution, dtype: str) -> None:
     """A ValueError if the type ends before the distribution: draws would be infinite."""
     real = dtype_of_tensor(dtype)
-    limit = _LIMITS[real]
-    if distribution.reach(dtype) > limit:
+    if distribution.reach(dtype) > _LIMITS[real]:
         mean = f"mean {distribution.mean:.3g} and " if distribution.mean else ""
         allowed = (
             f"a type that holds values of {mean}standard deviation {distribution.std:.3g}; "
-            f"{real} ends at {limit:.3g}"
+            f"{real} ends at {_LIMITS[real]:.3g}"
         )
         raise fail(ValueError, "dtype", allowed, dtype)
 
@@ -259,7 +258,15 @@ class FanwiseInitializer(keras.initializers.Initializer):
         if isinstance(seed, dict):  # from a config
             seed = keras.saving.deserialize_keras_object(seed)
         if seed is not None and not isinstance(seed, keras.random.SeedGenerator):
-            seed = _integer_seed(seed, self.sampler)
+            limit = _SEED_LIMITS[self.sampler]
+            try:
+                seed = integer("seed", seed, 0, limit)
+            except (TypeError, ValueError) as error:
+                allowed = (
+                    f"`None`, a keras.random.SeedGenerator or an integer from 0 to "
+                    f"{limit - 1} (with sampler={sampler!r})"
+                )
+                raise fail(type(error), "seed", allowed, seed) from None
         self._init_seed = seed
         self.seed: int | keras.random.SeedGenerator = fresh_seed() if seed is None else seed
 
@@ -286,8 +293,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             index: a slice of each axis, for that part of the whole; `None` for all.
             site: of the weight; `None` outside a layer.
 
-        Returns:
-            An array of `dtype`, of the shape of the part.
+        Returns an array of `dtype`, of the shape of the part.
         """
         return stream.draw(
             distribution.family,
@@ -464,15 +470,3 @@ def _advanced(generator: int | keras.random.SeedGenerator) -> int | Sequence[int
 def _state(generator: keras.random.SeedGenerator) -> np.ndarray:
     # Inside a traced function even a constant times one is a tracer, which fails.
     return np.asarray(keras.ops.convert_to_numpy(generator.state.value * 1))
-
-
-def _integer_seed(seed: Any, sampler: str) -> int:
-    limit = _SEED_LIMITS[sampler]
-    try:
-        return integer("seed", seed, 0, limit)
-    except (TypeError, ValueError) as error:
-        allowed = (
-            f"`None`, a keras.random.SeedGenerator or an integer from 0 to {limit - 1} "
-            f"(with sampler={sampler!r})"
-        )
-        raise fail(type(error), "seed", allowed, seed) from None

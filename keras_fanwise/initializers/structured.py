@@ -1,7 +1,7 @@
 """Initializers that give a weight a structure, which is made whole on the host."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,10 +26,7 @@ _TOGETHER = 2**18
 class _DrawnWhole(FanwiseInitializer):
     """Base of those whose weight is made whole on the host, and a part taken of it."""
 
-    def whole_values(
-        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
-    ) -> np.ndarray:
-        raise NotImplementedError
+    whole_values: Callable[..., np.ndarray]  # of (stream, shape, dtype, site)
 
     def sample(
         self,
@@ -54,29 +51,24 @@ def _site_matrices(shape: Sequence[int], site: Site | None) -> Matrices | None:
 class FanwiseOrthogonal(_DrawnWhole):
     """Draws orthogonal matrices, distributed by Haar's measure.
 
-    A matrix W from `inputs` to `outputs`, over the axes that the linear map of the layer
-    has, has orthonormal columns times `gain` (`WᵀW = gain² I`) if there are as many inputs
-    as outputs or more, and orthonormal rows (`WWᵀ = gain² I`) if there are fewer: all its
-    singular values are `gain`. There is one such matrix
+    A matrix W from inputs to outputs, over the axes that the linear map of the layer has,
+    has orthonormal columns times `gain` (`WᵀW = gain² I`), or rows (`WWᵀ = gain² I`) if
+    there are fewer inputs than outputs: all its singular values are `gain`. There is one
 
     - for each gate of the kernels of SimpleRNN, LSTM, GRU and ConvLSTM;
     - for each group of a convolution, whose inputs are flattened over the receptive field
       (of a transposed convolution its outputs are);
-    - for each channel of a depthwise kernel, from the receptive field to its filters, which
-      are orthogonal as long as there are no more of them than taps;
+    - for each channel of a depthwise kernel, from the receptive field to its filters;
     - for each value of a batch label of `EinsumDense`, one that inputs, kernel and outputs
       have, such as heads.
 
     Outside a layer, and in layers that this package does not know, the last axis are
-    outputs and the others inputs, as in `keras.initializers.Orthogonal`.
-
-    It is drawn in float64, to 1e-12, with the same bits on every machine, and rounded to
-    the type of the weight.
+    outputs and the others inputs, as in `keras.initializers.Orthogonal`. It is drawn in
+    float64, to 1e-12, with the same bits on every machine, and rounded once.
 
     Args:
         gain: a number above 0, by which the matrices are multiplied.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
+        seed: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -113,8 +105,7 @@ class FanwiseOrthogonal(_DrawnWhole):
         self, shape: Sequence[int], site: Site | None = None
     ) -> tuple[Matrices, tuple[slice, ...]]:
         """The matrices that are drawn, and where in the weight, of `whole`, they are."""
-        whole = self.whole(shape, site)
-        return whole, (slice(None),) * len(whole.shape)
+        return self.whole(shape, site), ()
 
     def whole_values(
         self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
@@ -138,27 +129,25 @@ class FanwiseOrthogonal(_DrawnWhole):
 class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
     """Draws convolution kernels that are orthogonal at the central tap, and 0 elsewhere.
 
-    A tap is one position of a kernel. At the central one stands an orthogonal matrix,
-    distributed by Haar's measure, times `gain`: with orthonormal rows where the number of
-    channels grows, so that the layer keeps the length of every signal, and orthonormal
-    columns where it shrinks, so that it keeps the length of every gradient. All singular
-    values of the convolution are `gain`, which makes plain convolutional networks of a
-    thousand layers trainable.
+    A tap is one position of a kernel. At the central one stands a matrix of
+    `FanwiseOrthogonal`: where the number of channels grows the layer keeps the length of
+    every signal, and where it shrinks that of every gradient. All singular values of the
+    convolution are `gain`, which makes plain convolutional networks of a thousand layers
+    trainable.
 
     It fills the kernels of convolutions of every rank: plain, in groups (each on its own),
     transposed, depthwise, separable and ConvLSTM (each gate on its own). With strides the
     central block of taps, as large as the stride, is orthogonal when it is flattened: one
     tap alone would not read the positions between. In a causal convolution it is the last
-    tap, which sees its own position.
+    tap.
 
     Outside a layer, and in layers that this package does not know, the axes of a shape are
     taps, inputs and outputs, in this order, without strides.
 
     Args:
-        gain: a number above 0, by which the matrix is multiplied. The square root of
-            the `weight_variance` at which an activation is critical makes the network so.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
+        gain: a number above 0, such as the square root of the `weight_variance` that
+            `criticality` gives for an activation.
+        seed: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -201,20 +190,18 @@ class FanwiseDeltaOrthogonal(FanwiseOrthogonal):
 
 
 def _check_isometry(whole: Matrices, part: Matrices, shape: tuple[int, ...]) -> None:
-    sizes = tuple(whole.shape[axis] for axis in whole.taps)
-    if all(s <= k for s, k in zip(whole.strides, sizes, strict=True)):
+    if all(s <= whole.shape[k] for s, k in zip(whole.strides, whole.taps, strict=True)):
         return
-    _, rows, columns = part.stack_shape
-    transposed = whole.taps[0] in whole.outputs
-    few, many = (columns, rows) if transposed else (rows, columns)
+    _, few, many = part.stack_shape
+    reached, near, far = "reads", "inputs", "outputs"
+    if whole.is_transposed:
+        few, many, reached, near, far = many, few, "reaches", far, near
     if many <= few:
         return  # it keeps the length of gradients, or of signals if it is transposed
-    reached = "reaches" if transposed else "reads"
-    ends = ("outputs", "inputs") if transposed else ("inputs", "outputs")
     allowed = (
         f"of a kernel that is as large as its strides {whole.strides}, for there is no "
-        f"isometry: no tap {reached} some of the {ends[0]}, and the {few} that one "
-        f"position {reached} are fewer than its {many} {ends[1]}"
+        f"isometry: no tap {reached} some of the {near}, and the {few} that one "
+        f"position {reached} are fewer than its {many} {far}"
     )
     raise fail(ValueError, "shape", allowed, shape)
 
@@ -235,9 +222,8 @@ class FanwiseDirac(_DrawnWhole):
 
     If there are more outputs than inputs, the further outputs are 0, and with ReLU after
     them they stay so, as no gradient comes back; if there are fewer, the first inputs come
-    out. In a convolution with groups this holds for each group, and
-    in a depthwise one each channel comes out in the first of its `depth_multiplier`
-    outputs. With strides every `strides`-th position comes out of a convolution, and the
+    out. This holds for each group of a convolution, and for each channel of a depthwise
+    one. With strides every `strides`-th position comes out of a convolution, and the
     positions between those that come out of a transposed convolution are 0.
 
     It fills kernels of dense layers, `EinsumDense` and convolutions of every rank: plain,
@@ -282,6 +268,7 @@ class FanwiseDirac(_DrawnWhole):
         """The mean and the standard deviation over all elements, with the zeros."""
         _, part, _ = self._matrices(shape, site)
         count, rows, columns = part.stack_shape
+        # Of the elements that are not 0.
         share = count * min(rows, columns) / max(1, math.prod(shape))
         std = abs(self.gain) * math.sqrt(share * (1.0 - share))
         return Distribution("dirac", std, self.gain * share)
@@ -291,8 +278,8 @@ class FanwiseDirac(_DrawnWhole):
     ) -> np.ndarray:
         whole, part, place = self._matrices(shape, site)
         values = np.zeros(whole.shape)
-        identity = np.eye(*part.stack_shape[1:])
-        values[place] = part.unstack(np.tile(identity, (part.stack_shape[0], 1, 1)))
+        count, rows, columns = part.stack_shape
+        values[place] = part.unstack(np.tile(np.eye(rows, columns), (count, 1, 1)))
         return self.gain * values.reshape(shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -364,20 +351,16 @@ class FanwiseUpsampling(_DrawnWhole):
 
     def expected(self, shape: Sequence[int], site: Site | None = None) -> Distribution:
         """The mean and the standard deviation over all elements, with the zeros."""
-        values = self._values(tuple(shape), site)
+        values = self.whole_values(None, tuple(shape), "float64", site)
         spread, mean = (values.std(), values.mean()) if values.size else (0.0, 0.0)
         return Distribution("upsampling", float(spread), float(mean))
-
-    def whole_values(
-        self, stream: Stream, shape: tuple[int, ...], dtype: str, site: Site | None
-    ) -> np.ndarray:
-        return self._values(shape, site)
 
     def get_config(self) -> dict[str, Any]:
         return {"interpolation": self.interpolation}
 
-    def _values(self, shape: tuple[int, ...], site: Site | None) -> np.ndarray:
-        """Of the kernel, of shape `(*k, outputs, inputs)`."""
+    def whole_values(
+        self, stream: Any, shape: tuple[int, ...], dtype: str, site: Site | None
+    ) -> np.ndarray:
         whole = _site_matrices(shape, site)
         if site is None or whole is None or not whole.is_transposed:
             allowed = (
@@ -416,14 +399,14 @@ class FanwiseSubpixel(_DrawnWhole):
     """Starts a convolution before `keras.ops.depth_to_space` without a checkerboard.
 
     Of the outputs of such a convolution `factor**2` become one channel of a larger image:
-    they are its phases. Drawn independently they differ, and the image has a pattern of
-    `factor` by `factor` from the start. Here the kernels of all phases of a channel are
-    equal, so that the image is one that is enlarged by repeating pixels (ICNR).
+    they are its phases. Drawn independently they give it a pattern of `factor` by `factor`
+    from the start. Here the kernels of all phases of a channel are equal, so that the image
+    is one that is enlarged by repeating pixels (ICNR). One phase is drawn by `initializer`,
+    with its fans: fan_out is smaller by the number of phases.
 
-    One phase is drawn by `initializer`, with the fans of one phase: fan_out is smaller by
-    their number. Which outputs are the phases of a channel is as
-    `keras.ops.depth_to_space` reads them: with channels last outputs c, c + C, c + 2C, …
-    of the C channels, with channels first `factor**2` outputs that follow each other.
+    Phases are told as `keras.ops.depth_to_space` reads them: with channels last they are
+    outputs c, c + C, c + 2C, … of C channels, with channels first `factor**2` outputs that
+    follow each other.
 
     It fills the kernels of convolutions without groups, of `rank` axes with `factor**rank`
     phases, the pointwise kernels of separable ones, and kernels of dense layers (with
@@ -546,8 +529,7 @@ class FanwiseChronoBias(_DrawnWhole):
 
     Args:
         longest: over how many steps things depend on each other: a number above 2.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
+        seed: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -46,14 +46,13 @@ class FanwiseVarianceScaling(FanwiseInitializer):
             `sqrt(3 * scale / fan)`.
         seed: an integer, for the same values in every run; `None`, for new ones; or a
             `keras.random.SeedGenerator`, whose state advances with every draw.
-        fans: `"layer"` counts the fans by the layer that is being built, and by
-            the shape outside a layer; `"shape"` by the shape everywhere, as Keras
-            does; a pair `(fan_in, fan_out)` is taken as given.
+        fans: `"layer"` counts the fans by the layer that is being built, and by the shape
+            outside a layer; `"shape"` by the shape everywhere, as Keras does; a pair
+            `(fan_in, fan_out)` is taken as given.
         input_axes: list of the axes whose dimensions multiply to fan_in. Goes with
             `output_axes`; together they win over `fans`.
         output_axes: list of the axes whose dimensions multiply to fan_out.
-        sampler: `"portable"`, the same bits on every backend, or `"backend"`,
-            which calls `keras.random`.
+        sampler: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -103,12 +102,9 @@ class FanwiseVarianceScaling(FanwiseInitializer):
             fans = site.fans if site and self.fans == "layer" else shape_fans(shape)
         # The order of the operations is Keras's, for the same bits.
         variance = self.scale / effective_fan(fans, self.mode)
-        if self.distribution == "uniform":
-            spread = math.sqrt(3.0 * variance)
-        elif self.distribution == "truncated_normal":
-            spread = math.sqrt(variance) / TRUNCATED_STD
-        else:
-            spread = math.sqrt(variance)
+        spread = math.sqrt(3.0 * variance if self.distribution == "uniform" else variance)
+        if self.distribution == "truncated_normal":
+            spread /= TRUNCATED_STD
         return Distribution(self.distribution, spread)
 
     def get_config(self) -> dict[str, Any]:
@@ -121,9 +117,7 @@ class FanwiseVarianceScaling(FanwiseInitializer):
 def _validated_fans(fans: Any) -> str | list[float]:
     if isinstance(fans, str) and fans in ("layer", "shape"):
         return fans
-    kind: type[Exception] = TypeError
-    if isinstance(fans, (str, list, tuple)):
-        kind = ValueError
+    kind = ValueError if isinstance(fans, (str, list, tuple)) else TypeError
     if isinstance(fans, (list, tuple)) and len(fans) == 2:
         try:
             return [positive("fans", fan) for fan in fans]
@@ -296,8 +290,7 @@ class FanwiseSiren(FanwiseInitializer):
     Args:
         omega: the frequency by which the layers multiply: a number above 0.
         first: whether it is for the first layer.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
+        seed: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -336,10 +329,7 @@ class FanwiseNormal(FanwiseInitializer):
     Args:
         mean: a number.
         stddev: a number above 0. The default is DCGAN's.
-        seed: an integer, for the same values in every run; `None`, for new ones; or a
-            `keras.random.SeedGenerator`, whose state advances with every draw.
-        sampler: `"portable"`, the same bits on every backend, or `"backend"`,
-            which calls `keras.random`.
+        seed, sampler: as of `FanwiseInitializer`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -378,10 +368,8 @@ class FanwiseGammaNoise(FanwiseNormal):
     """Draws BatchNormalization's γ from a normal around 1.
 
     γ ~ N(1, 0.02²) is how DCGAN implementations start normalization layers: the
-    features start at slightly different scales instead of all at one.
-
-    Takes the arguments of `FanwiseNormal`, of which `mean` is 1 by default, and raises what
-    it does.
+    features start at slightly different scales instead of all at one. It is a
+    `FanwiseNormal` whose `mean` is 1 by default.
 
     Reference: the reference code of Radford et al. 2016,
     <https://arxiv.org/abs/1511.06434>; the paper's section 4 gives the 0.02.
