@@ -264,7 +264,7 @@ class FanwiseInitializer(keras.initializers.Initializer):
             except (TypeError, ValueError) as error:
                 allowed = (
                     f"`None`, a keras.random.SeedGenerator or an integer from 0 to "
-                    f"{limit - 1} (with sampler={sampler!r})"
+                    f"{limit - 1} (with sampler={self.sampler!r})"
                 )
                 raise fail(type(error), "seed", allowed, seed) from None
         self._init_seed = seed
