@@ -458,6 +458,8 @@ class _Conditions:
     def _constant(self, weight: MeasuredWeight) -> AuditFinding:
         value = float(weight.values.flat[0])
         numbers = f"all values are {value:.4g}"
+        if value == 0 and stays_zero(self._graph, weight.owned.variable):
+            numbers += _LEARNS_NOTHING
         is_own = weight.initializer is not None and weight.drawn is None
         if is_own and value == 0 and not self._all_zero and self._may_be_zero(weight):
             return _chosen(weight, numbers)
@@ -478,7 +480,7 @@ class _Conditions:
         largest = float(np.max(np.abs(weight.values)))
         low, high = _GAMMAS if weight.is_gamma else (0.0, _LARGEST_BIAS)
         if largest == 0 < low and stays_zero(self._graph, weight.owned.variable):
-            numbers = "all values are 0, from which nothing learns before its activation"
+            numbers = f"all values are 0{_LEARNS_NOTHING}"
             cause = _cause(weight, isinstance(weight.initializer, keras.initializers.Ones))
             yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
         elif largest < low:
@@ -523,6 +525,7 @@ _CONSTANT = tuple(
     getattr(keras.initializers, name) for name in ("Constant", "Ones", "Zeros")
 )
 _REPLACED = "its values are not those that its initializer draws"
+_LEARNS_NOTHING = ", from which nothing learns before its activation"
 _UNDONE = "; a normalization undoes it"
 _TURNS = "it changes quickly: Adam at 0.001 moves a weight of 0.02 by 5% a step"
 

@@ -41,7 +41,7 @@ def level_of(total: float) -> str:
 
 # Of layers and operations, what leaves a signal as large as it is: by the beginnings of
 # their names. Averages over positions do not count.
-_PASSING = (
+PASSING = (
     "ActivityRegularization", "AlphaDropout", "Average", "BroadcastTo", "Cast",
     "Concatenate", "Cropping", "DepthToSpace", "Dropout", "ExpandDims", "Flatten",
     "GaussianDropout", "GaussianNoise", "GetItem", "Global", "Identity", "Max", "Mean",
@@ -264,7 +264,7 @@ class Paths:
             is_known = is_known and bool(call.kernels) and is_multiplied
             return _Kind.KERNEL if is_known else _Kind.UNKNOWN
         # What is added to a single signal is a bias, or a number.
-        passes = name in ("Activation", "Add", "Subtract") or name.startswith(_PASSING)
+        passes = name in ("Activation", "Add", "Subtract") or name.startswith(PASSING)
         if call.activation:
             passes = _function(call) is not None
         return _Kind.PASS if passes else _Kind.UNKNOWN

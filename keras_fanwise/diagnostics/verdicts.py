@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_fanwise.diagnostics.measured import FALSE_ALARMS, limit, zero_by_choice
-from keras_fanwise.diagnostics.paths import LIMIT, level_of
+from keras_fanwise.diagnostics.paths import LIMIT, PASSING, level_of
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.activations import FLAT, fitting, own_gain
@@ -120,7 +120,7 @@ class Wired:
         return bool(after) and all(
             hasattr(keras.activations, end.activation) and not end.is_flat_at_zero
             if end
-            else not call.has_kernel
+            else call.kind.startswith(PASSING)
             for call, end in after
         )
 

@@ -184,9 +184,9 @@ class SignalReport(_LayerReport[LayerSignal, SignalFinding]):
     warning, and an error below 1/10,000 and above 300, but for a signal of which gradients
     come back; likewise what a recurrent layer gives by what it takes. A layer is dead if
     all its units are 0 for the whole batch, an error, or, a warning, more of them than the
-    half that one would expect of ReLUs if all samples were equal, beyond chance; but not if
-    a kernel or a γ is 0 where a branch ends, or an output. Values that are not finite are
-    errors.
+    half that one would expect of ReLUs if all samples were equal, beyond chance, where no
+    gradient comes back through their activation; but not if a kernel or a γ of 0, which
+    learns, stands where a branch ends, or an output. Values that are not finite are errors.
 
     Attributes:
         forward: the `Trend` of the standard deviation; `None` without hidden layers.

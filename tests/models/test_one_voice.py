@@ -325,3 +325,14 @@ def test_what_is_0_before_a_smooth_activation_is_not_dead():
         model = keras.Sequential([keras.Input((12, 12, 3)), *stack, layers.Dense(3)])
         dead = [finding.path for finding in kf.signal(model).findings]
         assert dead == [identity.path] * where
+
+
+@pytest.mark.parametrize("function", [ops.relu, lambda x: ops.where(x > 0, x, 0.0)])
+def test_what_a_function_of_one_s_own_sets_to_0_is_dead(function):
+    silent = layers.Dense(64, kernel_initializer="fanwise_he_normal")
+    own = layers.Lambda(function, name="own")
+    inputs = [keras.Input((32,)), silent, own, layers.Dropout(0.1), layers.Dense(3)]
+    model = keras.Sequential(inputs)
+    silent.bias.assign([-100.0] * 60 + [0.0] * 4)
+    [finding] = kf.signal(model).findings
+    assert (finding.path.split("/")[-1], finding.severity) == ("own", "warning")
