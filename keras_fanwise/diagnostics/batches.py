@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -65,8 +66,7 @@ def batch_for(model: keras.Layer, size: int = SIZE) -> Iterator[Arguments]:
             _values(number, tensor, filled(tensor, samples, size), limit)
             for number, (tensor, limit) in enumerate(zip(tensors, limits, strict=True))
         ]
-        first, others = keras.tree.pack_sequence_as(tuple(arguments), drawn)
-        yield Arguments(first, others)
+        yield Arguments(*keras.tree.pack_sequence_as(tuple(arguments), drawn))
 
 
 def first_batch(model: keras.Layer, x: Any, y: Any = None) -> tuple[Any, Any]:
@@ -194,18 +194,17 @@ def _samples(model: keras.Layer, tensors: Sequence[Any], size: int) -> int:
 def _index_limits(model: keras.Layer, tensors: Sequence[Any], size: int) -> list[int]:
     """Below what indices are: what the embeddings that take them hold, or all."""
 
-    def held(layers: Sequence[keras.Layer]) -> list[int]:
+    def held(layer: keras.Layer) -> list[int]:
         names = ("input_dim", "num_tokens")
-        numbers = [getattr(layer, name, None) for layer in layers for name in names]
+        numbers = (getattr(one, name, None) for one in all_layers(layer) for name in names)
         return [number for number in numbers if isinstance(number, int)]
 
-    layers = all_layers(model)
-    limits: dict[int, list[int]] = {}
-    for layer in layers[1:]:
+    limits: dict[int, list[int]] = defaultdict(list)
+    for layer in all_layers(model)[1:]:
         for tensor in symbolic_inputs(layer):
-            limits.setdefault(id(tensor), []).extend(held(all_layers(layer)))
-    others = [size, *held(layers)]
-    return [min(limits.get(id(tensor)) or others) for tensor in tensors]
+            limits[id(tensor)] += held(layer)
+    others = [size, *held(model)]
+    return [min(limits[id(tensor)] or others) for tensor in tensors]
 
 
 def _values(number: int, tensor: Any, shape: Sequence[int], limit: int) -> Any:

@@ -144,11 +144,10 @@ def _planned(one: Compared, head: Head | None, losses: int) -> _Plan:
     if head is None:
         raise _wrong(one, "comes from a layer that cannot be opened")
     bias = _Bias(one, head)
-    row = _row(one, bias.owned.variable.path)
-    row = row._replace(
-        layer=type(bias.owned.layer).__name__, shape=tuple(bias.owned.variable.shape)
-    )
-    if reason := untouchable(bias.owned.layer):
+    layer, _, variable = bias.owned
+    row = _row(one, variable.path)
+    row = row._replace(layer=type(layer).__name__, shape=tuple(variable.shape))
+    if reason := untouchable(layer):
         return _Plan(row._replace(reason=reason))
     if losses > 1:
         raise _wrong(one, f"has {losses} losses, which have no best constant together")
@@ -162,7 +161,7 @@ def _planned(one: Compared, head: Head | None, losses: int) -> _Plan:
         raise _wrong(
             one, f"has no best constant by its loss, {one.name!r}, that its bias can give"
         )
-    before = float64(bias.owned.variable.value)
+    before = float64(variable.value)
     values = bias.for_constant(constant)
     row = row._replace(
         smallest=float(values.min()),
@@ -171,7 +170,7 @@ def _planned(one: Compared, head: Head | None, losses: int) -> _Plan:
         loss_after=one.of(bias.prediction(values)),
         status="set",
     )
-    return _Plan(row, bias.owned.variable, values.reshape(before.shape))
+    return _Plan(row, variable, values.reshape(before.shape))
 
 
 class _Bias:
@@ -191,10 +190,8 @@ class _Bias:
         inner = one.shape[1:] if same else [size or 0 for size in head.call.shape[1:]]
         self.shape = (one.shape[0], *inner)
         self.axes = self._axes(shape, rank)
-        sizes = [self.shape[axis] for axis in self.axes]
-        if math.prod(self.shape) != math.prod(one.shape) or (
-            math.prod(sizes) != math.prod(shape)
-        ):
+        units = math.prod(self.shape[axis] for axis in self.axes)
+        if math.prod(self.shape) != math.prod(one.shape) or units != math.prod(shape):
             raise _wrong(one, "has a bias whose effect on the output is not known")
         kept = self.axes if same else range(1, rank)
         # Of positions that are alike one is enough.
@@ -204,26 +201,18 @@ class _Bias:
 
     def _axes(self, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
         """Along which the bias has values of its own."""
-        axis = getattr(self.owned.layer, "axis", None)  # of a normalization
+        axis: Any = getattr(self.owned.layer, "axis", None)  # of a normalization
         if len(shape) == 1:
-            found = (
-                (axis,)
-                if isinstance(axis, int)
-                else unit_axes(self.owned.layer, None, rank)
-            )
+            is_one = isinstance(axis, int)
+            found = (axis,) if is_one else unit_axes(self.owned.layer, None, rank)
             return tuple(one % rank for one in found)
         first = rank - len(shape)  # as it is broadcast to what it is added to
         return tuple(first + i for i, size in enumerate(shape) if size > 1) or (rank - 1,)
 
     def _output(self, values: Array) -> Array:
         """What the output is, with 1 in the place of positions that are alike."""
-        full = values.reshape(
-            [
-                self._small[axis] if axis in self.axes else 1
-                for axis in range(len(self._small))
-            ]
-        )
-        full = np.ascontiguousarray(np.broadcast_to(full, self._small))
+        own = [n if axis in self.axes else 1 for axis, n in enumerate(self._small)]
+        full = np.ascontiguousarray(np.broadcast_to(values.reshape(own), self._small))
         for function in self._head.functions:
             full = in_float64(function, full)
         return full
@@ -235,9 +224,8 @@ class _Bias:
 
     def _units(self, values: Array) -> Array:
         """The output by unit, of positions that are alike the first."""
-        found = np.moveaxis(
-            self._output(values).reshape(self._small), self.axes, range(len(self.axes))
-        )
+        found = self._output(values).reshape(self._small)
+        found = np.moveaxis(found, self.axes, range(len(self.axes)))
         return found.reshape(*values.shape, -1)[..., 0]
 
     def for_constant(self, constant: Array) -> Array:

@@ -143,7 +143,7 @@ class Rule:
     def __post_init__(self) -> None:
         if self.initializer is not None:
             resolved(self.initializer)
-        if self.path is not None and not isinstance(self.path, str):
+        if not isinstance(self.path, (str, type(None))):
             raise fail(TypeError, "path", "a glob, such as '*kernel', or None", self.path)
         if not isinstance(self.weight, (str, type(None))) and not all(
             isinstance(weight, keras.Variable) for weight in _several(self.weight)
@@ -455,14 +455,12 @@ _QUERIES_AND_KEYS = ("*query*", "*key*", "*q_proj*", "*k_proj*", "q", "k")
 def deepnorm_rules(subject: Subject) -> list[Rule]:
     """For the kernels of branches, but for queries and keys; see `recipes`."""
     branches = subject.known_branches()
-    owners = {id(owned.variable): owned.layer.name for owned in subject.weights}
+    inside = {id(kernel) for branch in branches for kernel in branch.kernels}
     scaled = tuple(
-        kernel
-        for branch in branches
-        for kernel in branch.kernels
-        if not any(
-            fnmatch.fnmatchcase(owners[id(kernel)], name) for name in _QUERIES_AND_KEYS
-        )
+        variable
+        for layer, _, variable in subject.weights
+        if id(variable) in inside
+        and not any(fnmatch.fnmatchcase(layer.name, name) for name in _QUERIES_AND_KEYS)
     )
     count = len(branches)
     subject.remarks.append(
