@@ -47,22 +47,28 @@ def to_tensor(values: np.ndarray) -> Any:
 
         # `jax.numpy.asarray` would compile a copy for every new shape, in milliseconds.
         return jax.device_put(values)
-    if backend == "tensorflow":
+    if backend == "tensorflow" and is_concrete():
+        return _tensorflow(values)
+    return keras.ops.convert_to_tensor(values)
+
+
+def is_concrete(tensor: Any = None) -> bool:
+    """Whether a tensor has values by now: not where code is being compiled."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        if tf.executing_eagerly():
-            return _tensorflow(values)
-    return keras.ops.convert_to_tensor(values)
+        return bool(tf.executing_eagerly())
+    return True
 
 
 def unfilled(shape: Sequence[int], dtype: str) -> Any:
     """A backend tensor of zeros; on a CPU they take no memory before they are written."""
-    is_eager = True
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        is_eager = tf.executing_eagerly()  # a graph would hold the zeros of an array
-    if not is_eager or platform() != "cpu":
+    # A graph of TensorFlow would hold the zeros of an array.
+    if not is_concrete() or platform() != "cpu":
         return keras.ops.zeros(shape, dtype=dtype)
     return to_tensor(unfilled_array(shape, dtype))
 
@@ -122,7 +128,6 @@ def float64(values: Any) -> np.ndarray:
 
 def in_float64(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
     """What a function of a backend tensor gives for float64 values, on the host."""
-
     with wide():
         return float64(function(keras.ops.convert_to_tensor(values)))
 

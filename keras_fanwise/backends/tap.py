@@ -269,19 +269,6 @@ def forward_and_back(run: Run, cotangents: Cotangents) -> None:
     backends[keras.backend.backend()](run, cotangents)
 
 
-def is_concrete(tensor: Any) -> bool:
-    """Whether a tensor has values by now: not where code is being compiled."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return not isinstance(tensor, jax.core.Tracer)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.executing_eagerly())
-    return True
-
-
 # Every tap has a second argument, on which nothing depends but the tap itself: the
 # backends compute the gradients that lead to it, which are those of all tensors tapped
 # and of nothing else.

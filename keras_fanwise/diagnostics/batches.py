@@ -11,13 +11,13 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import fail
-from keras_fanwise.backends.arrays import dtype_name, to_tensor
+from keras_fanwise.backends.arrays import dtype_name, is_concrete, to_tensor
 from keras_fanwise.backends.private_keras import (
     all_layers,
     has_compiled_loss,
     symbolic_inputs,
 )
-from keras_fanwise.backends.tap import LayerCall, is_concrete, kept_state, tapped
+from keras_fanwise.backends.tap import LayerCall, kept_state, tapped
 from keras_fanwise.graph.graph import (
     LARGE_SIZE,
     SIZE,

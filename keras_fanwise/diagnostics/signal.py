@@ -15,6 +15,7 @@ from keras_fanwise.backends.arrays import (
     Moments,
     dtype_name,
     float64,
+    is_concrete,
     moments,
     pooled,
     traced_moments,
@@ -30,7 +31,6 @@ from keras_fanwise.backends.tap import (
     Watch,
     compiled,
     forward_and_back,
-    is_concrete,
     kept_state,
     tapped,
 )

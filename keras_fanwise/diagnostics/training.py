@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_fanwise.backends.arrays import dtype_name, float64
+from keras_fanwise.backends.arrays import dtype_name, float64, is_concrete
 from keras_fanwise.backends.private_keras import all_layers
-from keras_fanwise.backends.tap import LayerCall, is_concrete, kept_state, tapped
+from keras_fanwise.backends.tap import LayerCall, kept_state, tapped
 from keras_fanwise.diagnostics.loss import (
     DISTRIBUTION,
     LOGITS,

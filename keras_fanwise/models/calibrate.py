@@ -11,15 +11,15 @@ import keras
 import numpy as np
 
 from keras_fanwise.arguments import choice, fail, positive
-from keras_fanwise.backends.arrays import dtype_name, float64, moments, snapshot
-from keras_fanwise.backends.private_keras import all_layers, own_variables
-from keras_fanwise.backends.tap import (
-    LayerCall,
+from keras_fanwise.backends.arrays import (
+    dtype_name,
+    float64,
     is_concrete,
-    kept_state,
-    random_state,
-    tapped,
+    moments,
+    snapshot,
 )
+from keras_fanwise.backends.private_keras import all_layers, own_variables
+from keras_fanwise.backends.tap import LayerCall, kept_state, random_state, tapped
 from keras_fanwise.diagnostics.batches import batch_for, first_batch, given
 from keras_fanwise.fans.layers import known_matrices, unit_axes
 from keras_fanwise.graph.graph import Arguments

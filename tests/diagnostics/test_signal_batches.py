@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fanwise as kf
-from keras_fanwise.backends.tap import is_concrete
+from keras_fanwise.backends.arrays import is_concrete
 
 layers = keras.layers
 
