@@ -203,9 +203,8 @@ def seam_key(layer: keras.Layer, name: str, shape: Sequence[int]) -> str:
         segments.append(scope if owner is None else _segment(owner, parent, True))
         parent = owner
     # Of one that nobody named the place is enough, and Keras's numbers are the process's.
-    ordinal = 0
-    if not _NUMBERED.match(name):
-        ordinal = sum(variable.name == name for variable in own_variables(layer))
+    names = [variable.name for variable in own_variables(layer)]
+    ordinal = 0 if _NUMBERED.match(name) else names.count(name)
     return _key([*segments, _with_number(name, ordinal)], shape)
 
 
