@@ -26,7 +26,7 @@ from keras_fanwise.diagnostics.measured import (
 )
 from keras_fanwise.diagnostics.paths import Paths, Total
 from keras_fanwise.diagnostics.verdicts import flat_remedy
-from keras_fanwise.fans.layers import keras_fans, known_matrices, layer_fans
+from keras_fanwise.fans.layers import keras_fans, layer_fans
 from keras_fanwise.graph.graph import END, NORMALIZATION, Graph, activation_of
 from keras_fanwise.initializers.activations import fitting, own_gain, rule_for
 from keras_fanwise.initializers.base import DISTRIBUTIONS, random_state_kept
@@ -136,16 +136,20 @@ def audit_of(
     every = [owned.variable.path for owned in weights]
     globs = [] if ignore is None else globs_of("ignore", ignore, every)
     measured = [
-        MeasuredWeight.of(owned, (drawn or {}).get(id(owned.variable), initializer), graph)
+        MeasuredWeight(owned, (drawn or {}).get(id(owned.variable), initializer), graph)
         for owned, initializer in zip(weights, weight_initializers(weights), strict=True)
         if "float" in keras.backend.standardize_dtype(owned.variable.dtype)
         and math.prod(owned.variable.shape)
     ]
     conditions = _Conditions(graph, measured)
-    findings = [list(conditions.of(weight)) for weight in measured]
+    departures = [conditions.departure(weight) for weight in measured]
+    findings = [
+        conditions.of(weight, departure)
+        for weight, departure in zip(measured, departures, strict=True)
+    ]
     for index, finding in (*_copies(measured), *conditions.of_paths(measured, findings)):
         findings[index].append(finding)
-    is_trained = conditions.looks_trained(measured)
+    is_trained = _looks_trained(measured, departures)
     rows: list[WeightAudit] = []
     heeded: list[AuditFinding] = []
     ignored: list[AuditFinding] = []
@@ -161,20 +165,20 @@ def audit_of(
 
 
 def _row(weight: MeasuredWeight, findings: Sequence[AuditFinding]) -> WeightAudit:
-    fans, found = weight.site.fans, weight.evidence
+    found, (forward, backward) = weight.evidence, weight.products
     known = weight.initializer is not None
     return WeightAudit(
         path=weight.path,
         layer=type(weight.owned.layer).__name__,
         shape=tuple(weight.owned.variable.shape),
-        fans=fans,
+        fans=weight.site.fans,
         initializer=initializer_name(weight.initializer) if known else "",
         mean=found.mean,
         positive=found.positive,
         std_asked=weight.asked.std if weight.asked else None,
         std=found.std,
-        forward=fans.fan_in * found.std**2,
-        backward=fans.fan_out * found.std**2,
+        forward=forward,
+        backward=backward,
         findings=tuple(finding.condition for finding in findings),
         role=weight.role,
     )
@@ -191,13 +195,11 @@ def _copies(weights: Sequence[MeasuredWeight]) -> Iterator[tuple[int, AuditFindi
         is_drawn = weight.is_kernel and weight.is_dense and weight.drawn
         if is_drawn and weight.evidence.std and weight.values.size < COMPARED:
             short.append(index)
+    equal = equal_beginnings([weights[index].support for index in long], _SHARE)
+    found = {long[place]: long[earlier] for place, earlier in equal.items()}
     digits = [weights[index].random_digits for index in short]
-    found: dict[int, int] = {}
-    for indices, equal in (
-        (long, equal_beginnings([weights[index].support for index in long], _SHARE)),
-        (short, equal_bits([weights[index].values for index in short], digits, _SHARE)),
-    ):
-        found |= {indices[place]: indices[earlier] for place, earlier in equal.items()}
+    equal = equal_bits([weights[index].values for index in short], digits, _SHARE)
+    found |= {short[place]: short[earlier] for place, earlier in equal.items()}
     for place, earlier in sorted(found.items()):
         numbers = f"it has the values of {weights[earlier].path}"
         cause = "one initializer and seed for several weights"
@@ -205,6 +207,25 @@ def _copies(weights: Sequence[MeasuredWeight]) -> Iterator[tuple[int, AuditFindi
         _, again = _remedy(weights[place], is_replaced=True)
         remedy = f"give each its own initializer or seed, or {again}"
         yield place, copy._replace(remedy=remedy)
+
+
+def _looks_trained(
+    weights: Sequence[MeasuredWeight], departures: Sequence[AuditFinding | None]
+) -> bool:
+    """Whether most kernels, and most constant vectors, are no longer at their start."""
+    kernels = [
+        departure is not None
+        for weight, departure in zip(weights, departures, strict=True)
+        if weight.is_kernel and math.isfinite(weight.evidence.std) and weight.drawn
+    ]
+    vectors = [
+        bool(weight.values.min() != weight.values.max())
+        for weight in weights
+        if weight.role in (Role.BIAS, Role.SCALE)
+        and weight.values.size > 1
+        and isinstance(weight.initializer, _CONSTANT)
+    ]
+    return sum(kernels) > len(kernels) / 2 and sum(vectors) >= len(vectors) / 2
 
 
 # Of the variance times the fan, where LeCun's is 1 and He's 2.
@@ -222,70 +243,67 @@ class _Conditions:
         self._graph = graph
         self._allowed = limit(_SHARE, _TESTS * len(weights))  # standard errors
         self._false_alarms = _SHARE / max(1, len(weights))
-        matrices = {
-            id(weight.owned.variable): weight
+        # What an identity makes of a signal its variance does not tell.
+        factors = {
+            id(weight.owned.variable): weight.products
             for weight in weights
             if weight.role.is_matrix
-            and math.isfinite(weight.evidence.std)
-            # What an identity makes of a signal its variance does not tell.
+            and 0 < weight.evidence.std < math.inf
             and not is_fixed(weight.initializer)
         }
-        variances = {key: weight.evidence.std**2 for key, weight in matrices.items()}
-        fans = {key: weight.site.fans for key, weight in matrices.items()}
-        self._paths = Paths(graph, variances, fans)
+        self._paths = Paths(graph, factors)
         kernels = [weight for weight in weights if weight.is_kernel]
         # Where all are 0 nobody has chosen one, such as the last, to begin so.
         self._all_zero = len(kernels) > 1 and not any(np.any(one.values) for one in kernels)
-        self._departures: dict[int, list[AuditFinding]] = {}
 
-    def of(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
-        """What is wrong with a weight."""
+    def of(
+        self, weight: MeasuredWeight, departure: AuditFinding | None
+    ) -> list[AuditFinding]:
+        """What is wrong with a weight, of which it is known whether it was drawn so."""
         values = weight.values
+        found: list[AuditFinding | None] = []
         if not np.all(np.isfinite(values)):
             numbers = "values that are not finite"
-            yield _finding(weight, Condition.SCALE, ERROR, numbers, "overflow")
+            found = [_finding(weight, Condition.SCALE, ERROR, numbers, "overflow")]
         elif weight.role is Role.BIAS or weight.is_gamma:
-            yield from list(self._vector(weight)) or self._initializer(weight)
+            found = [self._vector(weight) or departure]
         elif values.size < 2 or not (
             weight.is_random or weight.role in (Role.KERNEL, Role.LOOKUP)
         ):
-            return
+            pass
         elif values.min() == values.max():
-            yield self._constant(weight)
+            found = [self._constant(weight)]
         elif not is_fixed(weight.initializer):
-            yield from self._equal_units(weight)
-            found = [*self._balance(weight), *self._scale(weight)]
-            yield from found
+            found = [self._balance(weight), self._scale(weight)]
             # Of another mean or scale the shape is another, too.
-            if all(one.condition is Condition.GLOROT for one in found):
-                yield from self._initializer(weight)
+            if not any(one and one.condition is not Condition.GLOROT for one in found):
+                found.append(departure)
+            found.insert(0, self._equal_units(weight))
+        return [one for one in found if one]
 
-    def _equal_units(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def _equal_units(self, weight: MeasuredWeight) -> AuditFinding | None:
         if not weight.is_random and not weight.is_kernel:
-            return
+            return None
         equal = equal_units(weight, self._false_alarms)
         # An initializer of one's own may correlate what it draws.
         if equal is None or (not weight.is_random and equal.correlation != 1):
-            return
+            return None
         kind = "equal" if equal.correlation == 1 else "correlated"
         numbers = f"units {equal.first} and {equal.second} of axis {equal.axis} are {kind}"
         severity, cause = ERROR, _REPLACED
         if not weight.is_random:
-            cause = f"this is what {initializer_name(weight.initializer)} draws"
+            cause = _drawn(weight)
             # Of a convolution they may be the phases of a sub-pixel one, meant to be equal.
-            matrices = known_matrices(
-                weight.owned.layer, weight.site.name, weight.site.shape
-            )
-            severity = NOTE if matrices and matrices.taps else ERROR
-        yield _finding(weight, Condition.SYMMETRY, severity, numbers, cause)
+            severity = NOTE if weight.matrices and weight.matrices.taps else ERROR
+        return _finding(weight, Condition.SYMMETRY, severity, numbers, cause)
 
-    def _balance(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def _balance(self, weight: MeasuredWeight) -> AuditFinding | None:
         found, drawn = weight.evidence, weight.drawn
         root = math.sqrt(weight.values.size)
         largest = max(found.std, drawn.std if drawn else 0.0)
         mean, signs = found.mean / largest * root, (2 * found.positive - 1) * root
         if max(abs(mean), abs(signs)) <= self._allowed:
-            return
+            return None
         fan_in, fan_out = weight.positive_fans
         outgrows = abs(found.mean) * (fan_in * fan_out) ** 0.25 > found.std
         outgrows = outgrows and abs(mean) > self._allowed
@@ -297,29 +315,35 @@ class _Conditions:
         ):
             severity = NOTE
         else:
-            return  # as it was asked for, and of no harm
+            return None  # as it was asked for, and of no harm
         numbers = (
             f"mean {found.mean:.3g} where std is {found.std:.3g}, {found.positive:.1%} "
             f"positive: {mean:+.1f} and {signs:+.1f} standard errors"
         )
         is_replaced = drawn is not None and (is_symmetric or self._departed(weight))
         cause = _cause(weight, is_replaced)
-        yield _finding(weight, Condition.BALANCE, severity, numbers, cause)
+        return _finding(weight, Condition.BALANCE, severity, numbers, cause)
 
-    def _scale(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
-        if not weight.is_kernel and weight.values.ndim < 2:
-            return
+    def _scale(self, weight: MeasuredWeight) -> AuditFinding | None:
         departed = self._departed(weight)
+        if not weight.is_kernel and weight.values.ndim < 2:
+            return None
         if isinstance(weight.initializer, FanwiseSiren) and not departed:
-            return  # its sine multiplies by omega
+            return None  # its sine multiplies by omega
         is_miscounted = not departed and abs(math.log(weight.miscount)) > _MISCOUNT
         cause = _cause(weight, departed)
         is_large = self._outside(weight, 0.0, _LARGEST)
         if is_large or (weight.is_kernel and self._outside(weight, _SMALLEST, _LARGEST)):
-            condition, severity = Condition.SCALE, self._level(weight, is_large)
-            if severity == NOTE and self._is_undone(weight):
+            kernel, condition = weight.owned.variable, Condition.SCALE
+            after, paths = self._graph.after(kernel), self._paths
+            is_undone = after == {NORMALIZATION} or paths.is_undone(kernel)
+            severity = paths.level(kernel, explodes=is_large) or NOTE
+            if severity == NOTE and is_undone:
                 cause += _UNDONE if is_large else f"{_UNDONE}, but {_TURNS}"
-            elif (total := self._paths.worst(is_large)) and severity != NOTE:
+            # Of a recurrent kernel, or in what could not be opened, the use is not known.
+            elif is_large and severity == NOTE and paths.largest_step(kernel) > _LARGEST:
+                severity = WARNING
+            if severity != NOTE and (total := paths.worst(is_large)):
                 cause += f"; with others of its path it makes {_total_text(total)}"
         elif (
             is_miscounted
@@ -328,29 +352,13 @@ class _Conditions:
         ):
             condition, severity = Condition.GLOROT, NOTE
         else:
-            return
+            return None
         fans, numbers = weight.site.fans, _scale_text(weight)
         if is_miscounted:
             theirs = keras_fans(weight.owned.layer, weight.site.name, weight.site.shape)
             numbers += f"; fans {theirs.fan_in:g} and {theirs.fan_out:g} in place of "
             numbers += f"{fans.fan_in:g} and {fans.fan_out:g}"
-        yield _finding(weight, condition, severity, numbers, cause)
-
-    def _level(self, weight: MeasuredWeight, is_large: bool) -> str:
-        """How much it weighs that a weight is too large or too small for its fans."""
-        kernel = weight.owned.variable
-        if level := self._paths.level(kernel, explodes=is_large):
-            return level
-        if not is_large or self._is_undone(weight):
-            return NOTE
-        # Of a recurrent kernel, or in what could not be opened, the use is not known.
-        return NOTE if self._paths.largest_step(kernel) <= _LARGEST else WARNING
-
-    def _is_undone(self, weight: MeasuredWeight) -> bool:
-        """Whether normalizations undo a weight's scale."""
-        return self._after(weight) == {NORMALIZATION} or self._paths.is_undone(
-            weight.owned.variable
-        )
+        return _finding(weight, condition, severity, numbers, cause)
 
     def of_paths(
         self, weights: Sequence[MeasuredWeight], findings: Sequence[Sequence[AuditFinding]]
@@ -373,30 +381,15 @@ class _Conditions:
             cause += "none is far off by itself"
             for place in on_path:
                 weight = weights[place]
-                finding = _finding(
-                    weight, Condition.SCALE, total.level, _scale_text(weight), cause
+                found = (
+                    weight.path,
+                    Condition.SCALE,
+                    total.level,
+                    _scale_text(weight),
+                    cause,
                 )
                 new, remedy = _by_activation(weight)
-                yield place, finding._replace(replacement=new, remedy=remedy)
-
-    def looks_trained(self, weights: Sequence[MeasuredWeight]) -> bool:
-        """Whether most kernels, and most constant vectors, are no longer at their start."""
-        kernels = [
-            any(self._initializer(weight))
-            for weight in weights
-            if weight.is_kernel and math.isfinite(weight.evidence.std) and weight.drawn
-        ]
-        vectors = [
-            bool(weight.values.min() != weight.values.max())
-            for weight in weights
-            if weight.role in (Role.BIAS, Role.SCALE)
-            and weight.values.size > 1
-            and isinstance(weight.initializer, _CONSTANT)
-        ]
-        return sum(kernels) > len(kernels) / 2 and sum(vectors) >= len(vectors) / 2
-
-    def _after(self, weight: MeasuredWeight) -> frozenset[str]:
-        return self._graph.after(weight.owned.variable)
+                yield place, AuditFinding(*found, remedy, weight.factor, new)
 
     def _departed(self, weight: MeasuredWeight) -> bool:
         """Whether the deviation is not the one that the initializer draws with."""
@@ -422,17 +415,13 @@ class _Conditions:
         deviation = variance_deviation((found.std / bound) ** 2, weight.values.size)
         return abs(deviation) > self._allowed
 
-    def _initializer(self, weight: MeasuredWeight) -> list[AuditFinding]:
-        """That a weight is not what its initializer draws; sought once."""
-        key = id(weight.owned.variable)
-        if key not in self._departures:
-            self._departures[key] = list(self._departure(weight))
-        return self._departures[key]
-
-    def _departure(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def departure(self, weight: MeasuredWeight) -> AuditFinding | None:
+        """That a weight is not what its initializer draws."""
         drawn, found = weight.drawn, weight.evidence
         if drawn is None or not drawn.std or weight.values.size < 2:
-            return
+            return None
+        if not math.isfinite(found.std):
+            return None
         ratio = found.std / drawn.std
         if broken := broken_isometry(weight):
             numbers = broken
@@ -451,9 +440,9 @@ class _Conditions:
             family = drawn.family.replace("_", " ")
             numbers = f"the values are not distributed as a {family} with their deviation"
         else:
-            return
+            return None
         kind = Condition.INITIALIZER
-        yield AuditFinding(weight.path, kind, NOTE, numbers, _REPLACED, kind.remedy, ratio)
+        return AuditFinding(weight.path, kind, NOTE, numbers, _REPLACED, kind.remedy, ratio)
 
     def _constant(self, weight: MeasuredWeight) -> AuditFinding:
         value = float(weight.values.flat[0])
@@ -475,34 +464,34 @@ class _Conditions:
             return isinstance(graph.model, keras.Model)
         return bool(zero_by_choice(graph, kernel))
 
-    def _vector(self, weight: MeasuredWeight) -> Iterator[AuditFinding]:
+    def _vector(self, weight: MeasuredWeight) -> AuditFinding | None:
         """That a bias or a γ is far from its usual size, beside signals of deviation 1."""
+        kernel, given = weight.owned.variable, weight.initializer
         largest = float(np.max(np.abs(weight.values)))
         low, high = _GAMMAS if weight.is_gamma else (0.0, _LARGEST_BIAS)
-        if largest == 0 < low and stays_zero(self._graph, weight.owned.variable):
+        if largest == 0 < low and stays_zero(self._graph, kernel):
             numbers = f"all values are 0{_LEARNS_NOTHING}"
-            cause = _cause(weight, isinstance(weight.initializer, keras.initializers.Ones))
-            yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
+            is_replaced = isinstance(given, keras.initializers.Ones)
         elif largest < low:
-            yield _chosen(weight, f"no value is above {largest:.4g}, where 1 is usual")
-        if largest <= high:
-            return
-        usual = "where 1 is usual" if weight.is_gamma else "beside a signal of deviation 1"
-        numbers = f"values of up to {largest:.4g} {usual}"
-        is_output = not weight.is_gamma and self._after(weight) == {END}
-        if is_output and not activation_of(weight.owned.layer) and weight.initializer:
-            yield _chosen(weight, numbers)  # such as the mean of what is to be predicted
-            return
-        is_constant = isinstance(weight.initializer, keras.initializers.Constant)
-        is_zeros = isinstance(weight.initializer, keras.initializers.Zeros)
-        cause = _cause(weight, not is_constant if weight.is_gamma else is_zeros)
-        yield _finding(weight, Condition.SCALE, ERROR, numbers, cause)
+            return _chosen(weight, f"no value is above {largest:.4g}, where 1 is usual")
+        elif largest <= high:
+            return None
+        elif weight.is_gamma:
+            numbers = f"values of up to {largest:.4g} where 1 is usual"
+            is_replaced = not isinstance(given, keras.initializers.Constant)
+        else:
+            numbers = f"values of up to {largest:.4g} beside a signal of deviation 1"
+            is_replaced = isinstance(given, keras.initializers.Zeros)
+            is_output = self._graph.after(kernel) == {END}
+            if is_output and not activation_of(weight.owned.layer) and given:
+                return _chosen(weight, numbers)  # such as the mean of what is predicted
+        cause = _cause(weight, is_replaced)
+        return _finding(weight, Condition.SCALE, ERROR, numbers, cause)
 
 
 def _scale_text(weight: MeasuredWeight) -> str:
-    fans, variance = weight.site.fans, weight.evidence.std**2
-    numbers = f"variance × {fans.fan_in * variance:.3g} forward, "
-    numbers += f"× {fans.fan_out * variance:.3g} backward"
+    forward, backward = weight.products
+    numbers = f"variance × {forward:.3g} forward, × {backward:.3g} backward"
     return numbers if weight.factor is None else f"std × {weight.factor:.3g}, {numbers}"
 
 
@@ -513,17 +502,15 @@ def _total_text(total: Total) -> str:
 
 def _fair(weight: MeasuredWeight) -> tuple[float, float]:
     """What the variance times the fan may be without a word."""
+    low, high = FAIR_SCALES
     if weight.initializer is None:
         return 1.0, 2.0  # of LeCun and Glorot, and of He
-    low, high = FAIR_SCALES
     if weight.scale is None:
         return _SMALLEST, high
     return min(1.0, max(weight.scale, low)), max(2.0, min(weight.scale, high))
 
 
-_CONSTANT = tuple(
-    getattr(keras.initializers, name) for name in ("Constant", "Ones", "Zeros")
-)
+_CONSTANT = keras.initializers.Constant, keras.initializers.Ones, keras.initializers.Zeros
 _REPLACED = "its values are not those that its initializer draws"
 _LEARNS_NOTHING = ", from which nothing learns before its activation"
 _UNDONE = "; a normalization undoes it"
@@ -542,9 +529,12 @@ def _chosen(weight: MeasuredWeight, numbers: str) -> AuditFinding:
     """A note on what somebody chose, which needs no remedy."""
     is_scale = weight.is_gamma or weight.role is Role.BIAS
     condition = Condition.SCALE if is_scale else Condition.SYMMETRY
-    cause = f"this is what {initializer_name(weight.initializer)} draws"
     remedy = "none if it is intended"
-    return AuditFinding(weight.path, condition, NOTE, numbers, cause, remedy)
+    return AuditFinding(weight.path, condition, NOTE, numbers, _drawn(weight), remedy)
+
+
+def _drawn(weight: MeasuredWeight) -> str:
+    return f"this is what {initializer_name(weight.initializer)} draws"
 
 
 def _cause(weight: MeasuredWeight, is_replaced: bool) -> str:
@@ -552,13 +542,13 @@ def _cause(weight: MeasuredWeight, is_replaced: bool) -> str:
         return "its initializer is unknown"
     if is_replaced:
         return _REPLACED
-    name = initializer_name(weight.initializer)
     if weight.miscount == 1.0:
-        return f"this is what {name} draws"
-    return f"{name} {_miscounted(weight)}"
+        return _drawn(weight)
+    return f"{initializer_name(weight.initializer)} counts {_miscounted(weight)}"
 
 
-_UNKNOWN = {
+# What Keras's rule counts, by which its initializers draw, of a stack of matrices.
+_COUNTED = {
     "channels": "all channels as inputs of each",
     "groups": "all groups as one",
     "labels": "the labels that inputs and outputs share",
@@ -566,21 +556,20 @@ _UNKNOWN = {
 
 
 def _miscounted(weight: MeasuredWeight) -> str:
-    """What Keras's rule, by which its initializer counts, does not know of the layer."""
-    matrices = known_matrices(weight.owned.layer, weight.site.name, weight.site.shape)
+    matrices, counted = weight.matrices, []
     if matrices is None:
-        return "counts by the shape alone"
+        return "by the shape alone"
     if matrices.is_lookup:
-        return "counts all rows, of which a token reads one"
-    if matrices.parts in _UNKNOWN and matrices.stack_shape[0] > 1:
-        return f"counts {_UNKNOWN[matrices.parts]}"
-    counted = []
+        return "all rows, of which a token reads one"
+    if matrices.parts in _COUNTED and matrices.stack_shape[0] > 1:
+        return _COUNTED[matrices.parts]
     if matrices.parts == "gates":
-        counted.append(f"all gates as one {'kernel' if matrices.taps else 'matrix'}")
+        counted = [f"all gates as one {'kernel' if matrices.taps else 'matrix'}"]
     elif matrices.is_transposed:
-        counted.append("inputs for outputs")
-    counted += ["no strides"] if set(matrices.strides) - {1} else []
-    return f"counts {', and '.join(counted) or 'by the shape alone'}"
+        counted = ["inputs for outputs"]
+    if set(matrices.strides) - {1}:
+        counted.append("no strides")
+    return ", and ".join(counted) or "by the shape alone"
 
 
 # Of kernels whose initializer's scale does not fit, where no rule is known Glorot's.

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_fanwise.backends.arrays import moments
+from keras_fanwise.fans.layers import Matrices, known_matrices
 from keras_fanwise.graph.graph import Call, Graph
 from keras_fanwise.initializers.base import (
     DISTRIBUTIONS,
@@ -165,54 +166,47 @@ def evidence(values: np.ndarray, mean: float, std: float) -> Evidence:
 FAIR_SCALES = (0.25, 4.0)
 
 
-class MeasuredWeight(NamedTuple):
+class MeasuredWeight:
     """A weight with what is known of it."""
 
-    owned: OwnedWeight
-    site: Site
-    role: Role
-    values: np.ndarray
-    initializer: Any  # `None` if nobody knows
-    activation: str  # what its results go through; "" where none is known
-    # What its initializer draws from, with the fans that it counts, and with those of the
-    # layer; `None` if it is not random or not known.
-    drawn: Distribution | None
-    asked: Distribution | None
-    scale: float | None  # the variance times the fan, of initializers that know fans
-    evidence: Evidence  # how far the values are from `drawn`
-
-    @classmethod
-    def of(cls, owned: OwnedWeight, initializer: Any, graph: Graph) -> "MeasuredWeight":
+    def __init__(self, owned: OwnedWeight, initializer: Any, graph: Graph) -> None:
         variable = owned.variable
-        values = keras.ops.convert_to_numpy(variable.value)
+        values: np.ndarray = keras.ops.convert_to_numpy(variable.value)
         site = Site.of(owned.layer, variable.name, variable.shape)
         is_subpixel = isinstance(initializer, FanwiseSubpixel)
         if is_subpixel and (one := initializer.one_phase(values, site)):
             # Equal phases are meant so: one of them is what was drawn.
             (values, site), initializer = one, initializer.initializer
+        self.owned, self.site, self.values = owned, site, values
+        self.path = str(variable.path)
+        self.initializer = initializer  # `None` if nobody knows
+        # What its results go through; "" where none is known.
+        self.activation = graph.activation_for(variable)
+        self.role = role(owned)
+        self.is_kernel = self.role is Role.KERNEL
+        # Others, such as that of LayerScale, may begin as small as they like.
+        self.is_gamma = self.role is Role.SCALE and site.name.endswith("gamma")
         draws = None if is_fixed(initializer) else portable(initializer)
         counts = draws
         if not isinstance(initializer, FanwiseInitializer):
             counts = counterpart(initializer, axes=False) or draws
-        drawn, asked = _expected(draws, site), _expected(counts, site)
-        scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
-        found = evidence(values, *((drawn.mean, drawn.std) if drawn else (0.0, 0.0)))
-        activation = graph.activation_for(variable)
-        known = owned, site, role(owned), values, initializer, activation
-        return cls(*known, drawn, asked, scale, found)
+        # What its initializer draws from, with the fans that it counts, and with those of
+        # the layer; `None` if it is not random or not known.
+        self.drawn, self.asked = _expected(draws, site), _expected(counts, site)
+        # The variance times the fan, of initializers that know fans.
+        self.scale = counts.scale if isinstance(counts, FanwiseVarianceScaling) else None
+        mean, std = (self.drawn.mean, self.drawn.std) if self.drawn else (0.0, 0.0)
+        self.evidence = evidence(values, mean, std)
+        # By what it multiplies the variance of a signal, and that of gradients.
+        variance = self.evidence.std**2
+        self.products = site.fans.fan_in * variance, site.fans.fan_out * variance
+        # A variance is divided by no fan below 1.
+        self.positive_fans = max(1.0, site.fans.fan_in), max(1.0, site.fans.fan_out)
 
     @property
-    def path(self) -> str:
-        return str(self.owned.variable.path)
-
-    @property
-    def is_kernel(self) -> bool:
-        return self.role is Role.KERNEL
-
-    @property
-    def is_gamma(self) -> bool:
-        # Others, such as that of LayerScale, may begin as small as they like.
-        return self.role is Role.SCALE and self.site.name.endswith("gamma")
+    def matrices(self) -> Matrices | None:
+        """Those that it is made of, where its layer is known."""
+        return known_matrices(self.owned.layer, self.site.name, self.site.shape)
 
     @property
     def is_dense(self) -> bool:
@@ -224,9 +218,7 @@ class MeasuredWeight(NamedTuple):
         """Its values; of a delta-orthogonal kernel the central taps, without the zeros."""
         if self.is_dense or not np.any(self.values):
             return self.values
-        axes = range(self.values.ndim)
-        others = [tuple(other for other in axes if other != axis) for axis in axes]
-        return self.values[np.ix_(*(np.any(self.values, axis=each) for each in others))]
+        return self.values[np.ix_(*map(np.unique, np.nonzero(self.values)))]
 
     @property
     def is_random(self) -> bool:
@@ -234,11 +226,6 @@ class MeasuredWeight(NamedTuple):
         if self.drawn is not None or not self.is_kernel:
             return self.drawn is not None
         return isinstance(self.initializer, (type(None), keras.initializers.Zeros))
-
-    @property
-    def positive_fans(self) -> tuple[float, float]:
-        """Both fans, of which a variance is divided by none below 1."""
-        return max(1.0, self.site.fans.fan_in), max(1.0, self.site.fans.fan_out)
 
     @property
     def miscount(self) -> float:
@@ -329,9 +316,8 @@ def equal_beginnings(weights: Sequence[np.ndarray], false_alarms: float) -> dict
     tests = 3 * math.comb(len(weights), 2)
     if not tests:
         return {}
-    orders = [weights]
-    orders.append([np.swapaxes(v, -1, -2) if v.ndim > 1 else v for v in weights])
-    orders.append([v.T for v in weights])
+    swapped = [np.swapaxes(v, -1, -2) if v.ndim > 1 else v for v in weights]
+    orders = weights, swapped, [v.T for v in weights]
     first = np.array([[v.flat[:COMPARED] for v in order] for order in orders], np.float64)
     strengths = np.abs(correlations(first[0], first.reshape(-1, COMPARED)))
     strongest = strengths.reshape(len(weights), 3, len(weights)).max(axis=1)

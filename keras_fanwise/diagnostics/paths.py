@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_fanwise.fans.counting import Fans
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import NORMALIZATION, Call, Graph
 from keras_fanwise.initializers.activations import second_moments
@@ -132,12 +131,14 @@ class _Flow:
 
 
 class Paths:
-    """The paths of a model: of each kernel, for its id, the variance and the fans."""
+    """The paths of a model.
 
-    def __init__(
-        self, graph: Graph, variances: Mapping[int, float], fans: Mapping[int, Fans]
-    ) -> None:
-        self._graph, self._variances, self._fans = graph, variances, fans
+    `factors` are of each kernel whose variance is known and not 0, for its id, that by
+    which it multiplies mean squares forward, and back.
+    """
+
+    def __init__(self, graph: Graph, factors: Mapping[int, tuple[float, float]]) -> None:
+        self._graph, self._factors = graph, factors
         # After a layer alone may come anything.
         self._is_model = isinstance(graph.model, keras.Model)
 
@@ -210,9 +211,7 @@ class Paths:
             for one in before:
                 one.followers.append(flow)
             if flow.kind is _Kind.KERNEL:
-                for key in map(id, call.kernels):
-                    fans, variance = self._fans[key], self._variances[key]
-                    flow.factors.append((fans.fan_in * variance, fans.fan_out * variance))
+                flow.factors = [self._factors[id(kernel)] for kernel in call.kernels]
             if flow.kind not in _ENDS:
                 flow.go_forward(before)
             flow.is_own = flow.is_cut and _is_somebodys(call)
@@ -257,7 +256,7 @@ class Paths:
             return _Kind.SUM
         name = call.kind
         if call.has_kernel:
-            is_known = all(self._variances.get(id(kernel)) for kernel in call.kernels)
+            is_known = all(id(kernel) in self._factors for kernel in call.kernels)
             is_layer = isinstance(call.operation, keras.Layer)
             is_linear = name.startswith(_LINEAR) and "LSTM" not in name
             is_multiplied = not is_layer or (is_linear and is_of_keras(call.operation))

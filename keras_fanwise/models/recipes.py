@@ -409,12 +409,11 @@ _LITERAL = 0.02  # as `FanwiseNormal` has it too
 
 def literal_rules(subject: Subject) -> list[Rule]:
     """None, but a remark on what N(0, 0.02²) means at the widths of the model."""
-    fans = {
-        id(variable): layer_fans(layer, variable.name, variable.shape)
-        for layer, _, variable in filter(lambda one: role(one).is_matrix, subject.weights)
-    }
-    paths = Paths(subject.graph, dict.fromkeys(fans, _LITERAL**2), fans)
-    if total := paths.worst(explodes=False):
+    factors = {}
+    for layer, _, variable in filter(lambda one: role(one).is_matrix, subject.weights):
+        fans = layer_fans(layer, variable.name, variable.shape)
+        factors[id(variable)] = fans.fan_in * _LITERAL**2, fans.fan_out * _LITERAL**2
+    if total := Paths(subject.graph, factors).worst(explodes=False):
         names = [kernel.path for kernel in total.kernels]
         what = "a signal" if total.direction == "forward" else "a gradient"
         subject.remarks.append(
