@@ -144,11 +144,12 @@ class SignalHistory(keras.callbacks.Callback):
         return sorted(found, key=lambda finding: LEVELS.index(finding.severity))
 
     def _report(self) -> HistoryReport:
+        measured, findings = self._measured, self.findings
+        epochs = tuple(one.epoch for one in measured)
         name = self._training.model.name if self._training else ""
-        epochs = tuple(one.epoch for one in self._measured)
-        findings = self.findings
-        rows = _rows(self._measured, findings)
-        return HistoryReport(rows, epochs, name=name, findings=findings)
+        return HistoryReport(
+            _rows(measured, findings), epochs, name=name, findings=findings
+        )
 
     def text(self, verbose: bool = False) -> str:
         """The verdict, the findings and a table of the layers, in 80 columns or more.
@@ -168,16 +169,7 @@ class SignalHistory(keras.callbacks.Callback):
         """Draws the signal, its gradient, dead units and changes: layers by epochs.
 
         Args:
-            ax: a sequence of four `matplotlib.axes.Axes` to draw into; by default a new
-                figure.
-
-        Returns:
-            The `matplotlib.figure.Figure`, as `SignalReport.plot` gives it.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-            TypeError: `ax` is not of Axes.
-            ValueError: `ax` are not four.
+            ax: a sequence of four `matplotlib.axes.Axes`; else as in `SignalReport.plot`.
         """
         return self._report().plot(ax)
 
@@ -212,22 +204,19 @@ class _Kernel:
 
     def __init__(self, path: str, owned: OwnedWeight) -> None:
         self.path, self.variable = path, owned.variable
-        shape = tuple(self.variable.shape)
-        fans = layer_fans(owned.layer, self.variable.name, shape)
+        fans = layer_fans(owned.layer, self.variable.name, self.variable.shape)
         # The deviation by its fans, as of Glorot's initializers.
         self._asked = effective_fan(fans, "fan_avg") ** -0.5
         self._before = spaced(self.variable.value, _SAMPLE)
-        self._size = _norm(self._before)
 
     def change(self, steps: int) -> _Change:
         """By the norm before; of a kernel that was 0 by the new one."""
-        before, size = self._before, self._size
-        now = self._before = spaced(self.variable.value, _SAMPLE)
-        self._size = _norm(now)
+        before, now = self._before, spaced(self.variable.value, _SAMPLE)
+        self._before = now
         total = fair_total = math.nan
-        if math.isfinite(self._size):
-            difference = _norm(now - before)
-            total = difference / (size or self._size) if difference else 0.0
+        if np.all(np.isfinite(now)):
+            difference, size = _norm(now - before), _norm(before)
+            total = difference / (size or _norm(now)) if difference else 0.0
             fair_total = difference / max(size, self._asked * math.sqrt(now.size))
         return _Change(self.path, self.variable.trainable, steps, total, fair_total)
 
@@ -237,15 +226,14 @@ def _norm(values: np.ndarray) -> float:
     return math.sqrt(np.square(values).sum())
 
 
-def _kernels(model: keras.Model) -> Iterator[_Kernel]:
+def _kernels(model: keras.Model) -> list[_Kernel]:
     """Each kernel once."""
-    seen = set()
+    kernels: dict[int, _Kernel] = {}
     for layer, path in measured_layers(model).items():
         for owned in weights_within(layer):
-            is_float = "float" in dtype_name(owned.variable)
-            if role(owned).is_matrix and is_float and id(owned.variable) not in seen:
-                seen.add(id(owned.variable))
-                yield _Kernel(path, owned)
+            if role(owned).is_matrix and "float" in dtype_name(owned.variable):
+                kernels.setdefault(id(owned.variable), _Kernel(path, owned))
+    return list(kernels.values())
 
 
 def _of_optimizer(model: keras.Model, name: str) -> float | None:
@@ -268,6 +256,8 @@ _SLOW, _DECAYED = 1e-6, 1e-3
 _SIGNAL_GREW, _GRADIENT_GREW = 1e3, 1e4
 # Layers that no unit dies in: they give other shapes to what others give.
 _SHAPES = ("Flatten", "Reshape", "Permute")
+# What a rate too high has done, and what is to be done if it was another cause.
+_LOWER = Learning.FAST.remedy
 
 
 class _Training:
@@ -276,12 +266,13 @@ class _Training:
     def __init__(self, graph: Graph, x: Any, y: Any) -> None:
         self.model: Any = graph.model
         self._signal = RepeatedSignal(graph, x, y)
-        self._kernels = list(_kernels(self.model))
+        self._kernels = _kernels(self.model)
         self._steps = 0
         self.measured: list[_Measurement] = []
         # The largest of the changes that were too fast, by layer, and of all per step.
         self._fast: dict[str, _Change] = {}
         self._pace = 0.0
+        self._changed = ""  # the same in words
         # One finding for each kind of fault and unbroken run of measurements that show it.
         self.passed: list[HistoryFinding] = []
         self.lasting: dict[FindingKind, HistoryFinding] = {}
@@ -316,6 +307,9 @@ class _Training:
             if self._is_fast(one, now):
                 known = self._fast.get(one.path, one)
                 self._fast[one.path] = max(known, one, key=lambda change: change.per_step)
+        if self._pace:
+            pace = f"{self._pace:.2g} of themselves per step"
+            self._changed = f"; kernels changed by up to {pace}"
         groups = group_by(self._signs(now), lambda one: one.fault)
         shown = {alike[0].fault: alike for alike in groups}
         for fault in [fault for fault in self.lasting if fault not in shown]:
@@ -340,74 +334,78 @@ class _Training:
         loss, least = now.report.loss, self.measured[0].report.loss
         return loss is not None and least is not None and not loss < _FALLEN * least
 
-    def _signs(self, now: _Measurement) -> Iterator[HistoryFinding]:
+    def _signs(self, now: _Measurement) -> list[HistoryFinding]:
         """What a measurement shows."""
-        rows, start = now.report.rows, self.measured[0].report
-        changed = f"; kernels changed by up to {self._pace:.2g} of themselves per step"
-        changed = changed if self._pace else ""
-        # What a rate too high has done, and what is to be done if it was another cause.
-        lower = Learning.FAST.remedy
+        if broken := list(self._broken(now)):
+            return broken
+        signs = [*self._units(now), *self._growth(now), *self._changes(now)]
+        if not self._fast and all(one.fault is not Verdict.DEAD for one in signs):
+            signs += self._stalled(now)
+        return signs
 
-        def sign(
-            path: str, fault: FindingKind, level: str, numbers: str, remedy: str = ""
-        ) -> HistoryFinding:
-            remedy = remedy or fault.remedy
-            return HistoryFinding(path, now.epoch, fault, level, numbers, remedy)
-
-        broken = [one.path for one in now.changes if math.isnan(one.total)]
+    def _broken(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """What is not finite: kernels, or else values, or else gradients."""
+        rows, remedy = now.report.rows, ""
+        kernels = [one.path for one in now.changes if math.isnan(one.total)]
         values = [row.name for row in rows if not math.isfinite(row.std)]
         slopes = [row.name for row in rows if not math.isfinite(row.gradient_std or 0.0)]
-        if broken or values or slopes:
-            what = "kernels" if broken else "values" if values else "gradients"
-            numbers, remedy = f"{what} that are not finite", ""
-            if self._fast:
-                numbers, remedy = f"{numbers}{changed}", lower
-            elif broken:
-                remedy = (
-                    "look for values in x and y that are not finite; if there are none, "
-                    f"{lower}"
-                )
-            for path in broken or values or slopes[::-1]:
-                yield sign(path, Verdict.NON_FINITE, ERROR, numbers, remedy)
-            return
-        is_dead = False
-        remedy = lower if self._fast else ""
+        what = "kernels" if kernels else "values" if values else "gradients"
+        numbers = f"{what} that are not finite"
+        if self._fast:
+            numbers, remedy = numbers + self._changed, _LOWER
+        elif kernels:
+            remedy = "look for values in x and y that are not finite; if there are none, "
+            remedy += _LOWER
+        for path in kernels or values or slopes[::-1]:
+            yield _sign(path, Verdict.NON_FINITE, ERROR, numbers, remedy)
+
+    def _units(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """Those that are dead, or at the ends of their activation."""
+        rows, remedy = now.report.rows, _LOWER if self._fast else ""
         for row in rows:
             if Verdict.DEAD in row.verdicts and row.layer not in _SHAPES:
-                is_dead = True
-                numbers = f"{row.dead:.0%} of its units are 0 for the whole batch{changed}"
+                numbers = f"{row.dead:.0%} of its units are 0 for the whole batch"
                 level = ERROR if row.dead == 1 else WARNING
-                yield sign(row.name, Verdict.DEAD, level, numbers, remedy)
+                yield _sign(row.name, Verdict.DEAD, level, numbers + self._changed, remedy)
             elif row.slope is not None and row.slope < SLOPE and row.depth < rows[-1].depth:
-                numbers = f"its activation keeps {row.slope:.2g} of its slope{changed}"
-                yield sign(row.name, Fault.SATURATION, WARNING, numbers, remedy)
+                numbers = f"its activation keeps {row.slope:.2g} of its slope"
+                numbers += self._changed
+                yield _sign(row.name, Fault.SATURATION, WARNING, numbers, remedy)
+
+    def _growth(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """A signal, or a gradient, that is much larger than any at the start."""
         for attribute, most in (("std", _SIGNAL_GREW), ("gradient_std", _GRADIENT_GREW)):
-            was = max((getattr(row, attribute) or 0.0 for row in start.rows), default=0)
-            for row in rows:
+            start = self.measured[0].report.rows
+            was = max((getattr(row, attribute) or 0.0 for row in start), default=0.0)
+            what = attribute.replace("_", " ")
+            for row in now.report.rows if was else ():
                 size = getattr(row, attribute) or 0.0
-                if was and size > most * was:
-                    what = attribute.replace("_", " ")
-                    numbers = f"{what} {size:.2g}, at the start {was:.2g} at most{changed}"
-                    yield sign(row.name, Verdict.EXPLODING, ERROR, numbers, lower)
+                if size > most * was:
+                    numbers = f"{what} {size:.2g}, at the start {was:.2g} at most"
+                    numbers += self._changed
+                    yield _sign(row.name, Verdict.EXPLODING, ERROR, numbers, _LOWER)
+
+    def _changes(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """Kernels that changed too fast, and those that may not change."""
         # What a step too large has broken stays so, however small those after it are.
         is_useless = self._is_useless(now)
         fast_now = {one.path for one in now.changes if self._is_fast(one, now)}
+        loss, least = now.report.loss, self.measured[0].report.loss
         for path, change in self._fast.items():
-            if not is_useless and path not in fast_now:
-                continue
-            numbers = f"its kernel changed by {change.per_step:.2g} of itself per step"
-            loss, least = now.report.loss, start.loss
-            if loss is not None and least is not None:
-                numbers += f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
-            yield sign(path, Learning.FAST, WARNING, numbers)
+            if is_useless or path in fast_now:
+                numbers = f"its kernel changed by {change.per_step:.2g} of itself per step"
+                if loss is not None and least is not None:
+                    numbers += (
+                        f"; the loss of the batch went from {least:.3g} to {loss:.3g}"
+                    )
+                yield _sign(path, Learning.FAST, WARNING, numbers)
         for change in now.changes:
             if not change.is_trainable:
-                yield sign(
-                    change.path, Learning.FROZEN, NOTE, "its kernel is not trainable"
-                )
-        if is_dead or self._fast:
-            return
-        # Kernels that do not change although they are to learn.
+                numbers = "its kernel is not trainable"
+                yield _sign(change.path, Learning.FROZEN, NOTE, numbers)
+
+    def _stalled(self, now: _Measurement) -> Iterator[HistoryFinding]:
+        """Kernels that do not change although they are to learn."""
         first_rate = self.measured[0].rate
         learning = [one for one in now.changes if one.is_trainable and one.steps]
         if now.rate and first_rate and now.rate <= _DECAYED * first_rate:
@@ -415,12 +413,19 @@ class _Training:
         if learning and (largest := max(one.per_step for one in learning)) < _SLOW:
             numbers = f"no kernel changed by more than {largest:.2g} of itself per step"
             rate = f", at a learning rate of {now.rate:.2g}" if now.rate is not None else ""
-            yield sign(learning[0].path, Learning.SLOW, WARNING, numbers + rate)
+            yield _sign(learning[0].path, Learning.SLOW, WARNING, numbers + rate)
             return
         for change in learning:
             if change.total == 0:
                 numbers = f"its kernel did not change in {change.steps} steps"
-                yield sign(change.path, Learning.STARVED, WARNING, numbers)
+                yield _sign(change.path, Learning.STARVED, WARNING, numbers)
+
+
+def _sign(
+    path: str, fault: FindingKind, severity: str, numbers: str, remedy: str = ""
+) -> HistoryFinding:
+    """A finding of which it is not known yet since when it lasts."""
+    return HistoryFinding(path, 0, fault, severity, numbers, remedy or fault.remedy)
 
 
 def _rows(
@@ -436,16 +441,14 @@ def _rows(
         paces = [[c.per_step for c in one.changes if c.path == path] for one in measured]
         return tuple(max(some, default=None) for some in paces)
 
+    followed = ("std", "gradient_std", "dead", "slope")
     return [
         LayerHistory(
             path=row.path,
             call=row.call,
             layer=row.layer,
             depth=row.depth,
-            std=history(row.name, "std"),
-            gradient_std=history(row.name, "gradient_std"),
-            dead=history(row.name, "dead"),
-            slope=history(row.name, "slope"),
+            **{attribute: history(row.name, attribute) for attribute in followed},
             change=change(row.path) if row.call == 1 else (None,) * len(measured),
             verdicts=tuple(dict.fromkeys(f.fault for f in findings if f.path == row.name)),
         )
