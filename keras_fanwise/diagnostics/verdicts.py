@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median_high, median_low
 from typing import Any, NamedTuple
 
@@ -73,7 +73,6 @@ class Wired:
             results = graph.results_of(layer)
             self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
         self.kernels = with_kernels(rows)
-        self.between = functools.cache(self._between)
 
     @functools.cached_property
     def paths(self) -> list[list[int]]:
@@ -83,7 +82,7 @@ class Wired:
         marks = {call: i for i in self.kernels for call in self.calls[i]}
         return self.graph.longest_paths(marks) or [[]]
 
-    def _between(self, kernel: int, following: int) -> list[int]:
+    def between(self, kernel: int, following: int) -> list[int]:
         """The row of a kernel, and those without one on the way to another."""
         others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
         others = [i for i in others if self._leads(kernel, i)]
@@ -124,19 +123,10 @@ class Wired:
             for call, end in after
         )
 
-    def kernels_of(self, rows: Iterable[int]) -> Iterator[tuple[OwnedWeight, str]]:
-        """The kernels there, and the activation of what each gives."""
-        for i in rows:
-            if self.is_recurrent(i):
-                continue  # gates are another matter
-            for owned in weights_within(self.layers[i]):
-                if role(owned).is_matrix:
-                    kernel = owned.variable
-                    activation = self.graph.activation_for(kernel)
-                    yield self.owned[id(kernel)], activation or "linear"
-
-    def is_recurrent(self, i: int) -> bool:
-        return self.rows[i].input_rms is not None
+    def matrices_of(self, i: int) -> list[OwnedWeight]:
+        """Those of the layer of a row, with all layers of the model that hold it."""
+        inner = weights_within(self.layers[i])
+        return [self.owned[id(one.variable)] for one in inner if role(one).is_matrix]
 
     @functools.cached_property
     def owned(self) -> dict[int, OwnedWeight]:
@@ -180,17 +170,16 @@ def _local(rows: Sequence[LayerSignal]) -> Iterator[SignalFinding]:
 
 def _recurrent(wired: Wired) -> Iterator[SignalFinding]:
     """What grows within a recurrent layer, from step to step."""
-    for i in filter(wired.is_recurrent, range(len(wired.rows))):
-        row = wired.rows[i]
+    for i, row in enumerate(wired.rows):
+        if row.input_rms is None:
+            continue
         sizes = (row.std, row.input_rms), (row.input_gradient_std, row.gradient_std)
         ratios = [after / before if after and before else 1.0 for after, before in sizes]
         ratios = [ratio if LIMIT < ratio < math.inf else 1.0 for ratio in ratios]
         levels = [level_of(ratio) for ratio in ratios]
         if levels == [ERROR, ""] and row.gradient_std:
             levels[0] = WARNING
-        inner = (one for one in weights_within(wired.layers[i]) if role(one).is_matrix)
-        owned = [wired.owned[id(one.variable)] for one in inner]
-        owned = [one for one in owned if "recurrent" in one.variable.name]
+        owned = [one for one in wired.matrices_of(i) if "recurrent" in one.variable.name]
         arguments = sorted({initializer_argument(one) for one in owned} - {""})
         written = "".join(f', {argument}="fanwise_orthogonal"' for argument in arguments)
         remedy = (
@@ -249,7 +238,9 @@ class _Profile:
         self._points = points
 
     def _std(self, row: LayerSignal) -> float | None:
-        return row.std if self._direction == "forward" else row.gradient_std
+        """`None` where there is none that is finite."""
+        std = row.std if self._direction == "forward" else row.gradient_std
+        return std if std is not None and math.isfinite(std) else None
 
     def _hidden_points(self, path: Sequence[int]) -> Iterator[_Point]:
         """Each hidden kernel, with the last row of its shape: before pooling, say."""
@@ -257,8 +248,7 @@ class _Profile:
             way = self._wired.between(kernel, following)
             rows = [self._wired.rows[i] for i in way]
             row = [row for row in rows if row.shape == rows[0].shape][-1]
-            std = self._std(row)
-            if std is not None and math.isfinite(std):
+            if (std := self._std(row)) is not None:
                 yield _Point(place, kernel, way, row, std)
 
     @functools.cached_property
@@ -279,21 +269,17 @@ class _Profile:
 
     def _rate(self) -> float | None:
         """A rate that is about what any rows of the first and the last kernel show."""
-        if not all(point.std for point in self._points):
+        points = self._points
+        if not all(point.std for point in points):
             return None
-        places = [point.place for point in self._points]
-        slope = rate(places, [point.std for point in self._points])
+        slope = rate([point.place for point in points], [point.std for point in points])
         if slope is None:
             return None
         before, after = (
-            [
-                math.log(std)
-                for i in self._points[end].way
-                if (std := self._std(self._wired.rows[i])) and math.isfinite(std)
-            ]
-            for end in (0, -1)
+            [math.log(std) for i in way if (std := self._std(self._wired.rows[i]))]
+            for way in (points[0].way, points[-1].way)
         )
-        layers = abs(places[-1] - places[0])
+        layers = abs(points[-1].place - points[0].place)
         steps = [(there - here) / layers for here in before for there in after]
         is_shown = all(abs(step - math.log(slope)) <= math.log(_SHOWN) for step in steps)
         return slope if is_shown else None
@@ -302,8 +288,8 @@ class _Profile:
         """By how much a mean over n positions makes it smaller: n of a gradient, or √n."""
         points = sorted(self._points)
         between = [self._wired.rows[i] for point in points for i in point.way]
-        ends = [between.index(points[end].row) for end in (0, -1)]
-        between = between[ends[0] : ends[1] + 1]
+        first, last = (between.index(points[end].row) for end in (0, -1))
+        between = between[first : last + 1]
         ranks = [len(row.shape) for row in between]
         wider = [i for i, rank in enumerate(ranks[:-1]) if rank > ranks[-1]]
         if ranks[0] <= ranks[-1] or not wider:
@@ -315,22 +301,22 @@ class _Profile:
         positions = max(1.0, values / before.units)
         return positions if self._direction == "backward" else math.sqrt(positions)
 
+    def _total(self, trend: Trend) -> float:
+        """That of a trend, without what an average over positions makes smaller."""
+        return trend.total * (1.0 if trend.total > 1 else self._averaged())
+
     def excess(self) -> float:
         """By how much the total is beyond the limits, of paths to tell of the worst."""
         if self.trend is None:
             return -1.0
-        total = self.trend.total
-        total *= 1.0 if total > 1 else self._averaged()
+        total = self._total(self.trend)
         return max(total / LIMIT, 1 / (LIMIT * total) if total else math.inf, 1.0)
 
     def finding(self) -> SignalFinding | None:
         trend = self.trend
-        if trend is None:
+        if trend is None or not (severity := level_of(self._total(trend))):
             return None
         explodes = trend.total > 1
-        severity = level_of(trend.total * (1.0 if explodes else self._averaged()))
-        if not severity:
-            return None
         is_forward = self._direction == "forward"
         # What each kernel multiplies by: a gradient is changed by the kernel it came from.
         ratios = [
@@ -371,7 +357,13 @@ class _Profile:
                 "branch"
             )
             return remedy, {}
-        kernels = list(self._wired.kernels_of(point.kernel for point in self._points))
+        wired = self._wired
+        kernels = [
+            (owned, wired.graph.activation_for(owned.variable) or "linear")
+            for point in self._points
+            if wired.rows[point.kernel].input_rms is None  # gates are another matter
+            for owned in wired.matrices_of(point.kernel)
+        ]
         activations = Counter(name for _, name in kernels)
         # Most often, of those that are none: between two kernels there need not be one.
         del activations["linear"]
@@ -380,15 +372,15 @@ class _Profile:
             return flat_remedy(name), {}
         if not fitting(name):
             remedy = "let calibrate(model, x) scale the kernels"
-            if own_gain(name):
-                remedy += f", or give the hidden layers {_scaled(own_gain(name))}"
+            if scale := own_gain(name):
+                remedy += f", or give the hidden layers FanwiseVarianceScaling({scale})"
             return f"{remedy}: the effect of their activation, {name}, is not known", {}
         replacements: dict[str, Any] = {}
         written: Counter[str] = Counter()
         for owned, activation in kernels:
             if new := fitting(activation):
                 replacements[owned.variable.path] = new
-                scaled = _scaled(f'gain("{activation}") ** 2')
+                scaled = f'FanwiseVarianceScaling(gain("{activation}") ** 2)'
                 shown = f'"{new}"' if isinstance(new, str) else scaled
                 argument = initializer_argument(owned)
                 written.update([f"{argument}={shown}"] if argument else [])
@@ -399,15 +391,13 @@ class _Profile:
 
     def cleared(self, found: SignalFinding | None) -> Trend | None:
         """The trend with limits that no row is beyond, on a side that has no finding."""
-        trend = self.trend
-        if trend is None:
-            return None
+        trend, verdict = self.trend, found.verdict if found else None
         stds = [std for row in self._wired.rows if (std := self._std(row))]
-        stds = [std for std in stds if math.isfinite(std)]
-        low, high = min([trend.low, *stds]), max([trend.high, *stds])
-        if found and found.verdict is Verdict.VANISHING:
-            return trend._replace(high=high)
-        return trend._replace(low=low) if found else trend._replace(low=low, high=high)
+        if trend and verdict is not Verdict.VANISHING:
+            trend = trend._replace(low=min([trend.low, *stds]))
+        if trend and verdict is not Verdict.EXPLODING:
+            trend = trend._replace(high=max([trend.high, *stds]))
+        return trend
 
 
 # Of what a remedy writes, if layers have several arguments and activations.
@@ -425,10 +415,6 @@ def _worst(profiles: Sequence[_Profile]) -> _Profile:
         return trend is None or trend.total <= LIMIT or trend.last not in calm
 
     return max(filter(is_told, profiles), key=_Profile.excess)
-
-
-def _scaled(scale: str) -> str:
-    return f"FanwiseVarianceScaling({scale})"
 
 
 def flat_remedy(activation: str) -> str:
