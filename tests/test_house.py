@@ -89,7 +89,7 @@ def test_every_file_stands_in_a_room():
 
 
 # Whoever comes to them looks for what two places say twice, before raising them.
-MOST_MODULES, MOST_LINES = 48, 16_310
+MOST_MODULES, MOST_LINES = 45, 16_120
 
 
 def test_the_house_is_small_enough_to_know():

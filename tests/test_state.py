@@ -32,7 +32,7 @@ def frozen(value):
 
 def global_state_now():
     """All that Keras keeps globally, and the random numbers of Python and its libraries."""
-    trackers = global_state.GLOBAL_STATE_TRACKER, global_state.GLOBAL_SETTINGS_TRACKER
+    trackers = [value for name, value in vars(global_state).items() if "TRACKER" in name]
     state = {
         name: frozen(value)
         for tracker in trackers

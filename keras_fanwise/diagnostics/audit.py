@@ -520,7 +520,7 @@ _TURNS = "it changes quickly: Adam at 0.001 moves a weight of 0.02 by 5% a step"
 def _finding(
     weight: MeasuredWeight, condition: Condition, severity: str, numbers: str, cause: str
 ) -> AuditFinding:
-    new, remedy = _remedy(weight, is_replaced=cause == _REPLACED)
+    new, remedy = _remedy(weight, is_replaced=cause.startswith(_REPLACED))
     found = weight.path, condition, severity, numbers, cause
     return AuditFinding(*found, remedy, weight.factor, new)
 

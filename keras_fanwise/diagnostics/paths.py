@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_fanwise.arguments import is_of_keras
 from keras_fanwise.graph.branches import residual_branches
 from keras_fanwise.graph.graph import NORMALIZATION, Call, Graph
 from keras_fanwise.initializers.activations import second_moments
 from keras_fanwise.reports.report import ERROR, LEVELS, WARNING
-from keras_fanwise.seam.weights import is_of_keras
 
 # A signal that changes by more than this over the depth vanishes or explodes.
 LIMIT = 100.0
@@ -168,16 +168,21 @@ class Paths:
         return [flow for flow in flows if flow.kind is _Kind.KERNEL]
 
     @functools.cached_property
+    def _inside(self) -> set[int]:
+        """Kernels of residual branches, in which small is a choice."""
+        branches = residual_branches(self._graph)
+        return {id(kernel) for branch in branches for kernel in branch.kernels}
+
+    def _is_inside(self, call: Call) -> bool:
+        return any(id(kernel) in self._inside for kernel in call.kernels)
+
+    @functools.cached_property
     def _far(self) -> list[Total]:
         """Where signals, or gradients, are far from their size; errors first."""
-        branches = residual_branches(self._graph)
-        # In these small is a choice.
-        inside = {id(kernel) for branch in branches for kernel in branch.kernels}
         far = []
         for flow in self._flows.values():
             if flow.kind is not _Kind.KERNEL or not flow.is_multiplied:
                 continue
-            is_inside = any(id(kernel) in inside for kernel in flow.call.kernels)
             # Gates, say, make a signal small of which gradients come back.
             start = math.sqrt((flow.start or flow).raw_gradient)
             most = ERROR if level_of(start) == ERROR else WARNING
@@ -187,7 +192,7 @@ class Paths:
             ):
                 total = math.sqrt(square)
                 level = level_of(total)
-                if level and (total > 1 or not is_inside):
+                if level and (total > 1 or not self._is_inside(flow.call)):
                     level = most if direction == "forward" else level
                     far.append(Total(level, direction, total, _way(flow, direction)))
         return sorted(far, key=lambda end: LEVELS.index(end.level))

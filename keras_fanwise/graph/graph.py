@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_fanwise.arguments import snake_case
+from keras_fanwise.arguments import is_of_keras, snake_case
 from keras_fanwise.backends.private_keras import (
     SymbolicCall,
     all_layers,
@@ -28,7 +28,6 @@ from keras_fanwise.backends.private_keras import (
 from keras_fanwise.backends.tap import intercepted_calls, symbolic_operators
 from keras_fanwise.seam.weights import (
     has_kernel,
-    is_of_keras,
     owned_weights,
     role,
     weights_within,

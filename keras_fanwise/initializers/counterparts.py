@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import keras
 
-from keras_fanwise.arguments import fail, snake_case
+from keras_fanwise.arguments import fail, is_of_keras, snake_case
 from keras_fanwise.backends.private_keras import TRIED, initializer_table
 from keras_fanwise.fans.layers import Matrices
 from keras_fanwise.initializers import structured, variance_scaling
@@ -128,7 +128,7 @@ def scaled(initializer: Any, factor: float, argument: str) -> Any:
         return FanwiseVarianceScaling.from_config(
             {**config, "scale": ours.scale * factor**2}
         )
-    is_known = isinstance(initializer, FanwiseInitializer) or _is_of_keras(initializer)
+    is_known = isinstance(initializer, FanwiseInitializer) or is_of_keras(initializer)
     config = initializer.get_config() if is_known else {}
     changed = {name: config[name] * factor for name in _PROPORTIONAL if name in config}
     if isinstance(initializer, FanwiseSubpixel):
@@ -142,11 +142,6 @@ def scaled(initializer: Any, factor: float, argument: str) -> Any:
         )
         raise fail(ValueError, argument, allowed, initializer)
     return type(initializer).from_config({**config, **changed})
-
-
-def _is_of_keras(initializer: Any) -> bool:
-    cls = type(initializer)
-    return getattr(keras.initializers, cls.__name__, None) is cls
 
 
 _FAMILY: dict[type, type[FanwiseVarianceScaling]] = {
@@ -373,7 +368,7 @@ def random_inside(initializer: Any) -> list[Any]:
         return value
 
     # Those have none inside, and are what most weights are filled by.
-    if not isinstance(initializer, (str, FanwiseInitializer)) and not _is_of_keras(
+    if not isinstance(initializer, (str, FanwiseInitializer)) and not is_of_keras(
         initializer
     ):
         replaced_inside(initializer, look)

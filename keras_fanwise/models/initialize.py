@@ -19,6 +19,7 @@ from keras_fanwise.arguments import (
     globs_of,
     in_weight,
     integer,
+    is_of_keras,
     positive,
     printable,
 )
@@ -53,7 +54,7 @@ from keras_fanwise.reports.weights import StartReport, WeightStart
 from keras_fanwise.sampling.sampler import stream_key
 from keras_fanwise.seam import record
 from keras_fanwise.seam.binding import model_keys
-from keras_fanwise.seam.weights import OwnedWeight, Role, is_of_keras, owned_weights, role
+from keras_fanwise.seam.weights import OwnedWeight, Role, owned_weights, role
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 
 import keras
 
-from keras_fanwise.arguments import in_weight, split_number, weight_path
+from keras_fanwise.arguments import in_weight, is_of_keras, split_number, weight_path
 from keras_fanwise.backends.private_keras import (
     SEAM,
     initializer_table,
@@ -124,7 +124,9 @@ def _wrap_add_weight() -> None:
 
 
 def _bound(initializer: Any, layer: keras.Layer, shape: Any, kwargs: dict[str, Any]) -> Any:
-    if not is_ours(initializer) and not any(map(is_ours, random_inside(initializer))):
+    if not is_ours(initializer) and (
+        is_of_keras(initializer) or not any(map(is_ours, random_inside(initializer)))
+    ):
         return initializer
     name = weight_name(layer, kwargs.get("name"))
     shape = () if shape is None else shape

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_fanwise.arguments import is_of_keras
 from keras_fanwise.backends.private_keras import (
     build_like,
     kept_names,
@@ -19,7 +20,7 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.initializers.base import random_state_kept
 from keras_fanwise.initializers.counterparts import contents, random_inside
-from keras_fanwise.seam.weights import OwnedWeight, is_of_keras
+from keras_fanwise.seam.weights import OwnedWeight
 
 _RECORD = "_keras_fanwise_given_initializer"
 # Whether that is another than its layer gave the weight when it was built.

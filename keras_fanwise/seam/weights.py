@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_fanwise.arguments import fail
+from keras_fanwise.arguments import fail, is_of_keras
 from keras_fanwise.backends.private_keras import all_layers, is_learned, own_variables
 
 NOT_BUILT = "built, and have weights: call it on a batch, or begin it with keras.Input"
@@ -117,11 +117,6 @@ def has_kernel(layer: keras.Layer) -> bool:
     """Whether the layer, or one inside it, has matrices or looks signals up in a table."""
     kinds = (Role.KERNEL, Role.MATRIX, Role.LOOKUP)
     return any(role(owned) in kinds for owned in weights_within(layer))
-
-
-def is_of_keras(layer: Any) -> bool:
-    """Whether it is one of the layers that Keras has, and not of a subclass."""
-    return getattr(keras.layers, type(layer).__name__, None) is type(layer)
 
 
 def all_weights(model: keras.Layer) -> list[keras.Variable]:
