@@ -19,18 +19,28 @@ settings.load_profile("repeatable")
 collect_ignore = ["support"]
 
 
-class _SameSeed:
-    """Each test, and each doctest, draws the same values in every run.
+class _SameStart:
+    """Each test, and each doctest, draws the same values, and has the same names of layers.
 
     The audit's rare false alarm would else come up in one of the hundreds of sound layers that
-    they audit, once in some runs.
+    they audit, once in some runs. And TensorFlow compiles the creation of a variable by its
+    name and shape.
     """
 
     @pytest.hookimpl(tryfirst=True)  # before the fixtures
     def pytest_runtest_setup(self, item):
+        from keras.src.utils.naming import reset_uids  # the backend must be set
+
         # Where Keras takes what has no seed. Its `set_random_seed` would do, and drop what
-        # TensorFlow has compiled.
+        # TensorFlow has compiled: so tests use it only for `keras.random`.
         random.seed(0)
+        reset_uids()
+
+    def pytest_runtest_teardown(self, item, nextitem):
+        """What a file of tests leaves stays to the end: garbage is looked for once in it."""
+        if nextitem is None or nextitem.path != item.path:
+            gc.collect()
+            gc.freeze()
 
 
 def _missing(backend):
@@ -63,7 +73,7 @@ def pytest_collection_modifyitems(items):
 def pytest_configure(config):
     random.seed(0)  # for what is made where a test's module is imported
     # Registered, for a hook in this file would see the tests of this folder alone.
-    config.pluginmanager.register(_SameSeed())
+    config.pluginmanager.register(_SameStart())
 
 
 def pytest_collection_finish():
@@ -73,6 +83,7 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # building a model of Keras makes thousands of objects
 
 
 def pytest_addoption(parser):

@@ -1,5 +1,7 @@
 """The command that calibrates a saved model on a batch."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def network():
     body = [layers.Dense(64, "relu", name=f"dense_{i}") for i in range(3)]
     model = keras.Sequential([keras.Input((16,)), *body, layers.Dense(8, name="head")])
-    model.compile("adam", keras.losses.MeanSquaredError(), jit_compile=False)
+    model.compile("adam", keras.losses.MeanSquaredError(), run_eagerly=True)
     return model
 
 
@@ -31,7 +33,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def batch(folder):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     x = np.random.default_rng(0).normal(1.0, 3.0, (200, 16)).astype("float32")
     np.save("x.npy", x)
     return x

@@ -39,7 +39,7 @@ def embedding_beside_numbers():
 
 def test_an_embedding_beside_numbers():
     """Said to grow "× 109 per layer" once, over half a layer."""
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     report = kf.signal(embedding_beside_numbers())
     rows = {row.path: row for row in report.rows}
     shown = rows["hidden"].std / rows["words"].std
@@ -126,7 +126,7 @@ def numbers(some):
 
 def architecture(seed):
     some = random.Random(seed)
-    keras.utils.set_random_seed(seed)
+    random.seed(seed)
     inputs, x = some.choice([words, images, numbers, numbers])(some)
     for _ in range(some.randint(0, 2)):
         x = some.choice([plain, plain, residual, branches])(some, x)
@@ -217,7 +217,7 @@ def test_another_rate_or_limit_would_be_noticed(reports):
 
 
 def deep(activation, kernel_initializer, between=lambda: [], depth=20):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     body = [
         layer
         for _ in range(depth)
@@ -256,7 +256,7 @@ def test_no_gain_helps_what_is_flat():
 
 
 def residual_network(last, norm=False, blocks=20):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     inputs = x = keras.Input((64,))
     for _ in range(blocks):
         y = layers.Dense(64, "relu", kernel_initializer="fanwise_he_normal")(x)
@@ -310,7 +310,7 @@ class LayerScale(layers.Layer):
 
 def test_a_model_that_ends_with_a_branch(monkeypatch):
     """The gradient within it is not where that of the model comes from."""
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     inputs = keras.Input((64,))
     x = layers.Dense(64, name="stem")(inputs)
     for _ in range(8):
@@ -347,7 +347,7 @@ def test_zeros_by_choice_are_no_findings(model, monkeypatch):
 
 def test_zeros_that_nobody_chose():
     """A kernel of 0 within the chain, a branch of ReLUs that are silent."""
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     model = relu_network("fanwise_he_normal", 8, 64, [layers.Dense(3)])
     model.layers[3].kernel.assign(keras.ops.zeros((64, 64)))
     assert labels(kf.signal(model)) == [("dead", "forward")]
@@ -365,7 +365,7 @@ def test_what_is_constant_carries_no_signal():
 
 @pytest.mark.parametrize("layer", [2, 3, 4])
 def test_the_layer_with_the_jump_is_named(layer):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     model = relu_network("fanwise_he_normal", 7, 64, [layers.Dense(3)])
     model.layers[layer].kernel.assign(model.layers[layer].kernel * 1e-5)
     report = kf.signal(model)
@@ -378,7 +378,7 @@ def test_the_layer_with_the_jump_is_named(layer):
 
 
 def convolutions(pool):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     he = {"activation": "relu", "kernel_initializer": "fanwise_he_normal"}
     body = [layers.Conv2D(16, 3, **he) for _ in range(3)]
     head = [layers.Dense(32, **he), layers.Dense(3)]
@@ -414,7 +414,7 @@ def recursion_limit(limit):
 
 @pytest.mark.slow
 def test_a_network_of_a_thousand_layers():
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     scale = FanwiseVarianceScaling(1.0, "fan_in")
     body = [layers.Dense(4, kernel_initializer=scale) for _ in range(1000)]
     with recursion_limit(20_000):  # which Keras needs to build it

@@ -56,7 +56,7 @@ def no_draws(monkeypatch):
 
 def built(make, seed, block=contextlib.nullcontext):
     """The weights of a new model, what the block gives, and the next random number."""
-    keras.utils.set_random_seed(seed)
+    random.seed(seed)
     with block() as skipped:
         model = make()
     return model, skipped, random.random()
@@ -120,10 +120,10 @@ def stack_of_one():
 def test_every_kind_of_model_is_loaded(make, no_draws):
     model = make()
     saved = arrays(model)
-    keras.utils.set_random_seed(3)
+    random.seed(3)
     make()
     number = random.random()
-    keras.utils.set_random_seed(3)
+    random.seed(3)
     with kf.skip_init() as skipped, no_draws():
         other = make()
         other.set_weights(saved)
@@ -185,9 +185,9 @@ def test_a_block_that_raises_leaves_no_weight_undrawn():
         raise KeyError("in the block")
 
     made = []
-    keras.utils.set_random_seed(1)
+    random.seed(1)
     expected = arrays(stack(3))
-    keras.utils.set_random_seed(1)
+    random.seed(1)
     with pytest.raises(KeyError, match="in the block"), kf.skip_init() as skipped:
         make()
     assert all(equal(expected, arrays(made[0])))
@@ -293,7 +293,7 @@ def test_weights_that_are_never_made_are_not_drawn():
 
 def test_weights_that_are_made_after_the_block_are_drawn():
     def make(block):
-        keras.utils.set_random_seed(1)
+        random.seed(1)
         with keras.StatelessScope(), block():
             layer = layers.Dense(3, kernel_initializer="he_normal")
             layer.build((None, 4))

@@ -226,8 +226,8 @@ def test_the_transformer_recipe_without_a_stream_goes_by_fan_in():
 
 
 def test_a_literal_recipe_says_what_it_means_at_the_widths_of_the_model():
-    def chain(width, depth=6):
-        dense = [layers.Dense(width, "relu") for _ in range(depth)]
+    def chain(width, depth=6, units=None):
+        dense = [layers.Dense(units or width, "relu") for _ in range(depth)]
         return keras.Sequential([keras.Input((width,)), *dense, layers.Dense(3)])
 
     (remark,) = kf.initialize(chain(32), "normal", seed=0).remarks
@@ -236,7 +236,7 @@ def test_a_literal_recipe_says_what_it_means_at_the_widths_of_the_model():
     assert 0.1 < float(remark.split("× ")[1].split(" ")[0]) / 0.08**6 < 10
     assert kf.initialize(chain(32), "he", seed=0).remarks == []
     # At width 5,000 the same start is He's; there it is in the limits.
-    assert kf.initialize(chain(5000, depth=1), "normal", seed=0).remarks == []
+    assert kf.initialize(chain(5000, 1, units=64), "normal", seed=0).remarks == []
     assert kf.initialize(attention_blocks((64,)), "gpt2", seed=0).remarks == []
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 import sys
 
 import keras
@@ -21,7 +22,7 @@ layers = keras.layers
 
 
 def deep(depth=4, name="fanwise_he_normal"):
-    keras.utils.set_random_seed(0)
+    random.seed(0)
     return relu_network(name, depth, 32, [layers.Dense(3)])
 
 
