@@ -32,7 +32,7 @@ class _SameStart:
         from keras.src.utils.naming import reset_uids  # the backend must be set
 
         # Where Keras takes what has no seed. Its `set_random_seed` would do, and drop what
-        # TensorFlow has compiled: so tests use it only for `keras.random`.
+        # TensorFlow has compiled: it is for `keras.random`, and for `fit`, which shuffles.
         random.seed(0)
         reset_uids()
 

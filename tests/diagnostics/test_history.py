@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 
 import keras
 import numpy as np
@@ -26,7 +25,7 @@ def data(samples=64):
 
 def network(activation="relu"):
     """With all that has a state: generators and moving statistics."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     return keras.Sequential(
         [keras.Input((6, 6, 1)), layers.Conv2D(4, 3, name="conv"),
          layers.BatchNormalization(), layers.ReLU(name="relu"), layers.Dropout(0.4),
@@ -78,7 +77,6 @@ def test_a_training_is_as_without_it(name):
     keras.config.set_dtype_policy("mixed_float16" if "mixed" in name else before)
     try:
         for history in (None, kf.SignalHistory(*data(16), every=1 + (name == "plain"))):
-            keras.utils.set_random_seed(0)  # for `keras.random`
             model = network()
             optimizer = adam(0.01, gradient_accumulation_steps=accumulated)
             fitted = trained(model, optimizer, 2, history, **settings)
@@ -135,7 +133,7 @@ class Counted(layers.Layer):
 
 def measured_twice(reads=False, **settings):
     """A model of two ends, with a gate and a scan, after a step."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     image = keras.Input((6, 6, 1))
     counted = Counted()
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, activation="tanh")(image))
@@ -218,7 +216,7 @@ class Stop(layers.Layer):
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_layer_without_a_gradient():
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((6, 6, 1)), layers.Flatten(), layers.Dense(8, "relu", name="lost"),
          Stop(), layers.Dense(2, "softmax")]

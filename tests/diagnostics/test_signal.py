@@ -40,7 +40,7 @@ CLOSED_FORMS = {
 def test_closed_forms_of_relu_networks(case):
     """Each layer multiplies the second moment by half the scale: He et al. 2015."""
     initializer, factor, verdicts = CLOSED_FORMS[case]
-    random.seed(1)
+    keras.utils.set_random_seed(1)
     report = kf.signal(relu_network(initializer, DEEP, WIDTH))
     assert len(report.rows) == DEEP
     forward = np.array([row.std**2 + row.mean**2 for row in report.rows])
@@ -67,7 +67,7 @@ def test_closed_forms_of_relu_networks(case):
 def test_the_closed_form_has_teeth():
     """A scale that is 1.3 times as large is found."""
     initializer = kf.FanwiseVarianceScaling(2 * 1.3, "fan_in")
-    random.seed(1)
+    keras.utils.set_random_seed(1)
     rows = kf.signal(relu_network(initializer, DEEP, WIDTH)).rows
     moments = np.array([row.std**2 + row.mean**2 for row in rows])
     assert abs(math.log(moments[-1] / moments[0])) > 4 * math.sqrt(5 * DEEP / WIDTH)
@@ -75,7 +75,7 @@ def test_the_closed_form_has_teeth():
 
 def test_the_same_by_hand():
     """Every number against NumPy's own forward and backward pass."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     network = relu_network("fanwise_he_normal", 4, 24, [layers.Dense(5, name="head")])
     x = np.random.default_rng(0).standard_normal((16, 24)).astype("float32")
     report = kf.signal(network, x)
@@ -181,7 +181,7 @@ KINDS = MODELS | {
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request):
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     return KINDS[request.param]()
 
 
@@ -221,7 +221,7 @@ def test_training_is_not_disturbed():
     x, y = np.ones((32, 8), "float32"), np.zeros((32, 3), "float32")
 
     def trained(measured):
-        random.seed(3)
+        keras.utils.set_random_seed(3)
         model = keras.Sequential(
             [
                 keras.Input((8,)),
@@ -368,7 +368,7 @@ PLANTED = {
 @pytest.mark.few(3)
 @pytest.mark.parametrize("kind", PLANTED)
 def test_planted_faults_are_named(kind):
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     report = kf.signal(planted(kind))
     assert labels(report) == PLANTED[kind]
     if report.findings:
@@ -405,7 +405,7 @@ def test_half_of_the_units_may_be_silent_by_chance():
     """All samples equal: a ReLU is silent for all of them, or for none."""
     quiet = 0
     for seed in range(30):
-        random.seed(seed)
+        keras.utils.set_random_seed(seed)
         report = kf.signal(
             relu_network("fanwise_he_normal", 3, 24), np.ones((8, 24), "float32")
         )
@@ -446,7 +446,7 @@ def test_a_layer_alone():
 def test_networks_of_keras_applications():
     """The one that normalizes is well, the one whose depth made its authors pretrain it is
     not: Simonyan and Zisserman 2014, section 3.1."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     small = {"weights": None, "include_top": False, "input_shape": (64, 64, 3)}
     assert labels(kf.signal(keras.applications.MobileNetV2(alpha=0.35, **small))) == []
     vanishing = labels(kf.signal(keras.applications.VGG16(**small)))
@@ -562,7 +562,7 @@ def softmax_of(logits):
 
 def test_the_gradient_of_the_compiled_loss():
     """That of a cross-entropy, the mean over the samples, by hand."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     network = relu_network("fanwise_he_normal", 2, 24, [layers.Dense(5, name="head")])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("sgd", loss, metrics=["accuracy"])
@@ -583,13 +583,13 @@ def test_the_gradient_of_the_compiled_loss():
 
 def test_the_loss_is_left_as_it_was():
     """Before and after a first step of training, of a model with two outputs."""
-    random.seed(0)
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     x = layers.Dense(8, "relu")(inputs)
     outputs = {"a": layers.Dense(1)(x), "b": layers.Dense(2)(x)}
 
     def trained(measured):
-        random.seed(0)
+        keras.utils.set_random_seed(0)
         model = keras.models.clone_model(keras.Model(inputs, outputs))
         model.compile(
             "sgd",

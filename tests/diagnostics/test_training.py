@@ -1,6 +1,5 @@
 """What is wrong with the data, head and loss of a training, on set-ups of both kinds."""
 
-import random
 import warnings
 
 import keras
@@ -15,7 +14,7 @@ from support import set_ups
 
 
 def findings(make, seed=0):
-    random.seed(seed)
+    keras.utils.set_random_seed(seed)
     return training_findings(*make())
 
 
