@@ -36,12 +36,6 @@ class _SameStart:
         random.seed(0)
         reset_uids()
 
-    def pytest_runtest_teardown(self, item, nextitem):
-        """What a file of tests leaves stays to the end: garbage is looked for once in it."""
-        if nextitem is None or nextitem.path != item.path:
-            gc.collect()
-            gc.freeze()
-
 
 def _missing(backend):
     return importlib.util.find_spec(backend) is None
