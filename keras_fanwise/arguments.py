@@ -131,13 +131,13 @@ def globs_of(name: str, value: Any, paths: Sequence[str]) -> list[str]:
     return list(globs)
 
 
-@functools.lru_cache
 def is_of_keras(one: Any) -> bool:
     """Whether it is a layer or an initializer that Keras has, and not of a subclass."""
     cls, modules = type(one), (keras.layers, keras.initializers)
     return any(getattr(module, cls.__name__, None) is cls for module in modules)
 
 
+@functools.lru_cache
 def snake_case(name: str) -> str:
     """What Keras calls an object of a class of this name: `conv2d_transpose`."""
     name = re.sub(r"\W+", "", name)
