@@ -750,3 +750,14 @@ def test_structures_are_meant_so():
     # Of the biases of a GRU two thirds are below their mean, and meant so.
     weight_of(model, "gru/gru_cell/bias").assign(np.full((2, 3 * 32), 0.3))
     assert "gru/gru_cell/bias" in {one.path for one in kf.audit(model).notes}
+
+
+def test_what_was_replaced_is_drawn_again_also_where_a_normalization_undoes_it():
+    first = layers.Dense(64, kernel_initializer="he_normal")
+    hidden = [first, layers.BatchNormalization(), layers.ReLU()]
+    more = [layers.Dense(64, "relu", kernel_initializer="he_normal") for _ in range(3)]
+    model = keras.Sequential([keras.Input((64,)), *hidden, *more])
+    first.kernel.assign(first.kernel * 100.0)
+    [finding] = kf.audit(model).findings
+    assert "a normalization undoes it" in finding.cause
+    assert finding.remedy.startswith("draw it again")
