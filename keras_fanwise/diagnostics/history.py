@@ -208,15 +208,17 @@ class _Kernel:
         # The deviation by its fans, as of Glorot's initializers.
         self._asked = effective_fan(fans, "fan_avg") ** -0.5
         self._before = spaced(self.variable.value, _SAMPLE)
+        self._size = _norm(self._before)
 
     def change(self, steps: int) -> _Change:
         """By the norm before; of a kernel that was 0 by the new one."""
-        before, now = self._before, spaced(self.variable.value, _SAMPLE)
-        self._before = now
+        before, size = self._before, self._size
+        now = self._before = spaced(self.variable.value, _SAMPLE)
+        self._size = _norm(now)
         total = fair_total = math.nan
         if np.all(np.isfinite(now)):
-            difference, size = _norm(now - before), _norm(before)
-            total = difference / (size or _norm(now)) if difference else 0.0
+            difference = _norm(now - before)
+            total = difference / (size or self._size) if difference else 0.0
             fair_total = difference / max(size, self._asked * math.sqrt(now.size))
         return _Change(self.path, self.variable.trainable, steps, total, fair_total)
 
@@ -231,8 +233,9 @@ def _kernels(model: keras.Model) -> list[_Kernel]:
     kernels: dict[int, _Kernel] = {}
     for layer, path in measured_layers(model).items():
         for owned in weights_within(layer):
-            if role(owned).is_matrix and "float" in dtype_name(owned.variable):
-                kernels.setdefault(id(owned.variable), _Kernel(path, owned))
+            key, is_float = id(owned.variable), "float" in dtype_name(owned.variable)
+            if role(owned).is_matrix and is_float and key not in kernels:
+                kernels[key] = _Kernel(path, owned)
     return list(kernels.values())
 
 

@@ -29,7 +29,6 @@ from keras_fanwise.seam.record import initializer_argument
 from keras_fanwise.seam.weights import (
     OwnedWeight,
     Role,
-    owned_weights,
     role,
     weights_within,
 )
@@ -43,7 +42,7 @@ def judge(rows: Sequence[LayerSignal], wired: "Wired") -> SignalReport:
     chosen = wired.chosen_zeros()
     deviations = limit(FALSE_ALARMS, len(rows))
     wired.rows = rows = [
-        row if zero else row._replace(verdicts=_verdicts(row, deviations, wired.heals(i)))
+        row if zero else row._replace(verdicts=_verdicts(wired, i, deviations))
         for i, (row, zero) in enumerate(zip(rows, chosen, strict=True))
     ]
     explained = any(chosen) or any(row.dead == 1 for row in rows)
@@ -73,6 +72,7 @@ class Wired:
             results = graph.results_of(layer)
             self.calls.append(results[row.call - 1] if row.call <= len(results) else [])
         self.kernels = with_kernels(rows)
+        self.between = functools.cache(self._between)
 
     @functools.cached_property
     def paths(self) -> list[list[int]]:
@@ -82,7 +82,7 @@ class Wired:
         marks = {call: i for i in self.kernels for call in self.calls[i]}
         return self.graph.longest_paths(marks) or [[]]
 
-    def between(self, kernel: int, following: int) -> list[int]:
+    def _between(self, kernel: int, following: int) -> list[int]:
         """The row of a kernel, and those without one on the way to another."""
         others = sorted(set(range(kernel + 1, following)) - set(self.kernels))
         others = [i for i in others if self._leads(kernel, i)]
@@ -126,11 +126,7 @@ class Wired:
     def matrices_of(self, i: int) -> list[OwnedWeight]:
         """Those of the layer of a row, with all layers of the model that hold it."""
         inner = weights_within(self.layers[i])
-        return [self.owned[id(one.variable)] for one in inner if role(one).is_matrix]
-
-    @functools.cached_property
-    def owned(self) -> dict[int, OwnedWeight]:
-        return {id(one.variable): one for one in owned_weights(self.graph.model)}
+        return [self.graph.owned[id(one.variable)] for one in inner if role(one).is_matrix]
 
     @functools.cached_property
     def adds(self) -> bool:
@@ -141,11 +137,12 @@ class Wired:
         )
 
 
-def _verdicts(row: LayerSignal, deviations: float, heals: bool) -> tuple[Verdict, ...]:
+def _verdicts(wired: Wired, i: int, deviations: float) -> tuple[Verdict, ...]:
+    row = wired.rows[i]
     if not math.isfinite(row.std) or not math.isfinite(row.gradient_std or 0.0):
         return (Verdict.NON_FINITE,)
     by_chance = 0.5 + 0.5 * deviations / math.sqrt(row.units)
-    is_dead = row.dead == 1 or (row.dead > by_chance and not heals)
+    is_dead = row.dead == 1 or (row.dead > by_chance and not wired.heals(i))
     return (Verdict.DEAD,) if is_dead else ()
 
 

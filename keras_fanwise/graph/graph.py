@@ -27,6 +27,7 @@ from keras_fanwise.backends.private_keras import (
 )
 from keras_fanwise.backends.tap import intercepted_calls, symbolic_operators
 from keras_fanwise.seam.weights import (
+    OwnedWeight,
     has_kernel,
     owned_weights,
     role,
@@ -337,7 +338,7 @@ class Graph:
 
         In what is not opened that of the layer which has the kernel, if it has one.
         """
-        layer = self._owners[id(kernel)]
+        layer = self.owned[id(kernel)].layer
         calls = self.calls_of(kernel)
         is_known = any(
             not isinstance(call.operation, keras.Layer)
@@ -352,8 +353,9 @@ class Graph:
         return found.activation if found else ""
 
     @functools.cached_property
-    def _owners(self) -> dict[int, keras.Layer]:
-        return {id(one.variable): one.layer for one in owned_weights(self.model)}
+    def owned(self) -> dict[int, OwnedWeight]:
+        """The weights of the model, by their ids."""
+        return {id(one.variable): one for one in owned_weights(self.model)}
 
     def activation_after(self, call: Call) -> Call | None:
         """The call that applies an activation, itself or later, to what a call alone gives.

@@ -333,6 +333,7 @@ def _reasons(model: keras.Layer, kernels: Sequence[OwnedWeight], only: Any) -> l
 def _reason(owned: OwnedWeight, start: Any, names: Sequence[str], is_shared: bool) -> str:
     """Of a kernel, given its initializer, and the names of all kernels of its layer."""
     layer, holders = owned.layer, owned.holders
+    untouched = untouchable(layer)
     is_siren = isinstance(start, FanwiseSiren)
     is_recurrent = any(isinstance(holder, keras.layers.RNN) for holder in holders)
     normalizes = any(isinstance(one, keras.layers.SpectralNormalization) for one in holders)
@@ -342,7 +343,7 @@ def _reason(owned: OwnedWeight, start: Any, names: Sequence[str], is_shared: boo
     reasons = (
         (is_siren, "FanwiseSiren gave it the scale that its sine is for"),
         (is_recurrent or "recurrent_kernel" in names, "of a recurrent cell"),
-        (untouchable(layer), untouchable(layer)),
+        (untouched, untouched),
         ("float" not in str(owned.variable.dtype), "quantized"),
         (getattr(layer, "lora_enabled", False), "adapted"),
         (role(owned) is not Role.KERNEL, "not recognized as a kernel"),
